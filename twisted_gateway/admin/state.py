@@ -1,0 +1,159 @@
+"""What became of the configuration: which snapshot serves, and how the last load went (`operations.md` 3.1)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import attrs
+
+from twisted_gateway.config.report import Finding, ResourcesError
+from twisted_gateway.config.resources import Model
+from twisted_gateway.config.snapshot import Snapshot
+from twisted_gateway.metrics import Metrics
+
+_MOST_REJECTED = 256
+"""Remembered rejections (`configuration.md` 6)."""
+
+Rejection = tuple[str, str, str, str]
+"""Kind, identity, error kind and error of a refused entry."""
+
+
+@attrs.frozen
+class LoadFailure:
+    """A load that was refused as a whole. `at` is in seconds since the epoch."""
+
+    at: float
+    kind: str
+    """`fetch`, `non_json`, `parse_failed` or `schema_failed`."""
+    error: str
+
+
+@attrs.define
+class ConfigState:
+    """The present of the configuration. Whoever loads it tells `applied` or `failed`; the status listener asks.
+
+    `metrics`, where given, is told too (`operations.md` 5.5). All times are seconds since the epoch.
+    """
+
+    metrics: Metrics | None = None
+    source: str = "file"
+    snapshot: Snapshot | None = attrs.field(default=None, init=False)
+    observed_hash: str = attrs.field(default="", init=False)
+    observed_at: float | None = attrs.field(default=None, init=False)
+    last_failure: LoadFailure | None = attrs.field(default=None, init=False)
+    reloads: int = attrs.field(default=0, init=False)
+    """Loads so far, the first and the refused ones included."""
+    failures: int = attrs.field(default=0, init=False)
+    _succeeded: bool | None = attrs.field(default=None, init=False)
+    _rejected: dict[Rejection, tuple[float, float]] = attrs.field(factory=dict, init=False)
+
+    def applied(self, snapshot: Snapshot) -> None:
+        """This snapshot serves from now on."""
+        self.snapshot, self.observed_hash, self.observed_at = snapshot, snapshot.config_hash, snapshot.applied_at
+        self.reloads += 1
+        self._succeeded = True
+        self._rejected = {}
+        if self.metrics is not None:
+            self.metrics.reloaded(snapshot.config_hash, snapshot.applied_at, {})
+
+    def failed(self, error: ResourcesError, at: float) -> None:
+        """A load was refused; what served before goes on."""
+        self.observed_at = at
+        self.observed_hash = error.source_hash or self.observed_hash
+        self.reloads += 1
+        self.failures += 1
+        self._succeeded = False
+        fetched = error.stage != "fetch"
+        kind = error.findings[0].reason if fetched and error.findings else "fetch"
+        self.last_failure = LoadFailure(at, kind, str(error))
+        found = [_rejection(finding) for finding in error.findings[:_MOST_REJECTED]] if fetched else []
+        self._rejected = {key: (self._rejected.get(key, (at, at))[0], at) for key in found}
+        if self.metrics is not None:
+            self.metrics.reload_failed(error.stage, _refused_by_kind(error) if fetched else {})
+
+    @property
+    def state(self) -> str:
+        """`never_loaded`, `out_of_sync`, `empty` or `synced` (`degraded` is for sources that refuse single entries)."""
+        if self.snapshot is None:
+            return "never_loaded"
+        if not self._succeeded:
+            return "out_of_sync"
+        return "synced" if self.snapshot.resource_counts else "empty"
+
+    def report(self) -> dict[str, Any]:
+        """The body of `/status/config`."""
+        failure = self.last_failure
+        made: dict[str, Any] = {
+            "state": self.state,
+            "source": {
+                "type": self.source,
+                "source_hash": self.observed_hash or None,
+                "observed_at": _time(self.observed_at),
+            },
+        }
+        if (snapshot := self.snapshot) is not None:
+            made["applied"] = {
+                "config_hash": snapshot.config_hash,
+                "apply_seq": snapshot.generation,
+                "applied_at": _time(snapshot.applied_at),
+                "resource_counts": snapshot.resource_counts,
+            }
+        last = None
+        if self._succeeded is not None:
+            last = {"successful": self._succeeded, "at": _time(self.observed_at)}
+        made["last_reload"] = last
+        made["last_failure"] = None
+        if failure is not None:
+            made["last_failure"] = {
+                "at": _time(failure.at),
+                "last_error_kind": failure.kind,
+                "last_error": failure.error,
+            }
+        made["rejected"] = [_rejected_item(key, *seen) for key, seen in self._rejected.items()]
+        made["partially_compatible"] = []
+        return made
+
+    def models(self) -> list[dict[str, Any]]:
+        """The body of `/status/models`, as far as the configuration alone knows it: every model counts as healthy.
+
+        Raises LookupError before anything was applied.
+        """
+        if self.snapshot is None:
+            raise LookupError("no configuration available")
+        return [model_status(model) for model in self.snapshot.models_by_name.values()]
+
+
+def model_status(model: Model) -> dict[str, Any]:
+    """One item of `/status/models` for a direct model that nothing is known against (`operations.md` 3.2)."""
+    return {"id": model.id, "display_name": model.display_name, "kind": "direct", "status": "healthy"}
+
+
+def _rejection(finding: Finding) -> Rejection:
+    line = f" (line {finding.line})" if finding.line is not None else ""
+    return finding.kind, finding.identity or "", finding.reason, finding.message + line
+
+
+def _rejected_item(key: Rejection, first: float, last: float) -> dict[str, Any]:
+    kind, identity, reason, error = key
+    return {
+        "resource_kind": kind,
+        "resource_id": identity,
+        "last_error_kind": reason,
+        "last_error": error,
+        "first_seen_at": _time(first),
+        "last_seen_at": _time(last),
+    }
+
+
+def _refused_by_kind(error: ResourcesError) -> dict[str, int]:
+    """Refused entries by collection; one with several errors counts once, the file itself not at all."""
+    refused = {(finding.kind, finding.index) for finding in error.findings if finding.kind}
+    counts: dict[str, int] = {}
+    for kind, _ in refused:
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+def _time(at: float | None) -> str | None:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)) if at is not None else None

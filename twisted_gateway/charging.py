@@ -1,0 +1,107 @@
+"""How many tokens a call is charged, and where the figure comes from (`streaming.md` 14.2, 14.3). Pure."""
+
+from __future__ import annotations
+
+import attrs
+
+from twisted_gateway.exchange import Attempt, Exchange, Outcome, Usage
+
+BYTES_PER_TOKEN = 4
+
+_CALLER_ENDED = frozenset({Outcome.ABANDONED, Outcome.STOPPED})
+_FREE = frozenset({Outcome.REFUSED, Outcome.FAILED})
+
+
+@attrs.frozen
+class Charge:
+    """Token counters of one call as limits, metrics and the record count them (`streaming.md` 14.3).
+
+    `prompt` includes `cache_read` and `cache_write`; `total` is prompt and completion, or the provider's own total
+    where that is larger and nothing was estimated. `completion_reported` is what the provider said (0: nothing);
+    `completion_delivered` estimates the text that was written to the caller.
+    """
+
+    prompt: int = 0
+    completion: int = 0
+    total: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    source: str = "reported"
+    """`reported`, `estimated` or `mixed` (one of prompt and completion estimated)."""
+    completion_reported: int = 0
+    completion_delivered: int = 0
+
+    @property
+    def estimated(self) -> bool:
+        """Whether any of it is an estimate (`usage_estimated`)."""
+        return self.source != "reported"
+
+
+NOTHING = Charge()
+
+
+def estimate(size: int) -> int:
+    """The tokens of a text of `size` UTF-8 bytes: a quarter of it, rounded up."""
+    return -(-size // BYTES_PER_TOKEN)
+
+
+def charge(exchange: Exchange, outcome: Outcome) -> Charge:
+    """What this call is charged, given how it ended: all of it to `charged_attempt`, nothing to the others."""
+    attempt = charged_attempt(exchange, outcome)
+    if attempt is None:
+        return NOTHING
+    usage = attempt.usage
+    prompt, prompt_known = usage.prompt, usage.prompt > 0
+    if not prompt_known and exchange.call is not None:
+        prompt = estimate(exchange.call.prompt_bytes)
+    completion, completion_known, counters = _completion(exchange, attempt, outcome)
+    source = _source((prompt, prompt_known), (completion, completion_known))
+    total = prompt + completion
+    if source == "reported" and completion:
+        total = max(total, usage.total)
+    return Charge(
+        prompt=prompt,
+        completion=completion,
+        total=total,
+        cache_read=usage.cache_read if counters else 0,
+        cache_write=usage.cache_write if counters else 0,
+        reasoning=usage.reasoning if counters and completion_known else 0,
+        source=source,
+        completion_reported=_reported(usage),
+        completion_delivered=estimate(exchange.delivered_bytes),
+    )
+
+
+def charged_attempt(exchange: Exchange, outcome: Outcome) -> Attempt | None:
+    """The attempt whose tokens are charged: it gave an open answer, or the caller ended it before it could."""
+    attempt = exchange.attempt
+    if attempt is None or outcome in _FREE:
+        return None
+    if attempt.first_event is not None or outcome is Outcome.COMPLETE:
+        return attempt
+    if outcome in _CALLER_ENDED and attempt.problem is None:
+        return attempt
+    return None
+
+
+def _completion(exchange: Exchange, attempt: Attempt, outcome: Outcome) -> tuple[int, bool, bool]:
+    """The completion's tokens, whether the provider reported them, and whether cache and reasoning counters stand."""
+    reported = _reported(attempt.usage)
+    if outcome is Outcome.ABANDONED:
+        if exchange.bound is None:
+            return 0, False, False
+        return (reported, True, True) if reported else (estimate(exchange.delivered_bytes), False, True)
+    return (reported, True, True) if reported else (estimate(attempt.received_bytes), False, True)
+
+
+def _reported(usage: Usage) -> int:
+    """The provider's final figure for the completion; 0 when only a floor, or nothing, was seen."""
+    return usage.completion if usage.final else 0
+
+
+def _source(*figures: tuple[int, bool]) -> str:
+    known = [reported for figure, reported in figures if figure]
+    if all(known):
+        return "reported"
+    return "mixed" if any(known) else "estimated"

@@ -1,0 +1,296 @@
+"""From a resources document to records, one entry at a time, collecting all that is wrong (`configuration.md` 5).
+
+Each entry goes through: variables, identity, file-only spellings (5.4), keys that are not available yet, its record's
+own checks (5.5). An entry that fails is reported once and left out; its name still counts as defined, so that one
+mistake does not become ten. Pure.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from twisted_gateway.config import unavailable
+from twisted_gateway.config.checks import (
+    Lines,
+    Path,
+    Unknown,
+    bare,
+    converter,
+    describe,
+    dotted,
+    leaves,
+    line_of,
+    written_names,
+)
+from twisted_gateway.config.interpolation import interpolated_tree
+from twisted_gateway.config.report import Finding
+from twisted_gateway.config.resources import COLLECTIONS, RECORDS, SPELLINGS, ProviderKey, cidr, derived_id, key_hash
+
+_CONVERTER = converter()
+_BROKEN = ProviderKey(id="", display_name="-", api_key="-")
+"""Stands for a provider key that is reported already, so that the models which use it can still be read."""
+_NULL_IS_ABSENT = ("provider_keys", "api_keys")
+
+
+class Refused(Exception):
+    """One entry cannot be used: the reason, and the path inside the entry that it speaks of."""
+
+    def __init__(self, message: str, path: Path = ()) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+@attrs.define
+class Entry:
+    """One entry of a collection on its way to a record."""
+
+    kind: str
+    index: int
+    raw: Any
+    identity: str | None = None
+    record: Any = None
+
+    def finding(self, message: str, lines: Lines, path: Path = ()) -> Finding:
+        """A report line about this entry, with the line of the path in it."""
+        line = line_of((self.kind, self.index, *path), lines)
+        return Finding(message, self.kind, self.index, self.identity, line)
+
+
+@attrs.define
+class Reading:
+    """The reading of one document: what was found, entry by entry, and what is wrong with it."""
+
+    environ: Mapping[str, str]
+    lines: Lines
+    entries: dict[str, list[Entry]] = attrs.field(factory=lambda: {kind: [] for kind in COLLECTIONS})
+    findings: list[Finding] = attrs.field(factory=list)
+    warnings: list[str] = attrs.field(factory=list)
+
+    def read(self, document: object) -> None:
+        """Read the whole document; afterwards `findings` says whether `entries` are complete."""
+        if not isinstance(document, Mapping):
+            self._file(f"expected a mapping, got {describe(document)}" if document is not None else "the file is empty")
+            return
+        self._version(document.get("_format_version"), present="_format_version" in document)
+        for key in document:
+            if key not in COLLECTIONS and key != "_format_version":
+                self._other(key, document[key])
+        for kind in COLLECTIONS:
+            members = document.get(kind)
+            if members is not None and not isinstance(members, list):
+                self._file(f"`{kind}` must be a list, got {describe(members)}", (kind,))
+            elif members:
+                self.entries[kind] = [Entry(kind, index, raw) for index, raw in enumerate(members)]
+        every = [entry for kind in COLLECTIONS for entry in self.entries[kind]]
+        ready = [entry for entry in every if self._opened(entry)]
+        for entry in ready:
+            self._attempt(entry)
+        self._references()
+        self.findings.sort(key=self._position)
+
+    def _position(self, finding: Finding) -> tuple[int, int]:
+        return (COLLECTIONS.index(finding.kind) if finding.kind else -1, finding.index or 0)
+
+    def _file(self, message: str, path: Path = ()) -> None:
+        self.findings.append(Finding(message, line=line_of(path, self.lines)))
+
+    def _version(self, value: Any, *, present: bool) -> None:
+        path = ("_format_version",)
+        if not present:
+            self._file('`_format_version` is missing (expected `_format_version: "1"`)')
+        elif not isinstance(value, str):
+            self._file(f'`_format_version` must be the string "1", got {describe(value)}', path)
+        elif value != "1":
+            self._file('`_format_version` is not supported (expected "1")', path)
+
+    def _other(self, key: Any, value: Any) -> None:
+        if not isinstance(key, str):
+            self._file(f"every top-level key must be a string, got {describe(key)}")
+        elif key not in unavailable.COLLECTIONS:
+            expected = ", ".join(("_format_version", *COLLECTIONS))
+            self._file(f"unknown top-level key `{key}` (expected {expected})", (key,))
+        elif value is not None and value != []:
+            self._file(unavailable.refusal(key), (key,))
+
+    def _opened(self, entry: Entry) -> bool:
+        """Fill in variables and find the identity; report what is wrong with either."""
+        if not isinstance(entry.raw, Mapping):
+            self._report(entry, f"expected a mapping, got {describe(entry.raw)}")
+            return False
+        entry.raw, problems = interpolated_tree(entry.raw, self.environ)
+        name = entry.raw.get("display_name")
+        if isinstance(name, str) and name and not any(path == ("display_name",) for path, _ in problems):
+            entry.identity = name
+        for path, reason in problems:
+            self._report(entry, f"field `{dotted(path)}`: {reason}" if path else reason, path)
+        if problems:
+            return False
+        if entry.identity is None:
+            self._report(entry, "`display_name` is required and must be a non-empty string", ("display_name",))
+            return False
+        earlier = next(twin for twin in self.entries[entry.kind] if twin.identity == name)
+        if earlier is not entry:
+            self._report(entry, f"`display_name` is already used by {entry.kind}[{earlier.index}]", ("display_name",))
+            return False
+        return True
+
+    def _report(self, entry: Entry, message: str, path: Path = ()) -> None:
+        self.findings.append(entry.finding(message, self.lines, path))
+
+    def _attempt(self, entry: Entry) -> None:
+        try:
+            entry.record = self._record(entry)
+        except Refused as refused:
+            self._report(entry, str(refused), refused.path)
+
+    def _record(self, entry: Entry) -> Any:
+        tree = dict(entry.raw)
+        if "id" in tree:
+            raise Refused("`id` is not accepted: ids are derived from names", ("id",))
+        self._built(entry.kind, tree)
+        if entry.kind in _NULL_IS_ABSENT:
+            tree = _without_nulls(RECORDS[entry.kind], tree)
+        elif (null := next((key for key in tree if tree[key] is None), None)) is not None:
+            raise Refused(f"schema validation failed at `{_pointer((null,))}`: null is not allowed", (null,))
+        _REWRITES[entry.kind](self, tree)
+        assert entry.identity is not None
+        tree["id"] = derived_id(entry.kind, entry.identity)
+        try:
+            return _CONVERTER.structure(tree, RECORDS[entry.kind])
+        except Exception as error:
+            raise _schema_refusal(entry.kind, list(leaves(error))) from None
+
+    def _built(self, kind: str, tree: dict[str, Any]) -> None:
+        """Refuse what is known and not built; drop it where it is empty."""
+        for name in unavailable.SHAPES if kind == "models" else ():
+            if name in tree:
+                raise Refused(unavailable.refusal(name), (name,))
+        for name in unavailable.FIELDS[kind]:
+            if tree.get(name) in ({}, []) and name in tree:
+                del tree[name]
+            if tree.get(name) is not None:
+                raise Refused(unavailable.refusal(name), (name,))
+        if kind == "provider_keys" and tree.get("adapter") in unavailable.ADAPTERS:
+            raise Refused(unavailable.refusal(f"adapter: {tree['adapter']}"), ("adapter",))
+        if kind == "api_keys":  # a null of these is as good as absent; for models it is an error of its own
+            for name in unavailable.FIELDS[kind]:
+                tree.pop(name, None)
+
+    def _provider_key(self, tree: dict[str, Any]) -> None:
+        if "secret" in tree:
+            if "api_key" in tree:
+                raise Refused("`secret` is the older name of `api_key`: give only one of them", ("secret",))
+            tree["api_key"] = tree.pop("secret")
+
+    def _model(self, tree: dict[str, Any]) -> None:
+        given = [name for name in ("provider_key", "provider_key_id") if name in tree]
+        if not given:
+            raise Refused("`provider_key` is required (the `display_name` of an entry of provider_keys)")
+        if len(given) == 2:
+            raise Refused("`provider_key` and `provider_key_id` exclude each other", ("provider_key_id",))
+        name, written = given[0], tree.pop(given[0])
+        if not isinstance(written, str):
+            raise Refused(
+                f"schema validation failed at `{_pointer((name,))}`: expected a string, got {describe(written)}",
+                (name,),
+            )
+        for entry in self.entries["provider_keys"]:
+            own = entry.identity
+            if own is not None and written == (own if name == "provider_key" else derived_id(entry.kind, own)):
+                tree["provider_key"] = entry.record or _BROKEN
+                break
+        else:
+            raise Refused(
+                f'`{name}` references unknown provider key "{written}" '
+                f"(defined provider keys: {self._names('provider_keys')})",
+                (name,),
+            )
+        for index, member in enumerate(tree["allowed_cidrs"] if isinstance(tree.get("allowed_cidrs"), list) else ()):
+            if isinstance(member, str) and cidr(member) is None:
+                self.warnings.append(
+                    f'models ("{tree["display_name"]}"): allowed_cidrs[{index}] is not a network and is ignored '
+                    "(a single address is written with /32 or /128)"
+                )
+
+    def _caller_key(self, tree: dict[str, Any]) -> None:
+        tree["name"] = tree.pop("display_name")
+        given = [name for name in ("key", "key_env", "key_hash") if name in tree]
+        if len(given) != 1:
+            raise Refused("exactly one of `key`, `key_env` and `key_hash` is required")
+        source = given[0]
+        if source == "key_hash":
+            return
+        written = tree.pop(source)
+        if not isinstance(written, str):
+            raise Refused(
+                f"schema validation failed at `/{source}`: expected a string, got {describe(written)}", (source,)
+            )
+        if source == "key_env":
+            key = self.environ.get(written, "")
+            if not key:
+                state = "empty" if written in self.environ else "not set"
+                raise Refused(f"`key_env`: environment variable `{written}` is {state}", (source,))
+        else:
+            key = written
+            if not key:
+                raise Refused("`key` must not be empty", (source,))
+        if "${" in key:
+            raise Refused(f"`{source}`: the key must not hold `${{` (a variable that was not filled in?)", (source,))
+        tree["key_hash"] = key_hash(key)
+
+    def _names(self, kind: str) -> str:
+        return ", ".join(sorted(entry.identity for entry in self.entries[kind] if entry.identity)) or "none"
+
+    def _references(self) -> None:
+        """Check what points from entry to entry (5.6)."""
+        models = {entry.identity for entry in self.entries["models"]}
+        keys = [entry for entry in self.entries["api_keys"] if entry.record is not None]
+        for entry in keys:
+            for index, name in enumerate(entry.record.allowed_models):
+                if "*" not in name and name not in models:
+                    self._report(
+                        entry,
+                        f'`allowed_models` references unknown model "{name}" (defined models: {self._names("models")})',
+                        ("allowed_models", index),
+                    )
+        counts = Counter(entry.record.key_hash for entry in keys)
+        for twice in (value for value, count in counts.items() if count > 1):
+            first, *others = [entry for entry in keys if entry.record.key_hash == twice]
+            for other in others:
+                self._report(other, f'duplicate api key credential: the same key as "{first.identity}"')
+
+
+_REWRITES = {
+    "provider_keys": Reading._provider_key,
+    "models": Reading._model,
+    "api_keys": Reading._caller_key,
+}
+
+
+def _schema_refusal(kind: str, problems: list[tuple[Path, Exception]]) -> Refused:
+    """The first schema error of an entry; an unknown key says more than the missing one it may stand for."""
+    path, error = min(problems, key=lambda problem: not isinstance(problem[1], Unknown))
+    reason: object = error
+    if isinstance(error, Unknown) and len(path) == 1:
+        names = [name for name in written_names(RECORDS[kind]) if kind != "api_keys" or name != "name"]
+        reason = f"unknown key (expected one of {', '.join([*names, *SPELLINGS[kind]])})"
+    return Refused(f"schema validation failed at `{_pointer(path)}`: {reason}", path)
+
+
+def _without_nulls(record: type[Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop nulls of the record's own keys, in its inner records too: there null means not written."""
+    attrs.resolve_types(record)
+    types = {field.name: bare(field.type) for field in attrs.fields(record)}
+    kept: dict[str, Any] = {}
+    for key, value in tree.items():
+        if value is None and (key in types or key in ("secret", "key", "key_env")):
+            continue
+        inner = types.get(key)
+        kept[key] = _without_nulls(inner, value) if inner and attrs.has(inner) and isinstance(value, Mapping) else value
+    return kept
+
+
+def _pointer(path: Path) -> str:
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)

@@ -1,0 +1,244 @@
+"""The records that a resources file becomes: provider keys, models, caller keys (`configuration.md` 7). Pure.
+
+A record is also the schema of its entry: its fields are the keys, with their defaults and checks. Fields marked
+`injected` are put in by `entries` (derived ids, links to other records). No repr shows a secret.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from hashlib import sha256
+from typing import Annotated, Any
+from uuid import UUID, uuid5
+
+import attrs
+
+from twisted_gateway.addresses import Network, admitted, parse_network
+from twisted_gateway.config.checks import (
+    Choice,
+    Flag,
+    Mistyped,
+    NonEmpty,
+    Number,
+    Parsed,
+    Text,
+    keys_of,
+    text,
+)
+from twisted_gateway.config.readers import Millis
+
+NAMESPACE = UUID("63e50ab2-677a-54d3-8d1e-c0cb29ceae94")
+COLLECTIONS = ("provider_keys", "models", "api_keys")
+INJECTED = {"injected": True}
+
+PUBLISHED_KEYS = ("YOUR_CALLER_API_KEY", "my-secret-key")
+"""Caller keys that stand in our shipped configuration and documentation: good for a first try, known to everyone."""
+
+
+def derived_id(collection: str, identity: str) -> str:
+    """The id of an entry of a file: the same on every host and after every reload (`configuration.md` 5.2)."""
+    return str(uuid5(NAMESPACE, f"{collection}/{identity}"))
+
+
+def key_hash(key: str) -> str:
+    """The SHA-256 of a caller key in lower-case hex: the only form in which one is kept."""
+    return sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def star_capture(pattern: str, name: str) -> str | None:
+    """What the single `*` of a pattern stands for in a name, perhaps nothing; None when the pattern does not match."""
+    if pattern.count("*") != 1:
+        return None
+    before, after = pattern.split("*")
+    if len(name) < len(before) + len(after) or not (name.startswith(before) and name.endswith(after)):
+        return None
+    return name[len(before) : len(name) - len(after)]
+
+
+def without_credentials(url: str | None) -> str:
+    """A URL for a repr: without the user and password that it may carry."""
+    return repr(url and re.sub(r"//[^/@]*@", "//...@", url))
+
+
+def read_time(value: Any) -> float:
+    """Read an RFC 3339 time, strictly: seconds since the epoch."""
+    found = re.fullmatch(
+        r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}):([0-9]{2})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})",
+        text(value),
+    )
+    reason = "expected an RFC 3339 time such as 2030-01-31T12:00:00Z"
+    if found is None or int(found[3]) > 60:
+        raise Mistyped(reason)
+    date, minute, second, fraction, offset = found.groups()
+    zone = UTC
+    try:
+        if offset not in "Zz":
+            hours, minutes = int(offset[1:3]), int(offset[4:6])
+            if hours > 23 or minutes > 59:
+                raise Mistyped(reason)
+            zone = timezone((1 if offset[0] == "+" else -1) * timedelta(hours=hours, minutes=minutes))
+        whole = datetime.strptime(f"{date} {minute}", "%Y-%m-%d %H:%M").replace(tzinfo=zone)
+    except ValueError:
+        raise Mistyped(reason) from None
+    return whole.timestamp() + int(second) + float(fraction or 0)
+
+
+def read_cidrs(value: Any) -> tuple[Network, ...] | None:
+    """Read an allow-list (`policy.md` 4): None admits all; malformed entries are left out, so that () admits nobody."""
+    if not isinstance(value, list | tuple):
+        raise Mistyped("expected a list")
+    networks = [cidr(text(member)) for member in value]
+    return tuple(network for network in networks if network is not None) if networks else None
+
+
+def cidr(written: str) -> Network | None:
+    """Read one entry of an allow-list; None when it is malformed (a bare address is)."""
+    try:
+        return parse_network(written, bare=False)
+    except ValueError:
+        return None
+
+
+Secret = Annotated[str, Text(r"[^\x00-\x1f\x7f]+", "a non-empty string without control characters")]
+
+
+@attrs.frozen(slots=True)
+class ParamConstraints:
+    """Bounds that a provider puts on parameters."""
+
+    temperature_min: Annotated[float, Number()] | None = None
+    temperature_max: Annotated[float, Number()] | None = None
+
+
+@attrs.frozen(slots=True)
+class RequestEdits:
+    """What is changed in a request on its way to this provider. Header and body values may hold secrets."""
+
+    default_headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    forward_client_headers: tuple[str, ...] = ()
+    default_body_fields: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    param_renames: Mapping[str, str] = attrs.field(factory=dict)
+    param_constraints: ParamConstraints = attrs.field(factory=ParamConstraints)
+
+
+@attrs.frozen(slots=True)
+class ResponseQuirks:
+    """How this provider's answers differ from the format's rule."""
+
+    stream_done_marker: Annotated[str, Choice(("required", "optional", "none"))] | None = None
+    content_list_to_string: Flag = False
+    reasoning_field: str | None = None
+    error_envelope: str | None = None
+
+
+@attrs.frozen(slots=True)
+class ProviderTls:
+    """Trust for this provider only: `ca_cert` is PEM text, added to the other roots."""
+
+    ca_cert: NonEmpty | None = attrs.field(default=None, repr=False)
+    verify: Flag = True
+
+
+@attrs.frozen(slots=True)
+class TelemetryTags:
+    """Copied into usage events, otherwise without effect."""
+
+    kind: Annotated[str, Choice(("catalog", "byo"))] | None = None
+    featured: Flag = False
+    branded_provider: str | None = None
+    pk_label: str | None = None
+    byo_label: str | None = None
+
+
+def _lowered(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.lower() for name in names))
+
+
+@attrs.frozen(slots=True)
+class ProviderKey:
+    """A credential and an upstream root (`configuration.md` 7.1); deadlines in ms (`extensions.md` 3)."""
+
+    id: str = attrs.field(metadata=INJECTED)
+    display_name: NonEmpty
+    api_key: Secret = attrs.field(repr=False)
+    provider: str = ""
+    adapter: Annotated[str, Choice(("openai", "anthropic", "azure-openai"))] | None = None
+    api_base: str | None = attrs.field(default=None, repr=without_credentials)
+    timeout_ms: Millis | None = None
+    stream_timeout_ms: Millis | None = None
+    first_event_timeout_ms: Millis | None = None
+    request: RequestEdits = attrs.field(factory=RequestEdits)
+    response: ResponseQuirks = attrs.field(factory=ResponseQuirks)
+    tls: ProviderTls = attrs.field(factory=ProviderTls)
+    strip_headers: tuple[str, ...] = attrs.field(
+        default=("authorization", "cookie", "set-cookie", "x-api-key"),
+        converter=_lowered,
+    )
+    telemetry_tags: TelemetryTags = attrs.field(factory=TelemetryTags)
+
+
+@attrs.frozen(slots=True)
+class Model:
+    """A name that callers may ask for, and the one place where it is served (the direct shape; times in ms)."""
+
+    id: str = attrs.field(metadata=INJECTED)
+    display_name: NonEmpty
+    provider: Annotated[str, Text("[a-z0-9][a-z0-9._-]{0,63}", "1 to 64 of a-z, 0-9, '.', '_' and '-'")]
+    model_name: NonEmpty
+    provider_key: ProviderKey = attrs.field(metadata=INJECTED)
+    timeout: Millis | None = None
+    stream_timeout: Millis | None = None
+    first_event_timeout: Millis | None = None
+    streaming: Flag = True
+    allowed_cidrs: Annotated[tuple[Network, ...] | None, Parsed(read_cidrs)] = None
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether the name is a pattern (`policy.md` 3.1)."""
+        return self.display_name.count("*") == 1
+
+    def admits(self, address: str) -> bool:
+        """Whether a caller at this address may use the model."""
+        return admitted(address, self.allowed_cidrs)
+
+
+@attrs.frozen(slots=True)
+class CallerKey:
+    """Who may call, and what (`configuration.md` 7.5). `name` is the entry's name in the file, for operators' eyes
+    only: a header template never sees it (5.4). `expires_at` is in seconds since the epoch.
+    """
+
+    id: str = attrs.field(metadata=INJECTED)
+    name: str = attrs.field(metadata=INJECTED)
+    key_hash: Annotated[str, Text("[0-9a-f]{64}", "64 lower-case hexadecimal characters")] = attrs.field(repr=False)
+    allowed_models: tuple[str, ...]
+    expires_at: Annotated[float, Parsed(read_time)] | None = None
+    disabled: Flag = False
+    team_id: NonEmpty | None = None
+    user_id: NonEmpty | None = None
+    user_name: str | None = None
+
+    def may_use(self, name: str) -> bool:
+        """Whether the list names this model, exactly or by a pattern with one `*` (`policy.md` 3.2)."""
+        return name in self.allowed_models or any(
+            star_capture(pattern, name) is not None for pattern in self.allowed_models
+        )
+
+
+RECORDS: Mapping[str, type[Any]] = {"provider_keys": ProviderKey, "models": Model, "api_keys": CallerKey}
+
+SPELLINGS: Mapping[str, tuple[str, ...]] = {
+    "provider_keys": ("secret",),
+    "models": ("provider_key", "provider_key_id"),
+    "api_keys": ("display_name", "key", "key_env"),
+}
+"""Keys that an entry may have in a file and that are rewritten before it is read (`configuration.md` 5.4)."""
+
+
+def keys() -> Iterator[str]:
+    """Yield the dotted name of every key of a resources file, such as `models[].timeout`."""
+    yield "_format_version"
+    for collection, record in RECORDS.items():
+        yield collection
+        yield from keys_of(record, f"{collection}[].")
+        yield from (f"{collection}[].{name}" for name in SPELLINGS[collection])

@@ -1,0 +1,109 @@
+"""One immutable, linked picture of the resources; each call takes along the one of its arrival (`configuration.md` 8).
+
+`build` makes it of a plain document, or gives everything that is wrong with it. Pure: time and environment are
+handed in.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import attrs
+
+from twisted_gateway.config.checks import Lines
+from twisted_gateway.config.entries import Reading
+from twisted_gateway.config.report import Finding
+from twisted_gateway.config.resources import PUBLISHED_KEYS, CallerKey, Model, ProviderKey, key_hash, star_capture
+
+
+@attrs.frozen
+class Resolution:
+    """Where a requested name leads: `upstream_model` is what the provider is asked for."""
+
+    model: Model
+    upstream_model: str
+    wildcard: bool
+
+
+@attrs.frozen
+class Snapshot:
+    """The resources as they were at one moment.
+
+    `generation` counts what was applied, from 1; `config_hash` is the SHA-256 of the file's bytes; `applied_at` is in
+    seconds since the epoch; `warnings` are sentences for the log.
+    """
+
+    generation: int
+    config_hash: str
+    applied_at: float
+    provider_keys_by_name: Mapping[str, ProviderKey] = attrs.field(repr=False)
+    models_by_name: Mapping[str, Model] = attrs.field(repr=False)
+    caller_keys_by_hash: Mapping[str, CallerKey] = attrs.field(repr=False)
+    warnings: tuple[str, ...] = ()
+    _wildcards: tuple[Model, ...] = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(lambda self: _patterns(self.models_by_name), takes_self=True),
+    )
+
+    def resolve(self, name: str) -> Resolution | None:
+        """Find the model for a requested name: exact, else the wildcard with most literal characters.
+
+        None when nothing answers to the name (`policy.md` 3.1).
+        """
+        if (model := self.models_by_name.get(name)) is not None:
+            return Resolution(model, model.model_name, wildcard=False)
+        for model in self._wildcards:
+            if (captured := star_capture(model.display_name, name)) is not None:
+                return Resolution(model, model.model_name.replace("*", captured, 1), wildcard=True)
+        return None
+
+    @property
+    def resource_counts(self) -> dict[str, int]:
+        """How many of each kind; kinds without any are left out (`operations.md` 3.1)."""
+        counts = {
+            "models": len(self.models_by_name),
+            "api_keys": len(self.caller_keys_by_hash),
+            "provider_keys": len(self.provider_keys_by_name),
+        }
+        return {kind: count for kind, count in counts.items() if count}
+
+    def published_keys(self, now: float) -> tuple[str, ...]:
+        """Names of active caller keys whose secret is in our own documentation (`extensions.md` 11)."""
+        found = (self.caller_keys_by_hash.get(key_hash(key)) for key in PUBLISHED_KEYS)
+        return tuple(
+            key.name
+            for key in found
+            if key is not None and not key.disabled and (key.expires_at is None or key.expires_at >= now)
+        )
+
+
+def _patterns(models: Mapping[str, Model]) -> tuple[Model, ...]:
+    """Wildcard models, most literal characters first; of equals the one written first."""
+    return tuple(sorted((model for model in models.values() if model.is_wildcard), key=lambda m: -len(m.display_name)))
+
+
+def build(
+    document: object,
+    environ: Mapping[str, str],
+    *,
+    now: float,
+    generation: int = 1,
+    config_hash: str = "",
+    lines: Lines | None = None,
+) -> Snapshot | tuple[Finding, ...]:
+    """Make a snapshot of a resources document, or give all that is wrong with it, in the document's order."""
+    reading = Reading(environ, lines or {})
+    reading.read(document)
+    if reading.findings:
+        return tuple(reading.findings)
+    records = {kind: [entry.record for entry in entries] for kind, entries in reading.entries.items()}
+    return Snapshot(
+        generation=generation,
+        config_hash=config_hash,
+        applied_at=now,
+        provider_keys_by_name=MappingProxyType({record.display_name: record for record in records["provider_keys"]}),
+        models_by_name=MappingProxyType({record.display_name: record for record in records["models"]}),
+        caller_keys_by_hash=MappingProxyType({record.key_hash: record for record in records["api_keys"]}),
+        warnings=tuple(reading.warnings),
+    )

@@ -1,0 +1,576 @@
+"""Connections to providers: an `IAgent` of our own below treq, with its pool (`DESIGN.md` section 7, items 1-5).
+
+`Agent.request` gives an `IResponse` as soon as its head is read. A body reaches its protocol in one call per read of
+the socket. Cancelling the Deferred, or `abortConnection()` on the body's transport, closes the socket at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectionAborted, ConnectionDone, TimeoutError
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IHandshakeListener,
+    IProtocol,
+    IPushProducer,
+    IReactorTime,
+    IStreamClientEndpoint,
+    ITCPTransport,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
+from twisted.web.client import PotentialDataLoss, ResponseDone
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from twisted_gateway.wire.http1 import Malformed, ResponseReader, request_head
+
+_SLICE = 65_536
+_DONE = Failure(ResponseDone())
+_LOST = Failure(PotentialDataLoss())
+
+
+class BrokenConnection(Exception):
+    """The connection ended before the response did. `received` is the number of its bytes that had come."""
+
+    def __init__(self, cause: str, received: int) -> None:
+        super().__init__(cause)
+        self.received = received
+
+
+class Origin(NamedTuple):
+    """Whom a connection leads to: connections are shared by requests to the same one."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+@implementer(IBodyProducer)
+class Body:
+    """A request body in memory. `started` is called when it begins to be written: the connection is up."""
+
+    def __init__(self, data: bytes, started: Callable[[], None]) -> None:
+        self.data = data
+        self.length = len(data)
+        self.started = started
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        """For agents other than ours: everything in one write."""
+        self.started()
+        consumer.write(self.data)
+        return succeed(None)
+
+    def stopProducing(self) -> None:
+        """Nothing to stop."""
+
+    def pauseProducing(self) -> None:
+        """Nothing to pause."""
+
+    def resumeProducing(self) -> None:
+        """Nothing to resume."""
+
+
+@implementer(IPushProducer)
+class _Upload:
+    """Writes a large body as the socket takes it, so that a provider's early answer stops it."""
+
+    def __init__(self, transport: Any, data: bytes) -> None:
+        self._transport = transport
+        self._data = memoryview(data)
+        self._paused = False
+        self.done = False
+
+    def start(self) -> None:
+        self._transport.registerProducer(self, True)
+        self.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        while self._data and not self._paused:
+            piece, self._data = self._data[:_SLICE], self._data[_SLICE:]
+            self._transport.write(bytes(piece))
+        if not self._data and not self.done:
+            self.stopProducing()
+            self.done = True
+
+    def stopProducing(self) -> None:
+        if not self.done:
+            self._data = memoryview(b"")
+            self._transport.unregisterProducer()
+
+
+@implementer(IResponse)
+class Response:
+    """A response whose head is read. Its body waits, unread, until `deliverBody`."""
+
+    previousResponse = None
+
+    def __init__(self, connection: Connection, reader: ResponseReader, request: Any) -> None:
+        head = reader.head
+        assert head is not None
+        self.version = (b"HTTP", 1, head.minor)
+        self.code = head.status
+        self.phrase = head.phrase
+        self.length = UNKNOWN_LENGTH if reader.length is None else reader.length
+        self.request = request
+        self._raw = head.headers
+        self._headers: Headers | None = None
+        self._connection = connection
+
+    @property
+    def headers(self) -> Headers:
+        """The response's headers."""
+        if self._headers is None:
+            self._headers = Headers()
+            for name, value in self._raw:
+                self._headers.addRawHeader(name, value)
+        return self._headers
+
+    def deliverBody(self, protocol: IProtocol) -> None:
+        """Give the body to `protocol`, one call per read; its transport pauses, resumes and aborts."""
+        self._connection.deliver(protocol)
+
+    def setPreviousResponse(self, response: Any) -> None:
+        """Redirects are never followed here."""
+
+
+@implementer(IPushProducer, ITransport)
+class BodyTransport:
+    """What a body's protocol may do to the connection below it. Dead once the response is over."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection: Connection | None = connection
+
+    def detach(self) -> None:
+        """The response is over: the connection is not this body's any more."""
+        self._connection = None
+
+    def pauseProducing(self) -> None:
+        """Stop reading from the provider."""
+        if self._connection is not None:
+            self._connection.pause(True)
+
+    def resumeProducing(self) -> None:
+        """Go on reading."""
+        if self._connection is not None:
+            self._connection.pause(False)
+
+    def stopProducing(self) -> None:
+        """Close the connection at once."""
+        self.abortConnection()
+
+    loseConnection = stopProducing
+
+    def abortConnection(self) -> None:
+        """Close the connection at once, unread data and all: the provider sees it now."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    def write(self, data: bytes) -> None:
+        """A body is only read."""
+        raise NotImplementedError
+
+    writeSequence = write
+
+    def getPeer(self) -> IAddress:
+        """The provider's address."""
+        assert self._connection is not None
+        return self._connection.transport.getPeer()
+
+    def getHost(self) -> IAddress:
+        """Our own address."""
+        assert self._connection is not None
+        return self._connection.transport.getHost()
+
+
+@implementer(IHandshakeListener)
+class Connection(Protocol):
+    """One connection to one origin: idle in the pool, or busy with one request."""
+
+    def __init__(self, pool: Pool, origin: Origin, secure: bool) -> None:
+        self.origin = origin
+        self.reused = False
+        self.alive = False
+        self.idle_since = 0.0
+        self._is_up = False
+        self._waiting: Deferred[Connection] | None = None
+        self._secure = secure
+        self._pool = pool
+        self._clear()
+
+    def _clear(self) -> None:
+        self._reader: ResponseReader | None = None
+        self._answer: Deferred[Response] | None = None
+        self._request: Any = None
+        self._body: Any = None
+        self._handle: BodyTransport | None = None
+        self._unread = b""
+        self._received = 0
+        self._upload: _Upload | None = None
+        self._over = False
+
+    # Coming up
+
+    def connectionMade(self) -> None:
+        """TCP is up; a secure connection still shakes hands."""
+        self.alive = True
+        transport = self.transport
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+            transport.setTcpKeepAlive(True)
+            self._pool.tune(transport)
+        if not self._secure:
+            self._up()
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up."""
+        self._up()
+
+    def _up(self) -> None:
+        self._is_up = True
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.callback(self)
+
+    def when_up(self) -> Deferred[Connection]:
+        """Fires when a request can be sent. Cancelling it closes the connection."""
+        if self._is_up:
+            return succeed(self)
+        self._waiting = Deferred(lambda _: self.abort())
+        return self._waiting
+
+    # One request
+
+    def send(self, method: bytes, path: bytes, headers: list[tuple[bytes, bytes]], body: Any) -> Deferred[Response]:
+        """Write a request; the Deferred gives the response's head. Cancelling it closes the connection."""
+        data = body.data if isinstance(body, Body) else b""
+        if body is not None:
+            headers = [*headers, (b"content-length", b"%d" % len(data))]
+            body.started()
+        head = request_head(method, path, headers)
+        self._clear()
+        self._reader = ResponseReader(method)
+        answer: Deferred[Response] = Deferred(self._cancel)
+        self._answer = answer
+        if len(data) <= _SLICE:
+            self.transport.write(head + data)
+        else:
+            self.transport.write(head)
+            self._upload = _Upload(self.transport, data)
+            self._upload.start()
+        return answer
+
+    def _cancel(self, answer: Deferred[Response]) -> None:
+        self._answer = None
+        self.abort()
+        answer.errback(CancelledError())
+
+    def dataReceived(self, data: bytes) -> None:
+        """One read of the socket."""
+        reader = self._reader
+        if reader is None:  # idle: whatever a provider says unasked ends the connection
+            self.abort()
+            return
+        self._received += len(data)
+        try:
+            body = reader.received(data)
+        except Malformed as error:
+            self._fail(BrokenConnection(f"malformed response: {error}", self._received))
+            self.abort()
+            return
+        if self._answer is not None and reader.head is not None:
+            answer, self._answer = self._answer, None
+            answer.callback(Response(self, reader, None))
+            if self._reader is not reader:
+                return
+        if body:
+            if self._body is not None:
+                self._body.dataReceived(body)
+            else:
+                self._unread += body
+        if self._reader is reader:
+            if reader.finished:
+                self._finish()
+            elif reader.head is not None and self._body is None:
+                self.pause(True)
+
+    def deliver(self, protocol: IProtocol) -> None:
+        """Hand the body to its protocol: what is there now, the rest as it comes."""
+        assert self._body is None, "a body can be delivered once"
+        self._body = protocol
+        self._handle = BodyTransport(self)
+        protocol.makeConnection(self._handle)
+        data, self._unread = self._unread, b""
+        reader = self._reader
+        if data:
+            protocol.dataReceived(data)
+        if self._over:
+            self._tell_end()
+        elif self._reader is reader and self.alive:
+            self.pause(False)
+
+    def _finish(self) -> None:
+        """The response is whole. The connection goes back to the pool, if it may, before anybody is told."""
+        reader = self._reader
+        assert reader is not None
+        if self._body is None:
+            self._over = True
+            return
+        self._give_back(reader)
+        self._tell_end()
+
+    def _give_back(self, reader: ResponseReader) -> None:
+        uploading = self._upload is not None and not self._upload.done
+        self._reader = None
+        if reader.reusable and self.alive and not uploading:
+            self._pool.keep(self)
+        elif self.alive:
+            self.abort()
+
+    def _tell_end(self, reason: Failure | None = None) -> None:
+        reader, body, handle = self._reader, self._body, self._handle
+        if reader is not None and self._over:
+            self._give_back(reader)
+        if reason is None:
+            reason = _LOST if reader is not None and reader.until_close else _DONE
+        self._body = self._handle = None
+        if handle is not None:
+            handle.detach()
+        if body is not None:
+            body.connectionLost(reason)
+
+    def _fail(self, error: Exception) -> None:
+        """The response will not be whole: whoever waits for it is told."""
+        self._reader = None
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.errback(Failure(error))
+        elif self._body is not None:
+            self._tell_end(Failure(error))
+
+    # The end of the connection
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """The socket is closed, by either side."""
+        self.alive = False
+        self._pool.forget(self)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.called:
+            waiting.errback(reason)
+        reader = self._reader
+        if reader is None:
+            return
+        if reader.ended() and not self._over:
+            if self._body is None:
+                self._over = True
+            else:
+                self._reader = None
+                self._tell_end(_LOST)
+            return
+        if not self._over:
+            cause = "connection closed" if reason.check(ConnectionDone) else "connection reset"
+            if reason.check(ConnectionAborted):
+                cause = "connection aborted"
+            elif not reason.check(ConnectionDone):
+                cause = f"connection lost ({reason.type.__name__ if reason.type else 'unknown'})"
+            self._fail(BrokenConnection(cause, self._received))
+
+    def pause(self, on: bool) -> None:
+        """Stop or go on reading."""
+        if self.alive:
+            if on:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self.alive:
+            self.alive = False
+            self._pool.forget(self)
+            self.transport.abortConnection()
+
+
+class Pool:
+    """Idle connections per origin: the newest is taken first, the old ones are closed."""
+
+    def __init__(
+        self, clock: IReactorTime, idle_seconds: float, most_idle: int | None = None, tune: Callable[[Any], None] | None = None
+    ) -> None:
+        self._clock = clock
+        self._idle_seconds = idle_seconds
+        self._most_idle = most_idle
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._sweep: Any = None
+        self.tune = tune or (lambda transport: None)
+        self.open: set[Connection] = set()
+
+    def take(self, origin: Origin) -> Connection | None:
+        """The connection that was used last, if one is idle."""
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if connection.alive:
+                connection.reused = True
+                return connection
+        return None
+
+    def keep(self, connection: Connection) -> None:
+        """Take back a connection whose response is whole."""
+        idle = self._idle.setdefault(connection.origin, [])
+        if self._most_idle is not None and len(idle) >= self._most_idle:
+            connection.abort()
+            return
+        connection.idle_since = self._clock.seconds()
+        idle.append(connection)
+        connection.pause(False)
+        if self._sweep is None and self._idle_seconds:
+            self._sweep = self._clock.callLater(self._idle_seconds, self._close_old)
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is closed."""
+        self.open.discard(connection)
+        idle = self._idle.get(connection.origin)
+        if idle and connection in idle:
+            idle.remove(connection)
+
+    def close(self) -> None:
+        """Close every connection, idle or busy."""
+        if self._sweep is not None and self._sweep.active():
+            self._sweep.cancel()
+        self._sweep = None
+        for connection in tuple(self.open):
+            connection.abort()
+
+    @property
+    def idle(self) -> int:
+        """Number of idle connections."""
+        return sum(map(len, self._idle.values()))
+
+    def _close_old(self) -> None:
+        self._sweep = None
+        now = self._clock.seconds()
+        oldest = None
+        for origin in list(self._idle):
+            for connection in tuple(self._idle[origin]):
+                if now - connection.idle_since >= self._idle_seconds - 1e-6:
+                    connection.abort()
+            if not self._idle[origin]:
+                del self._idle[origin]
+            else:
+                first = self._idle[origin][0].idle_since
+                oldest = first if oldest is None else min(oldest, first)
+        if oldest is not None:
+            self._sweep = self._clock.callLater(oldest + self._idle_seconds - now, self._close_old)
+
+
+@attrs.define
+class _Factory(Factory):  # type: ignore[misc]
+    connection: Connection
+
+    noisy = False
+
+    def buildProtocol(self, addr: IAddress | None) -> Connection:
+        return self.connection
+
+
+@lru_cache(1024)
+def _parse(uri: bytes) -> tuple[Origin, bytes, bytes]:
+    """Origin, `Host` header and request target of a URL."""
+    parts = urlsplit(uri.decode("ascii"))
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    shown = f"[{host}]" if ":" in host else host
+    if parts.port is not None and parts.port != (443 if parts.scheme == "https" else 80):
+        shown = f"{shown}:{port}"
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Origin(parts.scheme, host, port), shown.encode("ascii"), path.encode("ascii")
+
+
+@implementer(IAgent)
+class Agent:
+    """HTTP/1.1 requests over pooled connections.
+
+    `endpoint(origin)` gives where to connect to, TLS included; `connect_timeout` (seconds, None = none) covers TCP
+    and TLS and fails with `twisted.internet.error.TimeoutError`. A request that fails on a *reused* connection before
+    a byte of its response came is sent once more, on a fresh one.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        pool: Pool,
+        endpoint: Callable[[Origin], IStreamClientEndpoint],
+        connect_timeout: float | None,
+    ) -> None:
+        self._clock = clock
+        self.pool = pool
+        self._endpoint = endpoint
+        self._connect_timeout = connect_timeout
+
+    def request(
+        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
+    ) -> Deferred[IResponse]:
+        """See `IAgent`. `bodyProducer` is None or a `Body`."""
+        origin, host, path = _parse(uri)
+        lines = [(b"host", host)]
+        if headers is not None:
+            lines += [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
+        connection = self.pool.take(origin)
+        if connection is None:
+            return self._fresh(origin, method, path, lines, bodyProducer)
+        try:
+            answer = connection.send(method, path, lines, bodyProducer)
+        except Malformed:
+            self.pool.keep(connection)
+            return fail(Failure())
+
+        def again(reason: Failure) -> Deferred[Response]:
+            reason.trap(BrokenConnection)
+            if reason.value.received:
+                return fail(reason)
+            return self._fresh(origin, method, path, lines, bodyProducer)
+
+        answer.addErrback(again)
+        return answer  # type: ignore[return-value]
+
+    def _fresh(self, origin: Origin, method: bytes, path: bytes, lines: list[tuple[bytes, bytes]], body: Any) -> Any:
+        return self._connect(origin).addCallback(lambda connection: connection.send(method, path, lines, body))
+
+    def _connect(self, origin: Origin) -> Deferred[Connection]:
+        connection = Connection(self.pool, origin, origin.scheme == "https")
+        self.pool.open.add(connection)
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            ready.cancel()
+
+        timer = None if self._connect_timeout is None else self._clock.callLater(self._connect_timeout, give_up)
+        connecting = self._endpoint(origin).connect(_Factory(connection))
+
+        def done(result: Any) -> Any:
+            if timer is not None and timer.active():
+                timer.cancel()
+            if isinstance(result, Failure):
+                self.pool.forget(connection)
+                if late:
+                    return Failure(TimeoutError("connecting took too long"))
+            return result
+
+        ready: Deferred[Connection] = connecting.addCallback(lambda _: connection.when_up())
+        return ready.addBoth(done)

@@ -1,0 +1,225 @@
+"""One answer to one caller: head, heartbeats, frames, complaint, end. It outlives attempts.
+
+It is the caller's producer for the whole exchange and passes pausing on to whichever answer is joined
+(`DESIGN.md` section 3, step 6). Rules: `streaming.md` sections 4 to 6, 8, 11 and 13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.web.iweb import IRequest
+from zope.interface import implementer
+
+from twisted_gateway.alarm import Alarm
+from twisted_gateway.errors import Problem
+from twisted_gateway.exchange import Exchange
+from twisted_gateway.formats.complaints import Complaints
+from twisted_gateway.formats.row import Format
+from twisted_gateway.wire.sse import encode
+
+HeadLines = list[tuple[bytes, bytes]]
+
+
+@implementer(IPushProducer)
+class Downstream:
+    """Writes the answer of one exchange. Everything is a no-op once the caller has left.
+
+    `heartbeat_seconds` 0 = no heartbeats. `head` are headers that every answer carries.
+    """
+
+    def __init__(
+        self,
+        request: IRequest,
+        exchange: Exchange,
+        format: Format,
+        clock: IReactorTime,
+        heartbeat_seconds: float,
+        committed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._request: Any = request
+        self._exchange = exchange
+        self._format = format
+        self._clock = clock
+        self._heartbeat_seconds = heartbeat_seconds
+        self._told_committed = committed
+        self._beat: Alarm | None = None
+        self._joined: Any = None
+        self.gone = False
+        self.finished = False
+        self.paused = False
+        self._producing = False
+        request.notifyFinish().addErrback(self._left)
+
+    # What the trunk and the relay ask of it
+
+    @property
+    def committed(self) -> bool:
+        """Status line and headers are written: from here on an error is a frame."""
+        return self._exchange.committed is not None
+
+    def join(self, producer: Any) -> None:
+        """The answer whose reading is paused while the caller is slow; None when there is none."""
+        self._joined = producer
+        if producer is not None:
+            if not self._producing:
+                self._producing = True
+                self._request.registerProducer(self, True)
+            if self.paused:
+                producer.pause()
+
+    def promise(self, seconds: float) -> None:
+        """A good head came from upstream: commit by a heartbeat if there is no event for so long (section 4 rule 2)."""
+        if not self.committed and not self.gone:
+            self._set_beat(seconds)
+
+    def commit(self, headers: HeadLines, content_type: bytes = b"text/event-stream") -> None:
+        """Write status 200 and the headers of a stream with the next write (or heartbeat)."""
+        if self.committed or self.gone:
+            return
+        request = self._request
+        request.setResponseCode(200)
+        put = request.responseHeaders.setRawHeaders
+        put(b"content-type", [content_type])
+        put(b"cache-control", [b"no-cache"])
+        put(b"x-accel-buffering", [b"no"])
+        for name, value in headers:
+            put(name, [value])
+        self._mark_committed(200)
+        if self._heartbeat_seconds:
+            self._set_beat(self._heartbeat_seconds)
+
+    def write(self, data: bytes, frames: int) -> None:
+        """Whole data frames, in one write. The first ones bind the target."""
+        if self.gone or self.finished:
+            return
+        exchange = self._exchange
+        if exchange.bound is None:
+            exchange.bound = self._clock.seconds()
+        exchange.frames += frames
+        exchange.bytes += len(data)
+        self._request.write(data)
+        if self._beat is not None and not self.paused:
+            self._beat.set(self._heartbeat_seconds)
+
+    def flush_head(self) -> None:
+        """Send the head though there is no frame to send with it: a policy holds the first ones."""
+        if not self.gone and not self._request.startedWriting:
+            self._request.write(b"")
+
+    def answer(self, data: bytes, headers: HeadLines, content_type: bytes = b"application/json") -> None:
+        """A whole body with status 200, and the end."""
+        self._whole(200, data, headers, content_type)
+
+    def complain(self, problem: Problem, complaints: Complaints | None = None) -> None:
+        """Tell an error in the caller's dialect: as JSON with its status, or as the last frame of a stream."""
+        complaints = complaints or self._format.complaints
+        if self.gone or self.finished:
+            return
+        self._exchange.problem = problem
+        if not self.committed:
+            headers = [(b"retry-after", b"%d" % problem.retry_after)] if problem.retry_after is not None else []
+            self._whole(problem.status, complaints.body(problem), headers, b"application/json")
+            return
+        data = encode(complaints.frame(problem))
+        self._exchange.bytes += len(data)
+        self._request.write(data)
+        self.finish()
+
+    def finish(self) -> None:
+        """End the HTTP body cleanly."""
+        self._end()
+        if not self.gone and not self.finished:
+            self.finished = True
+            self._request.finish()
+
+    def abort(self) -> None:
+        """Close the caller's connection without the end of the body: there is no other way to tell (raw audio)."""
+        self._end()
+        if not self.gone and not self.finished:
+            self._request.transport.abortConnection()
+
+    # IPushProducer, of the caller's connection
+
+    def pauseProducing(self) -> None:
+        """The caller is slow: stop reading, and do not queue heartbeats."""
+        self.paused = True
+        if self._beat is not None:
+            self._beat.off()
+        if self._joined is not None:
+            self._joined.pause()
+
+    def resumeProducing(self) -> None:
+        """The caller has taken what was written."""
+        self.paused = False
+        if self._beat is not None and self._heartbeat_seconds:
+            self._beat.set(self._heartbeat_seconds)
+        if self._joined is not None:
+            self._joined.resume()
+
+    def stopProducing(self) -> None:
+        """The caller's connection is closed; `notifyFinish` tells."""
+
+    # Inside
+
+    def _whole(self, status: int, data: bytes, headers: HeadLines, content_type: bytes) -> None:
+        if self.gone or self.finished:
+            return
+        request = self._request
+        request.setResponseCode(status)
+        put = request.responseHeaders.setRawHeaders
+        put(b"content-type", [content_type])
+        put(b"content-length", [b"%d" % len(data)])
+        for name, value in headers:
+            put(name, [value])
+        self._mark_committed(status)
+        if status == 200:
+            self._exchange.bound = self._exchange.committed
+            self._exchange.frames += 1
+        self._exchange.bytes += len(data)
+        request.write(data)
+        self.finish()
+
+    def _mark_committed(self, status: int) -> None:
+        self._exchange.committed = self._clock.seconds()
+        self._exchange.status = status
+        self._told_committed()
+
+    def _set_beat(self, seconds: float) -> None:
+        if self._beat is None:
+            self._beat = Alarm(self._clock, self._heartbeat)
+        if not self.paused:
+            self._beat.set(seconds)
+
+    def _heartbeat(self) -> None:
+        """The stream was silent for an interval."""
+        if self.gone or self.finished:
+            return
+        if not self.committed:
+            self.commit(self._exchange_headers())
+        data = self._format.heartbeat(self._exchange.bound is not None)
+        self._exchange.bytes += len(data)
+        self._request.write(data)
+        if self._heartbeat_seconds and self._beat is not None:
+            self._beat.set(self._heartbeat_seconds)
+
+    headers_of_stream: Callable[[], HeadLines] | None = None
+
+    def _exchange_headers(self) -> HeadLines:
+        return self.headers_of_stream() if self.headers_of_stream is not None else []
+
+    def _end(self) -> None:
+        if self._beat is not None:
+            self._beat.stop()
+            self._beat = None
+        self._joined = None
+        if self._producing:
+            self._producing = False
+            if not self.gone:
+                self._request.unregisterProducer()
+
+    def _left(self, reason: Any) -> None:
+        self.gone = True
+        self._end()

@@ -1,0 +1,181 @@
+"""The nouns of one call: facts that pass between the rooms. Nothing here decides anything or does any I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+
+from twisted_gateway.errors import Problem
+
+if TYPE_CHECKING:
+    from twisted_gateway.config.resources import CallerKey, Model
+    from twisted_gateway.config.snapshot import Resolution, Snapshot
+
+
+class Outcome(StrEnum):
+    """How a call ended (`extensions.md` 9)."""
+
+    COMPLETE = "complete"
+    REFUSED = "refused"
+    FAILED = "failed"
+    TRUNCATED = "truncated"
+    STALLED = "stalled"
+    BLOCKED = "blocked"
+    STOPPED = "stopped"
+    ABANDONED = "abandoned"
+    BROKEN = "broken"
+
+
+@attrs.frozen
+class Endpoint:
+    """A URL of ours. `path` is also its label in logs and metrics; `dialect` is that of its errors."""
+
+    path: str
+    format: str
+    dialect: str = "openai"
+
+
+class Headers(Protocol):
+    """The caller's request headers, as far as policies read them."""
+
+    def get(self, name: str) -> str | None:
+        """The first value of a header, or None."""
+
+
+@attrs.frozen
+class Call:
+    """What the caller asked, as far as the gateway must know it. `body` is what came, byte for byte."""
+
+    model: str
+    stream: bool
+    body: bytes
+    usage_shown: bool = True
+    """Whether the caller asked to see usage in the stream (chat, completions)."""
+    prompt_bytes: int = 0
+    """UTF-8 bytes of the text the model reads, for estimates."""
+    extra: Mapping[str, Any] = attrs.field(factory=dict)
+    """What this format's own functions want to remember between reading and sending."""
+
+
+@attrs.define
+class Usage:
+    """Token counters of one attempt; 0 is unknown or none. Field-wise maximum of all reports (`streaming.md` 14.1)."""
+
+    prompt: int = 0
+    completion: int = 0
+    total: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    final: bool = False
+    """A report of the completion's tokens was seen (not only a floor)."""
+
+    def merge(
+        self,
+        *,
+        prompt: int = 0,
+        completion: int = 0,
+        total: int = 0,
+        cache_read: int = 0,
+        cache_write: int = 0,
+        reasoning: int = 0,
+    ) -> None:
+        """Take over each counter that is larger than the former one."""
+        self.prompt = max(self.prompt, prompt)
+        self.completion = max(self.completion, completion)
+        self.total = max(self.total, total)
+        self.cache_read = max(self.cache_read, cache_read)
+        self.cache_write = max(self.cache_write, cache_write)
+        self.reasoning = max(self.reasoning, reasoning)
+
+
+@attrs.frozen
+class Target:
+    """One place where an alias can be served: a direct model, with the upstream id to ask for there."""
+
+    model: Model
+    upstream_model: str
+
+
+@attrs.define
+class Attempt:
+    """One try at one target. Times are seconds on the exchange's clock (monotonic)."""
+
+    index: int
+    kind: str
+    target: Target
+    started: float
+    ended: float | None = None
+    first_event: float | None = None
+    status: int | None = None
+    problem: Problem | None = None
+    ended_by: str | None = None
+    usage: Usage = attrs.field(factory=Usage)
+    received_bytes: int = 0
+    """UTF-8 bytes of text (all channels) that the provider sent, for estimates."""
+    provider_request_id: str | None = None
+    provider_model: str | None = None
+    finish_reason: str | None = None
+    noise: int = 0
+    """Frames of the provider that say nothing and were ignored (`streaming.md` 7)."""
+
+
+@attrs.define
+class Exchange:
+    """One call, from arrival to settlement. Facts only; `now`-like values are seconds on one monotonic clock."""
+
+    id: str
+    endpoint: Endpoint
+    method: str
+    path: str
+    headers: Headers
+    peer: str
+    """The caller's address as `policy.md` section 4 decides it."""
+    body: bytes
+    snapshot: Snapshot
+    arrived: float
+    arrived_at: float
+    """Seconds since the epoch."""
+
+    caller: CallerKey | None = None
+    call: Call | None = None
+    resolution: Resolution | None = None
+    attempts: list[Attempt] = attrs.field(factory=list)
+
+    committed: float | None = None
+    """When status line and headers were written."""
+    bound: float | None = None
+    """When the first data frame was written."""
+    ended: float | None = None
+    status: int | None = None
+    """What the caller got, or 499 when it left first."""
+    frames: int = 0
+    bytes: int = 0
+    """Body bytes written to the caller, heartbeats included."""
+    delivered_bytes: int = 0
+    """UTF-8 bytes of text (all channels) in the frames written."""
+    problem: Problem | None = None
+    body_drain: str | None = None
+    """After a 413 for the body's size, how reading the rest of it ended (a word from a fixed set, for the metric)."""
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The winning attempt, or the last one."""
+        return self.attempts[-1] if self.attempts else None
+
+
+class Ticket(Protocol):
+    """A policy's own object for one exchange. `settle` runs exactly once; it never waits."""
+
+    def settle(self, outcome: Outcome) -> None:
+        """The exchange is over."""
+
+
+class Policy(Protocol):
+    """Something that has an opinion about calls (`DESIGN.md` section 4)."""
+
+    def admit(self, exchange: Exchange) -> Ticket | None:
+        """Let the call go on, or raise `errors.Refused`. A policy that refuses leaves nothing reserved behind."""

@@ -1,0 +1,111 @@
+"""What an OpenAI-family provider's error says, wherever it stands (`errors-and-headers.md` 3, `streaming.md` 11.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from twisted_gateway.errors import Problem, shown
+
+
+def error_body(status: int, body: bytes) -> Problem:
+    """A non-2xx answer as the caller sees it. 5xx texts are hidden, 529 keeps its status."""
+    text = body.decode("utf-8", "replace").strip()
+    if status == 529 or not 400 <= status < 500:
+        return Problem(
+            status=529 if status == 529 else 502,
+            type="upstream_error",
+            message=f"upstream returned {status}",
+            kind="upstream_status",
+            detail=text[:2048],
+        )
+    facts = _facts(_loads(body))
+    return Problem(
+        status=status,
+        type="upstream_error",
+        message=shown(_string(facts.get("message")) or text or f"upstream returned {status}"),
+        code=_cut(facts.get("code")),
+        param=_cut(facts.get("param")),
+        kind="upstream_status",
+    )
+
+
+def in_band(answer: dict[str, Any]) -> Problem | None:
+    """The error object inside a 2xx answer, if there is one: a truthy `error`, object or string."""
+    error = answer.get("error")
+    if not error:
+        return None
+    facts = error if isinstance(error, dict) else {"message": str(error)}
+    status = _status(facts)
+    message = _string(facts.get("message")) or _string(facts.get("status")) or "the provider sent an error"
+    return Problem(
+        status=status if status is not None and 400 <= status < 500 else 502,
+        type="upstream_error",
+        in_stream_type="upstream_in_band_error",
+        message=shown(message),
+        code=_cut(facts.get("code")),
+        param=_cut(facts.get("param")),
+        kind="upstream_in_band",
+        detail=None if status is None else f"upstream status {status}",
+    )
+
+
+def before_commit(problem: Problem, answer: dict[str, Any]) -> Problem:
+    """An in-band error as a JSON error: the text of a 5xx is hidden like that of a 5xx status."""
+    error = answer.get("error")
+    status = _status(error) if isinstance(error, dict) else None
+    if status is None or status < 500:
+        return problem
+    return Problem(
+        status=529 if status == 529 else 502,
+        type="upstream_error",
+        message=f"upstream returned {status}",
+        kind=problem.kind,
+        detail=problem.message,
+    )
+
+
+def embedded_status(answer: dict[str, Any]) -> int | None:
+    """The status an in-band error carries, if any."""
+    error = answer.get("error")
+    return _status(error) if isinstance(error, dict) else None
+
+
+def _status(facts: dict[str, Any]) -> int | None:
+    for name in ("code", "status_code", "status"):
+        value = facts.get(name)
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599:
+            return value
+    return None
+
+
+def _loads(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return None
+
+
+def _facts(answer: Any) -> dict[str, Any]:
+    """The error's members: below `error`, or at the top where a provider puts them there."""
+    if isinstance(answer, list) and len(answer) == 1:  # Google wraps its error into a list
+        answer = answer[0]
+    if not isinstance(answer, dict):
+        return {}
+    error = answer.get("error")
+    if isinstance(error, dict):
+        return error
+    if isinstance(error, str) and error:
+        return {"message": error}
+    return answer if isinstance(answer.get("message"), str) else {}
+
+
+def _string(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _cut(value: Any) -> str | None:
+    return shown(value) if isinstance(value, str) and value else None

@@ -1,0 +1,35 @@
+"""The `usage` object of OpenAI-family answers (`streaming.md` 14.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted_gateway.exchange import Usage
+
+
+def read_usage(usage: Usage, report: Any) -> None:
+    """Merge one `usage` object into the counters; anything that is not one is ignored."""
+    if not isinstance(report, dict):
+        return
+    prompt_details = report.get("prompt_tokens_details")
+    completion_details = report.get("completion_tokens_details")
+    cached = count(prompt_details, "cached_tokens")
+    if not cached and not isinstance(prompt_details, dict):
+        cached = count(report, "prompt_cache_hit_tokens") or count(report, "cached_tokens")
+    completion = count(report, "completion_tokens")
+    usage.merge(
+        prompt=count(report, "prompt_tokens"),
+        completion=completion,
+        total=count(report, "total_tokens"),
+        cache_read=cached,
+        cache_write=count(prompt_details, "cache_write_tokens"),
+        reasoning=count(completion_details, "reasoning_tokens") or count(report, "reasoning_tokens"),
+    )
+    if completion:
+        usage.final = True
+
+
+def count(report: Any, name: str) -> int:
+    """A counter of a report: a non-negative number, else 0."""
+    value = report.get(name) if isinstance(report, dict) else None
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0

@@ -1,0 +1,211 @@
+"""The trunk: every call goes through `serve`, streamed or not, whatever its endpoint (`DESIGN.md` section 3).
+
+It knows no format, provider, policy or source by name. Policies have the opinions; the trunk guarantees that each
+ticket is settled exactly once, whatever happens.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.iweb import IRequest
+
+from twisted_gateway import providers, routing
+from twisted_gateway.config.settings import UpstreamSettings
+from twisted_gateway.deadlines import Deadlines, deadlines
+from twisted_gateway.downstream import Downstream, HeadLines
+from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
+from twisted_gateway.exchange import Attempt, Call, Exchange, Outcome, Policy, Target, Ticket
+from twisted_gateway.formats.row import Format
+from twisted_gateway.relay import Relay
+from twisted_gateway.upstream import Answer, Upstream
+
+_LETTERS = string.ascii_letters + string.digits
+_LONGEST_SILENT_WAIT = 15.0
+_USAGE_MEMORY = 600.0
+
+
+@attrs.define
+class Gateway:
+    """The trunk and what it needs. `before` policies see the exchange before its body is read, `after` behind that."""
+
+    before: Sequence[Policy]
+    after: Sequence[Policy]
+    formats: Mapping[str, Format]
+    upstream: Upstream
+    settings: UpstreamSettings
+    clock: IReactorTime
+    now: Callable[[], float]
+    """Seconds since the epoch."""
+    choose: Callable[..., list[str]]
+    """`random.choices`."""
+    heartbeat_seconds: float
+    demo_base: Callable[[], str | None]
+    opened: Callable[[Exchange], None] = lambda exchange: None
+    running: set[Relay] = attrs.field(factory=set)
+    _no_usage: dict[str, float] = attrs.field(factory=dict)
+    """Provider keys whose server refuses `stream_options`, and until when that is believed (`streaming.md` 3.1)."""
+    _log: Logger = attrs.field(factory=Logger)
+
+    async def serve(self, exchange: Exchange, request: IRequest) -> None:
+        """Answer one call. Never raises; cancelled when the caller leaves."""
+        format = self.formats[exchange.endpoint.format]
+        downstream = Downstream(request, exchange, format, self.clock, self.heartbeat_seconds)
+        tickets: list[Ticket] = []
+        outcome = Outcome.BROKEN
+        try:
+            await self._admit(self.before, exchange, tickets)
+            call = exchange.call = format.read_call(exchange.body, exchange.headers)
+            await self._admit(self.after, exchange, tickets)
+            targets = self._targets(exchange)
+            outcome = await self._relay(exchange, call, format, targets, downstream)
+        except Refused as refusal:
+            outcome = Outcome.REFUSED
+            downstream.complain(refusal.problem)
+        except AttemptFailed as failed:
+            outcome = Outcome.FAILED
+            downstream.complain(failed.problem)
+        except (CancelledError, GeneratorExit):
+            outcome = Outcome.ABANDONED if downstream.gone else Outcome.BROKEN
+        except Exception as error:
+            self._log.failure("call {id} failed in the gateway", id=exchange.id)
+            downstream.complain(our_fault(repr(error)))
+        finally:
+            self._settle(exchange, tickets, outcome, downstream)
+
+    async def _admit(self, policies: Sequence[Policy], exchange: Exchange, tickets: list[Ticket]) -> None:
+        for policy in policies:
+            ticket = policy.admit(exchange)
+            if hasattr(ticket, "__await__"):
+                ticket = await ticket  # type: ignore[misc]
+            if ticket is not None:
+                tickets.append(ticket)
+
+    def _settle(self, exchange: Exchange, tickets: list[Ticket], outcome: Outcome, downstream: Downstream) -> None:
+        if downstream.gone and not downstream.finished:
+            outcome = Outcome.ABANDONED
+        if outcome is Outcome.ABANDONED:
+            exchange.status = 499
+        exchange.ended = self.clock.seconds()
+        for ticket in reversed(tickets):
+            try:
+                ticket.settle(outcome)
+            except Exception:
+                self._log.failure("settling call {id} failed", id=exchange.id)
+
+    def _targets(self, exchange: Exchange) -> Iterator[Target]:
+        assert exchange.resolution is not None
+        return routing.plan(exchange.resolution)
+
+    async def _relay(
+        self, exchange: Exchange, call: Call, format: Format, targets: Iterator[Target], downstream: Downstream
+    ) -> Outcome:
+        """Attempts until one gives an open answer, which is then relayed to its end."""
+        last: AttemptFailed | None = None
+        for target in targets:
+            wait = deadlines(target.model, self.settings)
+            try:
+                answer = await self._attempt(exchange, call, format, target, wait, downstream)
+            except AttemptFailed as failed:
+                last = failed
+                if not failed.retryable or downstream.gone:
+                    break
+                continue
+            attempt = exchange.attempts[-1]
+            assert exchange.resolution is not None
+            shown = routing.shown_name(call.model, exchange.resolution)
+            letters = "".join(self.choose(_LETTERS, k=24))
+            passage = format.passage(call, target, shown, self.now(), letters)
+            relay = Relay(exchange, attempt, answer, passage, (), downstream, self.clock, wait.silence)
+            self.running.add(relay)
+            try:
+                self.opened(exchange)
+                return await relay.start(self._answer_headers(exchange))
+            finally:
+                self.running.discard(relay)
+        assert last is not None, "a plan has at least one target"
+        raise last
+
+    async def _attempt(
+        self, exchange: Exchange, call: Call, format: Format, target: Target, wait: Deadlines, downstream: Downstream
+    ) -> Answer:
+        """An open answer from this target, asking again without `stream_options` where a server refuses them."""
+        key = target.model.provider_key
+        ask = self._no_usage.get(key.id, 0.0) <= self.clock.seconds()
+        try:
+            return await self._open(exchange, call, format, target, wait, downstream, ask)
+        except AttemptFailed as failed:
+            if not (ask and failed.status in (400, 422) and _names_stream_options(failed.problem)):
+                raise
+            if not format.sent(call, target, True).asked_usage:
+                raise
+        self._no_usage[key.id] = self.clock.seconds() + _USAGE_MEMORY
+        return await self._open(exchange, call, format, target, wait, downstream, False)
+
+    async def _open(
+        self,
+        exchange: Exchange,
+        call: Call,
+        format: Format,
+        target: Target,
+        wait: Deadlines,
+        downstream: Downstream,
+        ask_usage: bool,
+    ) -> Answer:
+        """The only place where an upstream is opened."""
+        way = providers.reach(target.model.provider_key, self.demo_base())
+        if way.family == "anthropic":
+            raise Refused(_not_offered(format))
+        sent = format.sent(call, target, ask_usage)
+        headers = providers.headers(exchange, target, way, sent.accept)
+        kind = "fallback" if exchange.attempts else "initial"
+        attempt = Attempt(len(exchange.attempts), kind, target, self.clock.seconds())
+        exchange.attempts.append(attempt)
+
+        def accepted() -> None:
+            if call.stream and not wait.configured:
+                downstream.headers_of_stream = lambda: self._answer_headers(exchange)
+                downstream.promise(min(self.heartbeat_seconds or _LONGEST_SILENT_WAIT, _LONGEST_SILENT_WAIT))
+
+        try:
+            return await self.upstream.open(call, attempt, format, way.url(sent.path), headers, sent, wait, accepted)
+        except AttemptFailed as failed:
+            attempt.problem = failed.problem
+            attempt.ended_by = failed.problem.code or failed.problem.type
+            raise
+        except BaseException:
+            attempt.ended_by = "abandoned"
+            raise
+        finally:
+            if attempt.first_event is None:
+                attempt.ended = self.clock.seconds()
+
+    def _answer_headers(self, exchange: Exchange) -> HeadLines:
+        """The headers of a good answer (`errors-and-headers.md` section 7)."""
+        if exchange.endpoint.path == "/v1/chat/completions":
+            return [(b"x-aisix-call-id", exchange.id.encode("ascii"))]
+        return []
+
+    def end_all(self, problem: Problem) -> None:
+        """End every running answer by an error: the process is going away."""
+        for relay in tuple(self.running):
+            relay.cut(problem, Outcome.BROKEN)
+
+
+def _names_stream_options(problem: Problem) -> bool:
+    return "stream_options" in problem.message or "stream_options" in (problem.param or "")
+
+
+def _not_offered(format: Format) -> Problem:
+    return Problem(
+        status=501,
+        type="not_implemented",
+        message=f"this provider does not support {format.name.replace('_', ' ')} yet",
+        kind="config",
+    )

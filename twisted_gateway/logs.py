@@ -1,0 +1,327 @@
+"""Lines on stderr: what they look like, and a writer that never makes the reactor wait (`operations.md` section 6).
+
+Every record is one line, whoever speaks: `Log` is the observer of `twisted.logger` for the whole process, and takes
+the access log's lines on a shorter road. Control characters and line separators are taken out of everything, so that
+no value can forge a line; a traceback keeps its line ends as the two characters `\\n`. Locals are never shown.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import NoneType
+from typing import Protocol
+
+import attrs
+import msgspec
+from constantly import NamedConstant  # type: ignore[import-untyped]
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+ATOMIC = 4096
+"""Bytes that a pipe found writable takes without waiting, and without another process's bytes between them."""
+
+_LONGEST_VALUE = 2048
+_LONGEST_TRACEBACK = 16384
+_SEPARATORS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029))
+_OURS = ("aisix", "twisted_gateway")
+_LEVELS = {
+    "trace": LogLevel.debug,
+    "debug": LogLevel.debug,
+    "info": LogLevel.info,
+    "warn": LogLevel.warn,
+    "warning": LogLevel.warn,
+    "error": LogLevel.error,
+    "critical": LogLevel.critical,
+    "off": LogLevel.critical,
+}
+_LEGACY = frozenset({"message", "system", "isError", "time", "format", "failure", "why"})
+_PLAIN = (int, float, NoneType)
+_ORDER = {level: rank for rank, level in enumerate(LogLevel.iterconstants())}
+
+Fields = Mapping[str, object]
+Layout = Callable[[str, str, str, str, Fields], str]
+"""Makes a line (without its end) of time, level, target, message and fields."""
+
+
+def level_named(written: str) -> NamedConstant:
+    """The least level that `observability.log_level` lets through: of a filter list the bare level, else info."""
+    for part in written.split(","):
+        if (level := _LEVELS.get(part.strip().lower())) is not None:
+            return level
+    return LogLevel.info
+
+
+def clean(text: str, longest: int = _LONGEST_VALUE) -> str:
+    """`text` without control characters and line separators, at most `longest` characters, encodable."""
+    if len(text) > longest:
+        text = text[:longest]
+    if text.isprintable():
+        return text
+    return text.translate(_SEPARATORS).encode("utf-8", "replace").decode("utf-8")
+
+
+def text_layout(when: str, level: str, target: str, message: str, fields: Fields) -> str:
+    """`TIME LEVEL target: message key="text" key=1`; None is left out, quotes and backslashes are escaped."""
+    parts = [f"{when} {level.upper():>5} {target}: {message}"]
+    for name, value in fields.items():
+        if value is None:
+            continue
+        kind = type(value)
+        if kind is int or kind is float:
+            parts.append(f"{name}={value}")
+        elif kind is bool:
+            parts.append(f"{name}=true" if value else f"{name}=false")
+        else:
+            parts.append(f'{name}="{_escaped(str(value))}"')
+    return " ".join(parts)
+
+
+def _escaped(text: str) -> str:
+    if "\\" in text:
+        text = text.replace("\\", "\\\\")
+    if '"' in text:
+        text = text.replace('"', '\\"')
+    if "\n" in text:
+        text = text.replace("\n", "\\n")
+    return text
+
+
+def json_layout(service: str) -> Layout:
+    """A layout of one JSON object a line: `timestamp`, `level`, `target`, `message`, `service`, then the fields."""
+    encode = msgspec.json.Encoder(enc_hook=str).encode
+
+    def layout(when: str, level: str, target: str, message: str, fields: Fields) -> str:
+        head = {"timestamp": when, "level": level, "target": target, "message": message, "service": service}
+        rest = {name: value for name, value in fields.items() if value is not None and name not in head}
+        return encode(head | rest).decode()
+
+    return layout
+
+
+def layout_named(log_format: str, service: str = "aisix") -> Layout:
+    """The layout that `observability.log_format` names: `text` or `json`. Raises ValueError for another name."""
+    if log_format == "json":
+        return json_layout(service)
+    if log_format == "text":
+        return text_layout
+    raise ValueError(f"unknown log format {log_format!r}")
+
+
+class Writer(Protocol):
+    """Where lines go."""
+
+    dropped: int
+    """Lines lost so far."""
+
+    def put(self, line: bytes) -> None:
+        """Take a line, its end included; it may be kept for a while."""
+
+    def flush(self) -> None:
+        """Write what is kept, as far as that needs no waiting."""
+
+
+class LineWriter:
+    """Gathers lines and writes them to a file descriptor in one go, 50 ms after the first or when 64 KiB are there.
+
+    The descriptor may be shared (stderr), so its flags are left alone: before each write (of at most `ATOMIC` bytes,
+    cut between lines, unless it is a regular file) `poll` is asked whether it would wait. A reader that is too slow
+    costs lines, not the reactor: beyond `bound` bytes kept, new lines are dropped and counted in `dropped`. `put` from
+    another thread keeps the line for the next flush. (Where another process fills the same pipe between `poll` and the
+    write, that write waits for the pipe's reader.)
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        fd: int = 2,
+        *,
+        delay: float = 0.05,
+        size: int = 65536,
+        bound: int = 1 << 20,
+    ) -> None:
+        self.dropped = 0
+        """Lines lost so far."""
+        self._clock, self._fd = clock, fd
+        self._delay, self._size, self._bound = delay, size, bound
+        self._lines: deque[bytes] = deque()
+        self._kept = 0
+        self._stuck = False
+        self._timer: IDelayedCall | None = None
+        self._lock = threading.RLock()
+        self._thread = threading.get_ident()
+        self._piece_size = size if stat.S_ISREG(os.fstat(fd).st_mode) else ATOMIC
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+
+    def put(self, line: bytes) -> None:
+        """Take a line, its end included; it is written within the delay."""
+        with self._lock:
+            if self._kept + len(line) > self._bound:
+                self.dropped += 1
+                return
+            self._lines.append(line)
+            self._kept += len(line)
+            if threading.get_ident() != self._thread:
+                return
+            if self._kept >= self._size and not self._stuck:
+                self._write(0)
+            self._arm()
+
+    def flush(self) -> None:
+        """Write what is kept, as far as the descriptor takes it at once."""
+        with self._lock:
+            self._write(0)
+
+    def stop(self, patience: float = 1.0) -> None:
+        """At the process's end: write all that is kept, waiting at most `patience` seconds for a slow reader."""
+        with self._lock:
+            if self._timer is not None and self._timer.active():
+                self._timer.cancel()
+            self._timer = None
+            self._write(patience)
+
+    def _arm(self) -> None:
+        if self._lines and self._timer is None:
+            self._timer = self._clock.callLater(self._delay, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self.flush()
+        with self._lock:
+            self._arm()
+
+    def _write(self, patience: float) -> None:
+        until = time.monotonic() + patience if patience else 0.0
+        while self._lines:
+            wait = max(0, int((until - time.monotonic()) * 1000)) if patience else 0
+            self._stuck = not self._poll.poll(wait)
+            if self._stuck:
+                return
+            piece = self._piece()
+            try:
+                written = os.write(self._fd, piece)
+            except InterruptedError:
+                written = 0
+            except BlockingIOError:
+                self._put_back(piece)
+                return
+            except OSError:
+                self._put_back(piece)
+                self._lose_all()
+                return
+            if written < len(piece):
+                self._put_back(piece[written:])
+
+    def _piece(self) -> bytes:
+        """Take as many whole lines as fit into one write, or that much of a longer one."""
+        most = self._piece_size
+        first = self._lines.popleft()
+        if len(first) > most:
+            self._lines.appendleft(first[most:])
+            first = first[:most]
+        pieces, size = [first], len(first)
+        while self._lines and size + len(self._lines[0]) <= most:
+            pieces.append(self._lines.popleft())
+            size += len(pieces[-1])
+        self._kept -= size
+        return b"".join(pieces)
+
+    def _put_back(self, piece: bytes) -> None:
+        self._lines.appendleft(piece)
+        self._kept += len(piece)
+
+    def _lose_all(self) -> None:
+        self.dropped += sum(line.count(b"\n") for line in self._lines)
+        self._lines.clear()
+        self._kept = 0
+
+
+@implementer(ILogObserver)
+@attrs.define
+class Log:
+    """All lines of the process: an observer of `twisted.logger`, and `write` for lines that come with every call.
+
+    `level` is the least that is shown, `now` gives seconds since the epoch for lines that bring no time of their own.
+    """
+
+    writer: Writer
+    layout: Layout = text_layout
+    level: NamedConstant = LogLevel.info
+    now: Callable[[], float] = time.time
+    _second: int = attrs.field(default=-1, init=False)
+    _prefix: str = attrs.field(default="", init=False)
+    _told: int = attrs.field(default=0, init=False)
+
+    def enabled(self, level: NamedConstant) -> bool:
+        """Whether lines of this level are shown."""
+        return _ORDER[level] >= _ORDER[self.level]
+
+    def write(self, level: NamedConstant, target: str, message: str, fields: Fields) -> None:
+        """Show a line with the next batch. Field names must be our own; values are cleaned here. None is left out."""
+        if self.enabled(level):
+            self._put(self._line(self.now(), level, target, message, fields))
+
+    def __call__(self, event: LogEvent) -> None:
+        """Show an event of `twisted.logger` at once: its message, its fields if it is ours, its failure's text."""
+        level = event.get("log_level", LogLevel.info)
+        if not self.enabled(level):
+            return
+        target = str(event.get("log_namespace", "-"))
+        fields: Fields = {}
+        if target.startswith(_OURS):
+            fields = {
+                name: value for name, value in event.items() if not name.startswith("log_") and name not in _LEGACY
+            }
+        message, traceback = formatEvent(event).rstrip(), None
+        if isinstance(failure := event.get("log_failure"), Failure):
+            traceback = failure_text(failure)
+            if "isError" in event and "log_text" in event:
+                message = str(event.get("why") or "unhandled error")
+        self._put(self._line(event.get("log_time") or self.now(), level, target, message, fields, traceback))
+        self.writer.flush()
+
+    def _put(self, line: bytes) -> None:
+        lost = self.writer.dropped
+        if lost != self._told:
+            fields = {"count": lost - self._told}
+            self.writer.put(self._line(self.now(), LogLevel.warn, "aisix::logs", "log lines lost", fields))
+            if self.writer.dropped == lost:
+                self._told = lost
+        self.writer.put(line)
+
+    def _line(
+        self,
+        when: float,
+        level: NamedConstant,
+        target: str,
+        message: str,
+        fields: Fields,
+        traceback: str | None = None,
+    ) -> bytes:
+        shown = {name: value if isinstance(value, _PLAIN) else clean(str(value)) for name, value in fields.items()}
+        if traceback is not None:
+            lines = traceback.splitlines()
+            shown["traceback"] = "\n".join(clean(line) for line in lines)
+        message = clean(message.replace("\n", " "))
+        return (self.layout(self._time(when), level.name, clean(target), message, shown) + "\n").encode(
+            "utf-8", "replace"
+        )
+
+    def _time(self, when: float) -> str:
+        second = int(when)
+        if second != self._second:
+            self._second, self._prefix = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._prefix}.{int((when - second) * 1e6):06d}Z"
+
+
+def failure_text(failure: Failure) -> str:
+    """A failure's traceback and text: source lines, never values of locals; at most 16 KiB, the end kept."""
+    return failure.getTraceback(detail="default")[-_LONGEST_TRACEBACK:].strip()

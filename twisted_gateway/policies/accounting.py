@@ -1,0 +1,289 @@
+"""Accounting: the only writer of metrics about calls, of usage records and of the access log.
+
+It comes first in the tuple of policies, so it sees every call that has an exchange, and its ticket is settled last.
+What is written for whom: `operations.md` 5 (metrics), 6 (lines), 7 and `extensions.md` 9 (records); `policy.md` 2 for
+callers who were not let in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import attrs
+from twisted.logger import Logger, LogLevel
+
+from twisted_gateway.charging import Charge, charge
+from twisted_gateway.client_types import ClientTypes
+from twisted_gateway.exchange import Attempt, Exchange, Outcome
+from twisted_gateway.metrics import UNKNOWN, CallLabels, Metrics
+from twisted_gateway.records import (
+    LEFT,
+    Record,
+    ended_at,
+    ended_by,
+    head_seconds,
+    is_group,
+    milliseconds,
+    protocol_of,
+    record,
+    row_of,
+    status_of,
+    ttft,
+)
+
+ACCESS = "aisix::access"
+"""The target of access and provider call lines."""
+
+NO_MODEL_ENDPOINTS = frozenset({"/v1/models", "/v1/models/{id}", "/v1/streams", "/v1/streams/{id}/stop", "other"})
+"""Endpoints that the `aisix_llm_*` request families do not count."""
+
+_UNRESOLVED = "unresolved"
+_QUIET_DENIALS = frozenset({"missing_credentials", "unknown_key"})
+_LONGEST_ERROR = 2048
+
+
+class AccessLog(Protocol):
+    """Where lines that come with every call go (`logs.Log` is one)."""
+
+    def enabled(self, level: object) -> bool:
+        """Whether lines of this level are shown."""
+
+    def write(self, level: object, target: str, message: str, fields: Mapping[str, object]) -> None:
+        """Show a line; None is left out."""
+
+
+@attrs.define
+class Accounting:
+    """The policy. `records` takes each call's record at settlement and must not wait; None: nobody wants them.
+
+    `access_log` says whether access lines are written (`observability.access_log`); provider call lines are, anyway.
+    """
+
+    metrics: Metrics
+    lines: AccessLog
+    records: Callable[[Record], None] | None = None
+    access_log: bool = True
+    client_types: ClientTypes = attrs.field(factory=ClientTypes)
+    log: Logger = attrs.field(factory=lambda: Logger(namespace="aisix::accounting"))
+    auth_log: Logger = attrs.field(factory=lambda: Logger(namespace="aisix::auth"))
+
+    def admit(self, exchange: Exchange) -> AccountingTicket:
+        """Begin to count a call; nobody is ever refused here."""
+        self.metrics.arrived(exchange.endpoint.path, protocol_of(exchange))
+        return AccountingTicket(self, exchange)
+
+    def allowed(self, exchange: Exchange, method: str = "api_key") -> None:
+        """A caller was recognised. `method` is `api_key`, `jwt`, `none` or `anonymous`."""
+        self.metrics.decided(method, "allowed", "none")
+
+    def denied(
+        self, exchange: Exchange, reason: str, *, api_key_id: str | None = None, method: str = "api_key"
+    ) -> None:
+        """A caller was not let in (401): counted, and told to the log `aisix::auth`, which is all that is written.
+
+        `reason` is one of `operations.md` 5.4: missing_credentials, unknown_key, key_disabled, key_expired, jwt_*.
+        """
+        self.metrics.decided(method, "denied", reason)
+        known = {"api_key_id": api_key_id} if api_key_id is not None else {}
+        self.auth_log.emit(
+            LogLevel.debug if reason in _QUIET_DENIALS else LogLevel.warn,
+            "caller denied",
+            method=method,
+            reason=reason,
+            http_method=exchange.method,
+            path=exchange.path,
+            request_id=exchange.id,
+            source_ip=exchange.peer,
+            **known,
+        )
+
+
+@attrs.define
+class AccountingTicket:
+    """What accounting knows of one call: whether its gauges are still up."""
+
+    accounting: Accounting
+    exchange: Exchange
+    _waiting: bool = True
+    _streaming: bool = False
+    _settled: bool = False
+
+    def opened(self) -> None:
+        """The response head was written: told by the trunk at once, for the gauges to be right while a stream runs."""
+        if not self._waiting or self._settled:
+            return
+        self._headed()
+        call = self.exchange.call
+        if call is not None and call.stream:
+            self._streaming = True
+            self.accounting.metrics.stream_opened(self.exchange.endpoint.path)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Write everything about the call, once; a second time does nothing."""
+        if self._settled:
+            return
+        self._settled = True
+        exchange, accounting = self.exchange, self.accounting
+        if self._waiting:
+            self._headed()
+        if self._streaming:
+            accounting.metrics.stream_closed(exchange.endpoint.path)
+        status = status_of(exchange, outcome)
+        if exchange.caller is None and status == 401:
+            return
+        charged = charge(exchange, outcome)
+        _count(accounting, exchange, outcome, status, charged)
+        if exchange.caller is not None:
+            _keep(accounting, exchange, outcome, status, charged)
+        _tell(accounting, exchange, outcome, status, charged)
+
+    def _headed(self) -> None:
+        self._waiting = False
+        self.accounting.metrics.headed(self.exchange.endpoint.path, protocol_of(self.exchange))
+
+
+def labels_of(exchange: Exchange) -> CallLabels:
+    """The call's labels: configured names only (`operations.md` 5, bounded labels)."""
+    row, attempt, caller = row_of(exchange), exchange.attempt, exchange.caller
+    if row is not None:
+        model = row.display_name
+    else:
+        model = _UNRESOLVED if exchange.call is not None and exchange.call.model else UNKNOWN
+    target = attempt.target.model if attempt is not None else None
+    key = target.provider_key if target is not None else None
+    return CallLabels(
+        exchange.endpoint.path,
+        protocol_of(exchange),
+        target.provider if target is not None else UNKNOWN,
+        model,
+        target.model_name if target is not None else UNKNOWN,
+        key.id if key is not None else UNKNOWN,
+        key.display_name if key is not None else UNKNOWN,
+        caller.id if caller is not None else UNKNOWN,
+        (caller.team_id if caller is not None else None) or UNKNOWN,
+        (caller.user_id if caller is not None else None) or UNKNOWN,
+        (caller.user_name if caller is not None else None) or UNKNOWN,
+    )
+
+
+def _count(accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge) -> None:
+    """All metrics of a settled call but those of its usage events."""
+    metrics, labels = accounting.metrics, labels_of(exchange)
+    stream = exchange.call is not None and exchange.call.stream
+    attempt, path = exchange.attempt, exchange.endpoint.path
+    metrics.handled(
+        labels,
+        status=status,
+        stream=stream,
+        fallback=attempt is not None and attempt.kind == "fallback",
+        model_endpoint=path not in NO_MODEL_ENDPOINTS,
+        head=head_seconds(exchange),
+    )
+    duration = max(0.0, ended_at(exchange) - exchange.arrived)
+    metrics.timed(labels, status=status, stream=stream, duration=duration, first_event=ttft(exchange))
+    metrics.ended(path, str(outcome))
+    if outcome is Outcome.ABANDONED and exchange.committed is None:
+        metrics.left_early(labels)
+    if exchange.problem is not None and exchange.problem.kind == "request_too_large":
+        metrics.too_large(path, protocol_of(exchange), exchange.body_drain or UNKNOWN)
+    if charged.total:
+        client = accounting.client_types.of(exchange.headers.get("user-agent"))
+        metrics.tokens(labels, client, prompt=charged.prompt, completion=charged.completion, total=charged.total)
+    if noise := sum(attempt.noise for attempt in exchange.attempts):
+        metrics.noise("frame", noise)
+
+
+def _keep(accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge) -> None:
+    """Count the call's usage events and hand its record to whoever wants it."""
+    labels, handler = labels_of(exchange), exchange.endpoint.format
+    dropped = "sink_disabled" if accounting.records is None else None
+    for attempt in exchange.attempts:
+        key = attempt.target.model.provider_key
+        code = status if attempt is exchange.attempt else _attempt_status(attempt)
+        accounting.metrics.usage_event(labels, handler, code, (key.id, key.display_name), dropped)
+    if not exchange.attempts:
+        accounting.metrics.usage_event(labels, handler, status, (UNKNOWN, UNKNOWN), dropped)
+    if accounting.records is None:
+        return
+    try:
+        accounting.records(record(exchange, outcome, charged))
+    except Exception:
+        accounting.log.failure("a usage record was lost")
+
+
+def _attempt_status(attempt: Attempt) -> int:
+    if attempt.status is not None:
+        return attempt.status
+    return attempt.problem.status if attempt.problem is not None else 0
+
+
+def _tell(accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge) -> None:
+    """Write a line for each attempt that the provider gave an id, and the call's own line."""
+    if not accounting.lines.enabled(LogLevel.info):
+        return
+    for attempt in exchange.attempts:
+        if attempt.provider_request_id:
+            fields = provider_fields(exchange, attempt)
+            accounting.lines.write(LogLevel.info, ACCESS, "provider call completed", fields)
+    if accounting.access_log:
+        fields = access_fields(exchange, outcome, status, charged)
+        accounting.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
+
+
+def provider_fields(exchange: Exchange, attempt: Attempt) -> dict[str, object]:
+    """The fields of a provider call line (`operations.md` 6.2)."""
+    return {
+        "request_id": exchange.id,
+        "provider_request_id": attempt.provider_request_id,
+        "attempt_index": attempt.index,
+        "attempt_kind": attempt.kind,
+        "handler": exchange.endpoint.format,
+        "status": attempt.status,
+        "requested_model": exchange.call.model if exchange.call is not None else None,
+        "provider_model_version": attempt.provider_model,
+    }
+
+
+def access_fields(exchange: Exchange, outcome: Outcome, status: int, charged: Charge) -> dict[str, object]:
+    """The fields of an access line (`operations.md` 6.1); None where a field does not apply."""
+    call, attempt, caller = exchange.call, exchange.attempt, exchange.caller
+    stream, first = call is not None and call.stream, ttft(exchange)
+    fields: dict[str, object] = {
+        "method": exchange.method,
+        "path": exchange.path if status != 413 else exchange.endpoint.path,
+        "status": status,
+        "outcome": str(outcome),
+        "latency_ms": milliseconds(head_seconds(exchange)),
+        "ttft_ms": milliseconds(first) if first is not None else None,
+        "duration_ms": milliseconds(ended_at(exchange) - exchange.arrived),
+        "provider": attempt.target.model.provider if attempt is not None else None,
+        "model": call.model if call is not None else None,
+        "api_key_id": caller.id if caller is not None else None,
+        "request_id": exchange.id,
+    }
+    if attempt is not None:
+        fields["prompt_tokens"] = charged.prompt
+        fields["completion_tokens"] = charged.completion
+        fields["total_tokens"] = charged.total
+        if not stream:
+            fields["provider_request_id"] = attempt.provider_request_id
+        if is_group(exchange):
+            fields["served_by_model"] = attempt.target.model.display_name
+            fields["routing_attempt_count"] = len(exchange.attempts)
+            fields["routing_fallback_count"] = sum(one.kind == "fallback" for one in exchange.attempts)
+    fields["frames"], fields["bytes"] = exchange.frames, exchange.bytes
+    fields["ended_by"] = ended_by(exchange, outcome)
+    fields["error_kind"], fields["error"] = _error(exchange, outcome)
+    return fields
+
+
+def _error(exchange: Exchange, outcome: Outcome) -> tuple[str | None, str | None]:
+    """The error's type and its full text, for the operator's eyes."""
+    if outcome is Outcome.ABANDONED:
+        return LEFT, None
+    problem = exchange.problem
+    if outcome is Outcome.COMPLETE or problem is None:
+        return None, None
+    text = f"{problem.message}: {problem.detail}" if problem.detail else problem.message
+    return problem.type, text[:_LONGEST_ERROR]
