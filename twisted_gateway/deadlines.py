@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import attrs
 
 from twisted_gateway.config.resources import Model
-from twisted_gateway.config.settings import UpstreamSettings
+from twisted_gateway.config.settings import Upstream as UpstreamSettings
 
 _NONE = 0
 """A search that ends with "no limit"."""

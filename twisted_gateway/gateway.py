@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
-
 import attrs
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
@@ -17,7 +15,7 @@ from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
 from twisted_gateway import providers, routing
-from twisted_gateway.config.settings import UpstreamSettings
+from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
@@ -47,8 +45,9 @@ class Gateway:
     """`random.choices`."""
     heartbeat_seconds: float
     demo_base: Callable[[], str | None]
-    opened: Callable[[Exchange], None] = lambda exchange: None
     running: set[Relay] = attrs.field(factory=set)
+    in_flight: int = 0
+    """Calls between arrival and settlement."""
     _no_usage: dict[str, float] = attrs.field(factory=dict)
     """Provider keys whose server refuses `stream_options`, and until when that is believed (`streaming.md` 3.1)."""
     _log: Logger = attrs.field(factory=Logger)
@@ -56,9 +55,12 @@ class Gateway:
     async def serve(self, exchange: Exchange, request: IRequest) -> None:
         """Answer one call. Never raises; cancelled when the caller leaves."""
         format = self.formats[exchange.endpoint.format]
-        downstream = Downstream(request, exchange, format, self.clock, self.heartbeat_seconds)
         tickets: list[Ticket] = []
+        downstream = Downstream(
+            request, exchange, format, self.clock, self.heartbeat_seconds, lambda: _opened(tickets)
+        )
         outcome = Outcome.BROKEN
+        self.in_flight += 1
         try:
             await self._admit(self.before, exchange, tickets)
             call = exchange.call = format.read_call(exchange.body, exchange.headers)
@@ -88,6 +90,7 @@ class Gateway:
                 tickets.append(ticket)
 
     def _settle(self, exchange: Exchange, tickets: list[Ticket], outcome: Outcome, downstream: Downstream) -> None:
+        self.in_flight -= 1
         if downstream.gone and not downstream.finished:
             outcome = Outcome.ABANDONED
         if outcome is Outcome.ABANDONED:
@@ -125,7 +128,6 @@ class Gateway:
             relay = Relay(exchange, attempt, answer, passage, (), downstream, self.clock, wait.silence)
             self.running.add(relay)
             try:
-                self.opened(exchange)
                 return await relay.start(self._answer_headers(exchange))
             finally:
                 self.running.discard(relay)
@@ -196,6 +198,14 @@ class Gateway:
         """End every running answer by an error: the process is going away."""
         for relay in tuple(self.running):
             relay.cut(problem, Outcome.BROKEN)
+
+
+def _opened(tickets: Sequence[Ticket]) -> None:
+    """Tell the tickets that want to know that the answer's head is written."""
+    for ticket in tickets:
+        opened = getattr(ticket, "opened", None)
+        if opened is not None:
+            opened()
 
 
 def _names_stream_options(problem: Problem) -> bool:

@@ -141,7 +141,7 @@ def fill(template: str, exchange: Exchange, target: Target) -> str | None:
     known: Mapping[str, str | None] = {
         "request.id": exchange.id,
         "request.api_key.id": caller.id if caller else None,
-        "request.api_key.name": caller.display_name if caller else None,
+        "request.api_key.name": None,  # keys of a resources file have no name (`configuration.md` 5.4)
         "request.api_key.team_id": caller.team_id if caller else None,
         "request.api_key.user_id": caller.user_id if caller else None,
         "model.id": model.id,

@@ -164,6 +164,7 @@ class Relay:
         attempt.provider_request_id = passage.provider_request_id
         attempt.provider_model = passage.provider_model
         attempt.finish_reason = passage.finish_reason
+        attempt.noise = passage.noise
         attempt.ended = self._clock.seconds()
         attempt.ended_by = attempt.problem.code or attempt.problem.type if attempt.problem is not None else outcome.value
         self._downstream.join(None)

@@ -29,6 +29,7 @@ from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
 from twisted_gateway.alarm import Alarm
+from twisted_gateway.config.resources import ProviderKey
 from twisted_gateway.connection import Body, BrokenConnection
 from twisted_gateway.deadlines import Deadlines
 from twisted_gateway.errors import AttemptFailed, Problem, StrayFrame, broken_off, timed_out, transport_error, undecodable
@@ -292,9 +293,15 @@ class Limits(Protocol):
 
 
 class Upstream:
-    """Makes attempts. `connect_timeout` is only told in errors: the agent keeps it."""
+    """Makes attempts, through the client of each provider key. `connect_timeout_ms` is only told in errors."""
 
-    def __init__(self, client: Client, clock: IReactorTime, limits: Limits, connect_timeout_ms: float) -> None:
+    def __init__(
+        self,
+        client: Callable[[ProviderKey], Client],
+        clock: IReactorTime,
+        limits: Limits,
+        connect_timeout_ms: float,
+    ) -> None:
         self._client = client
         self._clock = clock
         self._limits = limits
@@ -320,7 +327,8 @@ class Upstream:
         for name, value in headers:
             raw.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
         try:
-            timer.watch(self._client.post(url, headers=raw, data=sent.body, started=timer.start))
+            client = self._client(attempt.target.model.provider_key)
+            timer.watch(client.post(url, headers=raw, data=sent.body, started=timer.start))
             response = await timer.waiting
             attempt.status = response.code
             if not 200 <= response.code < 300:

@@ -50,7 +50,14 @@ CASES = [  # key, default, good value, what it becomes, bad value, the error's t
     ("downstream.sse_keepalive_interval_secs", 15.0, 0, 0.0, True, "expected a number, got a boolean"),
     ("downstream.header_timeout_secs", 20.0, 0.5, 0.5, float("nan"), "expected a finite number"),
     ("downstream.body_min_rate_bytes", 512, 0, 0, 1.5, "expected an integer, got a float"),
-    ("downstream.send_stall_timeout_secs", 300.0, 1, 1.0, -1, "expected a number of at least 0 and at most 2.14748e+06"),
+    (
+        "downstream.send_stall_timeout_secs",
+        300.0,
+        1,
+        1.0,
+        -1,
+        "expected a number of at least 0 and at most 2.14748e+06",
+    ),
     ("downstream.max_connections", 0, 9, 9, None, "expected an integer, got null"),
     ("upstream.timeout_ms", 6000000, 0, 0, 2**31, "expected an integer from 0 to 2147483647"),
     ("upstream.stream_timeout_ms", 0, 30000, 30000, "x", INTEGER),
@@ -91,19 +98,64 @@ def test_plain_keys(key, default, good, read, bad, message):
 
 RULES = [  # key, good, read, bad, the whole sentence
     ("proxy.addr", "[::1]:0", Address("::1", 0), "localhost:3000", "proxy.addr invalid socket address: localhost:3000"),
-    ("proxy.addr", "0.0.0.0:1", Address("0.0.0.0", 1), "1.1.1.1:65536", "proxy.addr invalid socket address: 1.1.1.1:65536"),
-    ("proxy.api_prefix", "", "", "api", "proxy.api_prefix must be empty or a path such as /api, without a slash at its end"),
+    (
+        "proxy.addr",
+        "0.0.0.0:1",
+        Address("0.0.0.0", 1),
+        "1.1.1.1:65536",
+        "proxy.addr invalid socket address: 1.1.1.1:65536",
+    ),
+    (
+        "proxy.api_prefix",
+        "",
+        "",
+        "api",
+        "proxy.api_prefix must be empty or a path such as /api, without a slash at its end",
+    ),
     ("proxy.real_ip.header", "X-Real-IP", "x-real-ip", "a b", "proxy.real_ip.header invalid header name: a b"),
-    ("proxy.request_id.accept_headers", ["X-Id"], ("x-id",), ["Cookie"], "proxy.request_id.accept_headers must not name cookie"),
+    (
+        "proxy.request_id.accept_headers",
+        ["X-Id"],
+        ("x-id",),
+        ["Cookie"],
+        "proxy.request_id.accept_headers must not name cookie",
+    ),
     ("proxy.workers", "auto", "auto", 0, "proxy.workers must be at least 1"),
-    ("observability.metrics.prometheus.addr", "127.0.0.1:1", Address("127.0.0.1", 1), "x",
-     "observability.metrics.prometheus.addr invalid socket address: x"),
-    ("demo.addr", "127.0.0.1:5", Address("127.0.0.1", 5), "0.0.0.0:5", "demo.addr must be a loopback address: 0.0.0.0:5"),
-    ("observability.metrics.buckets.request_ttft", [1, 2.5], (1.0, 2.5), [2, 1],
-     "observability.metrics.buckets.request_ttft must be greater than 0 and strictly ascending"),
-    ("observability.metrics.buckets.a2a_ttfb", [1], (1.0,), [], "observability.metrics.buckets.a2a_ttfb must list 1 to 64 edges"),
-    ("observability.log_level", "info,klein=debug", "info,klein=debug", "loud",
-     "observability.log_level must be off, critical, error, warn, info, debug or trace (or a list such as info,module=debug)"),
+    (
+        "observability.metrics.prometheus.addr",
+        "127.0.0.1:1",
+        Address("127.0.0.1", 1),
+        "x",
+        "observability.metrics.prometheus.addr invalid socket address: x",
+    ),
+    (
+        "demo.addr",
+        "127.0.0.1:5",
+        Address("127.0.0.1", 5),
+        "0.0.0.0:5",
+        "demo.addr must be a loopback address: 0.0.0.0:5",
+    ),
+    (
+        "observability.metrics.buckets.request_ttft",
+        [1, 2.5],
+        (1.0, 2.5),
+        [2, 1],
+        "observability.metrics.buckets.request_ttft must be greater than 0 and strictly ascending",
+    ),
+    (
+        "observability.metrics.buckets.a2a_ttfb",
+        [1],
+        (1.0,),
+        [],
+        "observability.metrics.buckets.a2a_ttfb must list 1 to 64 edges",
+    ),
+    (
+        "observability.log_level",
+        "info,klein=debug",
+        "info,klein=debug",
+        "loud",
+        "observability.log_level must be off, critical, error, warn, info, debug or trace (or a list such as info,module=debug)",  # noqa: E501
+    ),
 ]
 
 
@@ -128,8 +180,13 @@ def test_cors_and_tls():
     assert (read.allow_headers, read.max_age_secs) == (("*",), 600)
     assert "server-timing" in read.expose_headers
     assert detail(tree(**{"proxy.cors": {}})) == "deserialize: proxy.cors.allow_origins: missing"
-    assert detail(tree(**{"proxy.cors": {"allow_origins": []}})) == "proxy.cors.allow_origins must list at least one origin"
-    assert detail(tree(**{"proxy.cors": {"allow_origins": ["a.example"]}})).startswith("deserialize: proxy.cors.allow_origins")
+    assert (
+        detail(tree(**{"proxy.cors": {"allow_origins": []}}))
+        == "proxy.cors.allow_origins must list at least one origin"
+    )
+    assert detail(tree(**{"proxy.cors": {"allow_origins": ["a.example"]}})).startswith(
+        "deserialize: proxy.cors.allow_origins"
+    )
     assert detail(tree(**{"proxy.tls": {"cert_file": "c"}})) == "deserialize: proxy.tls.key_file: missing"
 
 
@@ -143,7 +200,9 @@ def mappings(node, path=()):
 @pytest.mark.parametrize("path", list(mappings(structure(tree(), {}))), ids=".".join)
 def test_unknown_keys_are_refused_at_every_level(path):
     said = detail(tree(**{".".join((*path, "typo")): 1}))
-    assert said.startswith(("deserialize: " + ".".join((*path, "typo")) + ": unknown key (expected one of", "`admin.enabled`"))
+    assert said.startswith(
+        ("deserialize: " + ".".join((*path, "typo")) + ": unknown key (expected one of", "`admin.enabled`")
+    )
 
 
 @pytest.mark.parametrize("key", ["proxy.upload_limit_bytes", "hooks", "usage", "warnings", "proxy.listeners"])
@@ -152,10 +211,16 @@ def test_keys_of_later_issues_are_unknown(key):
 
 
 UNAVAILABLE = [
-    ("etcd.endpoints", ["http://x"]), ("managed.enabled", True), ("cache.redis", {"url": "redis://:pw@x"}),
-    ("cache.backend", "redis"), ("ratelimit.backend", "redis"), ("admin.enabled", True),
-    ("observability.metrics.otlp.enabled", True), ("observability.tracing.otlp.enabled", True), ("bedrock_endpoint_url", "x"),
-]  # fmt: skip
+    ("etcd.endpoints", ["http://x"]),
+    ("managed.enabled", True),
+    ("cache.redis", {"url": "redis://:pw@x"}),
+    ("cache.backend", "redis"),
+    ("ratelimit.backend", "redis"),
+    ("admin.enabled", True),
+    ("observability.metrics.otlp.enabled", True),
+    ("observability.tracing.otlp.enabled", True),
+    ("bedrock_endpoint_url", "x"),
+]
 
 
 @pytest.mark.parametrize(("key", "value"), UNAVAILABLE)
@@ -170,19 +235,31 @@ def test_harmless_forms_of_unavailable_sections():
 
 
 def test_order_first_error_only():
-    bad = tree(**{
-        "proxy.url_rewrites": [{"match": "(", "rewrite": "/"}], "proxy.addr": "x",
-        "proxy.real_ip.trusted_proxies": ["y"], "proxy.request_id.accept_headers": ["host"], "proxy.workers": 0,
-        "observability.metrics.prometheus.addr": "z", "upstream.tls.client_cert_file": "c", "demo.addr": "q",
-    })  # fmt: skip
+    bad = tree(
+        **{
+            "proxy.url_rewrites": [{"match": "(", "rewrite": "/"}],
+            "proxy.addr": "x",
+            "proxy.real_ip.trusted_proxies": ["y"],
+            "proxy.request_id.accept_headers": ["host"],
+            "proxy.workers": 0,
+            "observability.metrics.prometheus.addr": "z",
+            "upstream.tls.client_cert_file": "c",
+            "demo.addr": "q",
+        }
+    )
     bad["resources_file"] = ""
     seen = []
     repairs = [
-        lambda: bad["proxy"].pop("url_rewrites"), lambda: bad.update(resources_file="r"),
-        lambda: bad["proxy"].update(addr="1.1.1.1:1"), lambda: bad["proxy"].pop("real_ip"),
-        lambda: bad["proxy"].pop("request_id"), lambda: bad["proxy"].pop("workers"), lambda: bad.pop("observability"),
-        lambda: bad.pop("upstream"), lambda: bad.pop("demo"),
-    ]  # fmt: skip
+        lambda: bad["proxy"].pop("url_rewrites"),
+        lambda: bad.update(resources_file="r"),
+        lambda: bad["proxy"].update(addr="1.1.1.1:1"),
+        lambda: bad["proxy"].pop("real_ip"),
+        lambda: bad["proxy"].pop("request_id"),
+        lambda: bad["proxy"].pop("workers"),
+        lambda: bad.pop("observability"),
+        lambda: bad.pop("upstream"),
+        lambda: bad.pop("demo"),
+    ]
     for repair in repairs:
         seen.append(detail(bad))
         repair()
@@ -207,7 +284,9 @@ def test_no_source():
 
 
 def test_places_in_errors():
-    assert detail(tree(**{"proxy.addr": "x"}), source="a.yaml", lines={("proxy", "addr"): 7}).endswith(": x (a.yaml, line 7)")
+    assert detail(tree(**{"proxy.addr": "x"}), source="a.yaml", lines={("proxy", "addr"): 7}).endswith(
+        ": x (a.yaml, line 7)"
+    )
     assert detail(tree(), {"AISIX_PROXY__ADDR": "x"}, source="a.yaml", lines={("proxy", "addr"): 7}).endswith(
         "proxy.addr invalid socket address: x (from AISIX_PROXY__ADDR)"
     )
@@ -219,14 +298,24 @@ ENVIRONMENT = [
     ("AISIX_PROXY__WORKERS", "4", "proxy.workers", 4),
     ("AISIX_PROXY__REQUEST_ID__ACCEPT_HEADERS", "", "proxy.request_id.accept_headers", ()),
     ("AISIX_PROXY__REQUEST_ID__ACCEPT_HEADERS", "x-a, x-b", "proxy.request_id.accept_headers", ("x-a", "x-b")),
-    ("AISIX_OBSERVABILITY__METRICS__BUCKETS__REQUEST_TTFT", "1,2.5", "observability.metrics.buckets.request_ttft", (1.0, 2.5)),
-    ("AISIX_PROXY__URL_REWRITES", '[{"match": "/x", "rewrite": "/y"}]', "proxy.url_rewrites", (UrlRewrite("/x", "/y"),)),
+    (
+        "AISIX_OBSERVABILITY__METRICS__BUCKETS__REQUEST_TTFT",
+        "1,2.5",
+        "observability.metrics.buckets.request_ttft",
+        (1.0, 2.5),
+    ),
+    (
+        "AISIX_PROXY__URL_REWRITES",
+        '[{"match": "/x", "rewrite": "/y"}]',
+        "proxy.url_rewrites",
+        (UrlRewrite("/x", "/y"),),
+    ),
     ("AISIX_PROXY__URL_REWRITES", "", "proxy.url_rewrites", ()),
     ("AISIX_RESOURCES_FILE", "other", "resources_file", "other"),
     ("AISIX_LOG", "debug", "observability.log_level", "debug"),
     ("AISIX_CONFIG", "anything", "resources_file", "r.yaml"),
     ("AISIX_PORT_3000_TCP_ADDR", "10.0.0.1", "resources_file", "r.yaml"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("variable", "written", "key", "read"), ENVIRONMENT)
@@ -237,12 +326,24 @@ def test_environment(variable, written, key, read):
 BAD_ENVIRONMENT = [
     ("AISIX_PROXY__ADRR", "x", "deserialize: proxy.adrr: unknown key (from AISIX_PROXY__ADRR)"),
     ("AISIX_PROXY", "x", "deserialize: proxy: cannot be set from the environment as a whole (from AISIX_PROXY)"),
-    ("AISIX_PROXY__CORS__ALLOW_ORIGINS", "*", "deserialize: proxy.cors.allow_origins: cannot be set from the environment "
-     "(from AISIX_PROXY__CORS__ALLOW_ORIGINS)"),
-    ("AISIX_PROXY__URL_REWRITES", "[", "deserialize: proxy.url_rewrites: expected a JSON array (from AISIX_PROXY__URL_REWRITES)"),
-    ("AISIX_UPSTREAM__RETRIES", "x", "deserialize: upstream.retries: expected an integer, got a string (from AISIX_UPSTREAM__RETRIES)"),
+    (
+        "AISIX_PROXY__CORS__ALLOW_ORIGINS",
+        "*",
+        "deserialize: proxy.cors.allow_origins: cannot be set from the environment "
+        "(from AISIX_PROXY__CORS__ALLOW_ORIGINS)",
+    ),
+    (
+        "AISIX_PROXY__URL_REWRITES",
+        "[",
+        "deserialize: proxy.url_rewrites: expected a JSON array (from AISIX_PROXY__URL_REWRITES)",
+    ),
+    (
+        "AISIX_UPSTREAM__RETRIES",
+        "x",
+        "deserialize: upstream.retries: expected an integer, got a string (from AISIX_UPSTREAM__RETRIES)",
+    ),
     ("AISIX_CACHE__REDIS__URL", "redis://x", "`cache.redis` is known but not available in this version"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("variable", "written", "message"), BAD_ENVIRONMENT)
@@ -255,7 +356,9 @@ def test_warnings():
     assert [text.split(":")[0].split(" ")[0] for text in read.warnings] == ["proxy.workers", "upstream.tls.verify"]
 
 
-@pytest.mark.parametrize("bad", [None, [], "x", {1: 2}, {"proxy": {"addr": {2: 3}}}, {"proxy": []}, {"proxy": None}, {}])
+@pytest.mark.parametrize(
+    "bad", [None, [], "x", {1: 2}, {"proxy": {"addr": {2: 3}}}, {"proxy": []}, {"proxy": None}, {}]
+)
 def test_odd_trees(bad):
     assert detail(bad).startswith(("deserialize: ", "etcd.endpoints"))
 
@@ -286,13 +389,19 @@ def test_rewrite(match, template, path, result):
 BAD_REWRITES = [
     ({"match": "a*", "rewrite": "/"}, "proxy.url_rewrites[0]: match can match the empty string"),
     ({"match": "^", "rewrite": "/"}, "proxy.url_rewrites[0]: match can match the empty string"),
-    ({"match": "a", "rewrite": "/?x"}, "proxy.url_rewrites[0]: rewrite must not hold ?, #, whitespace or a control character"),
+    (
+        {"match": "a", "rewrite": "/?x"},
+        "proxy.url_rewrites[0]: rewrite must not hold ?, #, whitespace or a control character",
+    ),
     ({"match": "a", "rewrite": "/$1"}, "proxy.url_rewrites[0]: rewrite names a capture group that match lacks: 1"),
     ({"match": "(a)", "rewrite": "/$1x"}, "proxy.url_rewrites[0]: rewrite names a capture group that match lacks: 1x"),
     ({"match": "a"}, "deserialize: proxy.url_rewrites[0]: rewrite: missing"),
     ({"match": "a", "rewrite": 1}, "deserialize: proxy.url_rewrites[0]: rewrite: expected a string, got an integer"),
-    ({"match": "a", "rewrite": "/", "x": 1}, "deserialize: proxy.url_rewrites[0]: unknown key x (expected one of name, match, rewrite)"),
-]  # fmt: skip
+    (
+        {"match": "a", "rewrite": "/", "x": 1},
+        "deserialize: proxy.url_rewrites[0]: unknown key x (expected one of name, match, rewrite)",
+    ),
+]
 
 
 @pytest.mark.parametrize(("rule", "message"), BAD_REWRITES)
@@ -303,10 +412,19 @@ def test_bad_rewrites(rule, message):
 def test_keys_enumerate_the_schema():
     names = list(settings.keys())
     assert len(names) == len(set(names))
-    expected = {key for key, *_ in CASES} | {key for key, *_ in RULES} | {
-        "resources_file", "proxy.cors.allow_origins", "proxy.tls.cert_file", "proxy.url_rewrites[].match",
-        "observability.metrics.client_type_rules[].pattern", "admin.admin_keys", "etcd.endpoints",
-    }  # fmt: skip
+    expected = (
+        {key for key, *_ in CASES}
+        | {key for key, *_ in RULES}
+        | {
+            "resources_file",
+            "proxy.cors.allow_origins",
+            "proxy.tls.cert_file",
+            "proxy.url_rewrites[].match",
+            "observability.metrics.client_type_rules[].pattern",
+            "admin.admin_keys",
+            "etcd.endpoints",
+        }
+    )
     assert expected <= set(names)
     assert "warnings" not in names
 

@@ -47,7 +47,7 @@ from .steps import (
     sse_chat,
     usage_object,
 )
-from .waiting import PATIENCE, Conditions, Gate
+from .waiting import PATIENCE, Conditions, Gate, NeverCame
 
 __all__ = [
     "Close",
@@ -119,6 +119,17 @@ class Flood:
         finally:
             transport.unregisterProducer()
 
+    async def settled(self, quiet: float = 0.1, patience: float = PATIENCE) -> int:
+        """The bytes sent, once nothing has gone out for `quiet` seconds: every buffer on the way is full."""
+        reactor = self._connection.reactor
+        deadline, last = reactor.seconds() + patience, -1
+        while not self.paused or self.sent != last:
+            if reactor.seconds() > deadline:
+                raise NeverCame(f"the flood still flows after {self.sent} bytes")
+            last = self.sent
+            await deferLater(reactor, quiet)
+        return self.sent
+
     def _write_unless_paused(self) -> None:
         if self.paused:
             return
@@ -155,6 +166,11 @@ class Connection(Protocol):
         self._framing = "close"
         self._playing: Deferred[None] | None = None
         self._keeps = True
+
+    @property
+    def reactor(self) -> Any:
+        """The reactor of the provider."""
+        return self._provider.reactor
 
     @property
     def tcp(self) -> Any:
@@ -205,7 +221,7 @@ class Connection(Protocol):
         method, path, version = head.start.decode("latin-1").split(" ")
         self._buffer, self._head, self._body = body.rest, None, None
         self._keeps = version == "HTTP/1.1" and not head.says("connection", "close")
-        arrived = self._provider.reactor.seconds()
+        arrived = self.reactor.seconds()
         request = Request(method, path, head.headers, b"".join(self._content), arrived, self)
         self.requests.append(request)
         self._playing = Deferred.fromCoroutine(self._play(self._provider.script_for(request)))
@@ -220,13 +236,13 @@ class Connection(Protocol):
 
     def turns(self, count: int = TURNS_PER_WRITE) -> Deferred[None]:
         """Let the reactor turn."""
-        waiting: Deferred[None] = deferLater(self._provider.reactor, 0)
+        waiting: Deferred[None] = deferLater(self.reactor, 0)
         for _ in range(count - 1):
-            waiting.addCallback(lambda _none: deferLater(self._provider.reactor, 0))
+            waiting.addCallback(lambda _none: deferLater(self.reactor, 0))
         return waiting
 
     async def _play(self, script: Script) -> None:
-        await deferLater(self._provider.reactor, 0)
+        await deferLater(self.reactor, 0)
         self._script, self._framing = script, "close"
         for step in script:
             await self._do(step)
@@ -280,7 +296,7 @@ class Connection(Protocol):
 
     @_do.register
     async def _(self, step: Sleep) -> None:
-        await (deferLater(self._provider.reactor, step.seconds) if step.seconds else self.turns())
+        await (deferLater(self.reactor, step.seconds) if step.seconds else self.turns())
 
     @_do.register
     async def _(self, step: Endless) -> None:
@@ -298,7 +314,7 @@ class Connection(Protocol):
         if self._framing == "close" or not self._keeps:
             self.tcp.loseConnection()
             return
-        self._provider.reactor.callLater(0, self._next)
+        self.reactor.callLater(0, self._next)
 
     def _next(self) -> None:
         self._playing = None

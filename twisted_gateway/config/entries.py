@@ -5,7 +5,6 @@ own checks (5.5). An entry that fails is reported once and left out; its name st
 mistake does not become ten. Pure.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +30,7 @@ from twisted_gateway.config.resources import COLLECTIONS, RECORDS, SPELLINGS, Pr
 _CONVERTER = converter()
 _BROKEN = ProviderKey(id="", display_name="-", api_key="-")
 """Stands for a provider key that is reported already, so that the models which use it can still be read."""
+_MOST_NAMES = 50
 _NULL_IS_ABSENT = ("provider_keys", "api_keys")
 
 
@@ -65,6 +65,7 @@ class Reading:
     environ: Mapping[str, str]
     lines: Lines
     entries: dict[str, list[Entry]] = attrs.field(factory=lambda: {kind: [] for kind in COLLECTIONS})
+    named: dict[str, dict[str, Entry]] = attrs.field(factory=lambda: {kind: {} for kind in COLLECTIONS})
     findings: list[Finding] = attrs.field(factory=list)
     warnings: list[str] = attrs.field(factory=list)
 
@@ -123,6 +124,7 @@ class Reading:
         name = entry.raw.get("display_name")
         if isinstance(name, str) and name and not any(path == ("display_name",) for path, _ in problems):
             entry.identity = name
+            self.named[entry.kind].setdefault(name, entry)
         for path, reason in problems:
             self._report(entry, f"field `{dotted(path)}`: {reason}" if path else reason, path)
         if problems:
@@ -130,7 +132,7 @@ class Reading:
         if entry.identity is None:
             self._report(entry, "`display_name` is required and must be a non-empty string", ("display_name",))
             return False
-        earlier = next(twin for twin in self.entries[entry.kind] if twin.identity == name)
+        earlier = self.named[entry.kind][entry.identity]
         if earlier is not entry:
             self._report(entry, f"`display_name` is already used by {entry.kind}[{earlier.index}]", ("display_name",))
             return False
@@ -196,17 +198,16 @@ class Reading:
                 f"schema validation failed at `{_pointer((name,))}`: expected a string, got {describe(written)}",
                 (name,),
             )
-        for entry in self.entries["provider_keys"]:
-            own = entry.identity
-            if own is not None and written == (own if name == "provider_key" else derived_id(entry.kind, own)):
-                tree["provider_key"] = entry.record or _BROKEN
-                break
-        else:
+        known = self.named["provider_keys"]
+        if name == "provider_key_id":
+            known = {derived_id("provider_keys", own): entry for own, entry in known.items()}
+        if written not in known:
             raise Refused(
                 f'`{name}` references unknown provider key "{written}" '
                 f"(defined provider keys: {self._names('provider_keys')})",
                 (name,),
             )
+        tree["provider_key"] = known[written].record or _BROKEN
         for index, member in enumerate(tree["allowed_cidrs"] if isinstance(tree.get("allowed_cidrs"), list) else ()):
             if isinstance(member, str) and cidr(member) is None:
                 self.warnings.append(
@@ -241,25 +242,26 @@ class Reading:
         tree["key_hash"] = key_hash(key)
 
     def _names(self, kind: str) -> str:
-        return ", ".join(sorted(entry.identity for entry in self.entries[kind] if entry.identity)) or "none"
+        names = sorted(self.named[kind])
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        return ", ".join(names[:_MOST_NAMES]) + more or "none"
 
     def _references(self) -> None:
         """Check what points from entry to entry (5.6)."""
-        models = {entry.identity for entry in self.entries["models"]}
         keys = [entry for entry in self.entries["api_keys"] if entry.record is not None]
         for entry in keys:
             for index, name in enumerate(entry.record.allowed_models):
-                if "*" not in name and name not in models:
+                if "*" not in name and name not in self.named["models"]:
                     self._report(
                         entry,
                         f'`allowed_models` references unknown model "{name}" (defined models: {self._names("models")})',
                         ("allowed_models", index),
                     )
-        counts = Counter(entry.record.key_hash for entry in keys)
-        for twice in (value for value, count in counts.items() if count > 1):
-            first, *others = [entry for entry in keys if entry.record.key_hash == twice]
-            for other in others:
-                self._report(other, f'duplicate api key credential: the same key as "{first.identity}"')
+        holders: dict[str, Entry] = {}
+        for entry in keys:
+            first = holders.setdefault(entry.record.key_hash, entry)
+            if first is not entry:
+                self._report(entry, f'duplicate api key credential: the same key as "{first.identity}"')
 
 
 _REWRITES = {

@@ -219,7 +219,7 @@ class Metrics:
 
     prometheus: Prometheus = attrs.field(factory=Prometheus)
     otlp: MetricsOtlp = attrs.field(factory=MetricsOtlp)
-    client_type_rules: tuple[ClientTypeRule, ...] = ()  # at most MOST_CLIENT_RULES
+    client_type_rules: tuple[ClientTypeRule, ...] = ()
     buckets: MetricBuckets = attrs.field(factory=MetricBuckets)
 
 
@@ -366,6 +366,9 @@ def _broken_together(tree: Mapping[str, Any]) -> Iterator[tuple[Path, Exception]
         yield ("etcd", "endpoints"), Invalid(reason)
     elif tree["resources_file"] == "":
         yield ("resources_file",), Invalid("must not be empty")
+    rules = _find(tree, ("observability", "metrics", "client_type_rules")) or []
+    if len(rules) > MOST_CLIENT_RULES:
+        yield ("observability", "metrics", "client_type_rules"), Invalid(f"must list at most {MOST_CLIENT_RULES} rules")
     tls = (tree.get("upstream") and tree["upstream"].get("tls")) or {}
     if (tls.get("client_cert_file") is None) != (tls.get("client_key_file") is None):
         yield ("upstream", "tls"), Invalid("client_cert_file and client_key_file must be set together")

@@ -1,0 +1,411 @@
+"""Caller-facing URLs: one table of endpoints, one handler for all of them (klein).
+
+Everything that is the same for every answer (request id, `server`, CORS, the path prefix, rewriting) is done in
+`Front.begin`, before any route is looked at. References: `policy.md` 1.1, `errors-and-headers.md` 5 to 8,
+`extensions.md` 1 and 8, `operations.md` 2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import attrs
+import msgspec
+from klein import Klein
+from klein.resource import KleinResource
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IRequest
+from twisted.web.server import NOT_DONE_YET
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from twisted_gateway import __version__
+from twisted_gateway.addresses import client_address
+from twisted_gateway.config.resources import CallerKey, Model
+from twisted_gateway.config.rewrites import rewrite
+from twisted_gateway.config.settings import Cors, Proxy
+from twisted_gateway.config.snapshot import Snapshot
+from twisted_gateway.errors import Problem, Refused, our_fault, quoted
+from twisted_gateway.exchange import Endpoint, Exchange
+from twisted_gateway.formats.complaints import BY_DIALECT, dialect_of
+
+ENDPOINTS = (Endpoint("/v1/chat/completions", "openai_chat"),)
+"""The table: a new endpoint is a row here, and a format."""
+
+_SERVER = f"AISIX/{__version__}".encode("ascii")
+_VISIBLE = re.compile(rb"[\x21-\x7e]{1,256}")
+_RATE_HEADERS = tuple(
+    f"x-ratelimit-{what}-{unit}"
+    for unit in ("requests", "tokens", "concurrent")
+    for what in ("limit", "remaining", "reset")
+    if (what, unit) != ("reset", "concurrent")
+)
+
+
+class CallerHeaders:
+    """The caller's request headers as policies read them. A repeated header counts with its first value."""
+
+    __slots__ = ("_headers",)
+
+    def __init__(self, headers: Headers) -> None:
+        self._headers = headers
+
+    def get(self, name: str) -> str | None:
+        """The first value of a header, or None."""
+        values = self._headers.getRawHeaders(name.encode("latin-1"))
+        return values[0].decode("utf-8", "surrogateescape") if values else None
+
+    def all(self, name: str) -> list[str]:
+        """All values of a header, in order."""
+        return [value.decode("utf-8", "replace") for value in self._headers.getRawHeaders(name.encode("latin-1")) or ()]
+
+    def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
+        """Lower-case name and first value of the headers that a pattern with one `*` names, in any case."""
+        before, star, after = pattern.lower().partition("*")
+        for raw, values in self._headers.getAllRawHeaders():
+            name = raw.decode("latin-1").lower()
+            fits = name == before if not star else (
+                len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after)
+            )
+            if fits:
+                yield name, values[0].decode("latin-1")
+
+
+@attrs.define
+class Condition:
+    """What health answers tell (`operations.md` 2)."""
+
+    draining: bool = False
+    configured: bool = True
+
+
+Serve = Callable[[Exchange, IRequest], Awaitable[None]]
+
+
+@attrs.define(eq=False)
+class Front:
+    """The routes. `identify(headers, snapshot)` gives the caller's key or raises `Refused`."""
+
+    serve: Serve
+    snapshot: Callable[[], Snapshot]
+    identify: Callable[[CallerHeaders, Snapshot], CallerKey]
+    proxy: Proxy
+    condition: Condition
+    clock: IReactorTime
+    now: Callable[[], float]
+    new_id: Callable[[], str]
+    endpoints: tuple[Endpoint, ...] = ENDPOINTS
+    app: Klein = attrs.field(init=False)
+    _fast: dict[tuple[bytes, bytes], Endpoint] = attrs.field(init=False, factory=dict)
+    _id_headers: tuple[bytes, ...] = attrs.field(init=False)
+    _cors: CorsRules | None = attrs.field(init=False)
+    _log: Logger = attrs.field(init=False, factory=Logger)
+
+    def __attrs_post_init__(self) -> None:
+        self._id_headers = tuple(name.encode("ascii") for name in self.proxy.request_id.accept_headers)
+        self._cors = CorsRules(self.proxy.cors) if self.proxy.cors is not None else None
+        self.app = self._routes()
+
+    def resource(self) -> KleinResource:
+        """The root resource of a caller listener."""
+        return _Root(self)
+
+    # Routes
+
+    def _routes(self) -> Klein:
+        app = Klein()
+        app.url_map.merge_slashes = False
+        for prefix in dict.fromkeys(("", self.proxy.api_prefix)):
+            for endpoint in self.endpoints:
+                self._fast[b"POST", (prefix + endpoint.path).encode("ascii")] = endpoint
+                self._add(app, prefix + endpoint.path, self._model_call(endpoint), "POST")
+            self._add(app, f"{prefix}/v1/models", self.models, "GET")
+            self._add(app, f"{prefix}/v1/models/<path:name>", self.model, "GET")
+            self._add(app, f"{prefix}/livez", self.livez, "GET")
+            self._add(app, f"{prefix}/readyz", self.readyz, "GET")
+        self._add(app, "/", self.root, "GET")
+        app.handle_errors(HTTPException)(self._routing_error)
+        app.handle_errors(Exception)(self._handler_error)
+        return app
+
+    def _add(self, app: Klein, path: str, handler: Callable[..., Any], method: str) -> None:
+        app.route(path, methods=[method], endpoint=f"{method} {path}", strict_slashes=False)(handler)
+
+    def _model_call(self, endpoint: Endpoint) -> Callable[[IRequest], Deferred[None]]:
+        def handler(request: IRequest) -> Deferred[None]:
+            return Deferred.fromCoroutine(self.serve(self._exchange(request, endpoint), request))  # type: ignore[arg-type]
+
+        return handler
+
+    def root(self, request: IRequest) -> bytes:
+        """`GET /` and `HEAD /`: who this is."""
+        return self._json(request, 200, {"name": "aisix", "version": __version__})
+
+    def models(self, request: IRequest) -> bytes:
+        """`GET /v1/models`: the names this key may use (`policy.md` 3.3)."""
+        snapshot, caller = self._known(request)
+        names = sorted(n for n, m in snapshot.models_by_name.items() if not m.is_wildcard and caller.may_use(n))
+        data = [self._model_object(name, snapshot.models_by_name[name]) for name in names]
+        return self._json(request, 200, {"object": "list", "data": data})
+
+    def model(self, request: IRequest, name: str) -> bytes:
+        """`GET /v1/models/{id}`: one of them, through a wildcard too (`extensions.md` 8)."""
+        snapshot, caller = self._known(request)
+        found = snapshot.resolve(name)
+        if found is None or not caller.may_use(name):
+            message = f"model {quoted(name)} not found"
+            raise Refused(Problem(status=404, type="model_not_found", code="model_not_found", message=message))
+        return self._json(request, 200, self._model_object(name, found.model))
+
+    def livez(self, request: IRequest) -> bytes:
+        """`GET /livez`."""
+        if self.condition.draining:
+            text = "[+]ping ok\n[-]shutdown failed: reason withheld\nlivez check failed"
+            return self._text(request, 503, text)
+        verbose = "[+]ping ok\n[+]shutdown ok\nlivez check passed\n"
+        return self._text(request, 200, verbose if _verbose(request) else "ok")
+
+    def readyz(self, request: IRequest) -> bytes:
+        """`GET /readyz`."""
+        condition = self.condition
+        first = "[-]shutdown failed: draining" if condition.draining else "[+]shutdown ok"
+        second = "[+]config ok" if condition.configured else "[-]config failed: not ready"
+        if condition.draining or not condition.configured:
+            return self._text(request, 503, f"{first}\n{second}\nreadyz check failed")
+        return self._text(request, 200, f"{first}\n{second}\nreadyz check passed\n" if _verbose(request) else "ok")
+
+    # What every request gets
+
+    def begin(self, request: Any) -> bool:
+        """Choose the request id and set the headers of every answer. False when the answer is given already."""
+        request.aisix_id = self.request_id(request.requestHeaders)
+        put = request.responseHeaders.setRawHeaders
+        put(b"x-aisix-request-id", [request.aisix_id.encode("ascii")])
+        if self.proxy.server_header:
+            put(b"server", [_SERVER])
+        else:
+            request.responseHeaders.removeHeader(b"server")
+        if self.proxy.url_rewrites:
+            request.path = rewrite(request.path, self.proxy.url_rewrites).encode("latin-1")
+            request.postpath = request.path[1:].split(b"/")
+        return self._cors is None or self._cors.begin(request, self._known_path)
+
+    def request_id(self, headers: Headers) -> str:
+        """The caller's own id where it brought a good one, else a new one (`errors-and-headers.md` 6)."""
+        for name in self._id_headers:
+            values = headers.getRawHeaders(name)
+            if values and _VISIBLE.fullmatch(values[0]):
+                return values[0].decode("ascii")
+        return self.new_id()
+
+    def plain_path(self, path: bytes) -> str:
+        """A path without the API prefix, as logs and labels show it."""
+        text = path.decode("latin-1")
+        prefix = self.proxy.api_prefix
+        return text[len(prefix) :] if prefix and text.startswith(prefix + "/") else text
+
+    def refusal(self, problem: Problem, method: bytes, path: bytes, request: Any) -> bytes:
+        """The bytes of an answer to a request that no handler will see; the connection is closed behind it."""
+        headers = Headers() if request is None else request.requestHeaders
+        body = BY_DIALECT[dialect_of(self.plain_path(path))].body(problem)
+        lines = [
+            b"HTTP/1.1 %d %s" % (problem.status, _REASONS.get(problem.status, b"Error")),
+            b"content-type: application/json",
+            b"content-length: %d" % len(body),
+            b"connection: close",
+            b"x-aisix-request-id: " + self.request_id(headers).encode("ascii"),
+        ]
+        if self.proxy.server_header:
+            lines.append(b"server: " + _SERVER)
+        if problem.retry_after is not None:
+            lines.append(b"retry-after: %d" % problem.retry_after)
+        if self._cors is not None:
+            lines += self._cors.lines(headers)
+        return b"\r\n".join((*lines, b"", b"" if method == b"HEAD" else body))
+
+    # Inside
+
+    def _exchange(self, request: Any, endpoint: Endpoint) -> Exchange:
+        headers = CallerHeaders(request.requestHeaders)
+        body = getattr(request, "body", None)
+        if body is None:
+            body = request.content.read()
+        return Exchange(
+            id=request.aisix_id,
+            endpoint=endpoint,
+            method=request.method.decode("ascii"),
+            path=endpoint.path,
+            headers=headers,
+            peer=self._peer(request, headers),
+            body=body,
+            snapshot=self.snapshot(),
+            arrived=self.clock.seconds(),
+            arrived_at=self.now(),
+        )
+
+    def _peer(self, request: Any, headers: CallerHeaders) -> str:
+        real_ip = self.proxy.real_ip
+        peer = getattr(request.getClientAddress(), "host", "") or ""
+        if not real_ip.trusted_proxies and not peer.startswith("::ffff:"):
+            return peer
+        return client_address(
+            peer, headers.all(real_ip.header), real_ip.trusted_proxies, recursive=real_ip.recursive
+        )
+
+    def _known(self, request: Any) -> tuple[Snapshot, CallerKey]:
+        snapshot = self.snapshot()
+        return snapshot, self.identify(CallerHeaders(request.requestHeaders), snapshot)
+
+    def _model_object(self, name: str, model: Model) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": int(self.now()), "owned_by": model.provider or "aisix"}
+
+    def _known_path(self, path: bytes) -> bool:
+        adapter = self.app.url_map.bind("")
+        try:
+            adapter.match(unquote_to_bytes(path).decode("utf-8", "replace"), method="GET")
+        except MethodNotAllowed:
+            return True
+        except HTTPException:
+            return False
+        return True
+
+    def _json(self, request: Any, status: int, value: Any) -> bytes:
+        return self._body(request, status, msgspec.json.encode(value), b"application/json")
+
+    def _text(self, request: Any, status: int, text: str) -> bytes:
+        request.responseHeaders.setRawHeaders(b"x-content-type-options", [b"nosniff"])
+        return self._body(request, status, text.encode("ascii"), b"text/plain; charset=utf-8")
+
+    def _body(self, request: Any, status: int, body: bytes, content_type: bytes) -> bytes:
+        request.setResponseCode(status)
+        request.responseHeaders.setRawHeaders(b"content-type", [content_type])
+        request.responseHeaders.setRawHeaders(b"content-length", [b"%d" % len(body)])
+        return body
+
+    def problem(self, request: Any, problem: Problem) -> bytes:
+        """An error answer outside the trunk, in the dialect of its path."""
+        body = BY_DIALECT[dialect_of(self.plain_path(request.path))].body(problem)
+        return self._body(request, problem.status, body, b"application/json")
+
+    def _routing_error(self, request: Any, failure: Failure) -> bytes:
+        error = failure.value
+        path = self.plain_path(request.path)
+        if isinstance(error, MethodNotAllowed):
+            allowed = ", ".join(sorted(set(error.valid_methods or ()) - {"OPTIONS"}))
+            request.responseHeaders.setRawHeaders(b"allow", [allowed.encode("ascii")])
+            text = f"method {request.method.decode('latin-1')} is not allowed on {path} (allowed: {allowed})"
+            return self.problem(request, _router_problem(405, "method_not_allowed", text))
+        return self.problem(request, _router_problem(404, "unknown_url", f"unknown URL: {path}"))
+
+    def _handler_error(self, request: Any, failure: Failure) -> bytes:
+        if isinstance(failure.value, Refused):
+            return self.problem(request, failure.value.problem)
+        self._log.failure("a handler failed", failure=failure)
+        return self.problem(request, our_fault(repr(failure.value)))
+
+
+class _Root(KleinResource):  # type: ignore[misc]
+    """klein's resource, with the endpoints' exact paths looked up in a table first: matching costs 60 us."""
+
+    def __init__(self, front: Front) -> None:
+        super().__init__(front.app)
+        self._front = front
+
+    def render(self, request: Any) -> Any:
+        """Answer a request."""
+        front = self._front
+        if not front.begin(request):
+            return NOT_DONE_YET
+        endpoint = front._fast.get((request.method, request.path))
+        if endpoint is None:
+            if _readable(request.path):
+                return super().render(request)
+            request.write(front.problem(request, _router_problem(404, "unknown_url", "unknown URL")))
+            request.finish()
+            return NOT_DONE_YET
+        running = Deferred.fromCoroutine(front.serve(front._exchange(request, endpoint), request))  # type: ignore[arg-type]
+        request.notifyFinish().addErrback(lambda _: running.cancel())
+        running.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        return NOT_DONE_YET
+
+
+class CorsRules:
+    """Answers to web pages of other origins (`extensions.md` 1.2)."""
+
+    def __init__(self, cors: Cors) -> None:
+        self._cors = cors
+        exposed = [name for item in cors.expose_headers for name in (_RATE_HEADERS if item == "x-ratelimit-*" else (item,))]
+        self._exposed = ", ".join(exposed).encode("ascii")
+
+    def allowed(self, headers: Headers) -> bytes | None:
+        """The value of `access-control-allow-origin` for a request, None when its origin is not allowed."""
+        origins = headers.getRawHeaders(b"origin")
+        if not origins:
+            return None
+        origin = origins[0]
+        if "*" in self._cors.allow_origins:
+            return b"*"
+        return origin if origin.decode("latin-1") in self._cors.allow_origins else None
+
+    def lines(self, headers: Headers) -> list[bytes]:
+        """The header lines of an answer made without a handler."""
+        origin = self.allowed(headers)
+        return [] if origin is None else [b"access-control-allow-origin: " + origin, b"vary: origin"]
+
+    def begin(self, request: Any, known: Callable[[bytes], bool]) -> bool:
+        """Set the headers of an allowed origin; answer a preflight. False when it was one."""
+        headers, put = request.requestHeaders, request.responseHeaders.setRawHeaders
+        origin = self.allowed(headers)
+        if origin is not None:
+            put(b"access-control-allow-origin", [origin])
+            put(b"vary", [b"origin"])
+            put(b"access-control-expose-headers", [self._exposed])
+        preflight = request.method == b"OPTIONS" and headers.hasHeader(b"access-control-request-method")
+        if not (preflight and headers.hasHeader(b"origin") and known(request.path)):
+            return True
+        request.setResponseCode(204 if origin is not None else 403)
+        if origin is not None:
+            put(b"access-control-allow-methods", [b"GET, POST, OPTIONS"])
+            asked = (headers.getRawHeaders(b"access-control-request-headers") or [b""])[0]
+            wide = "*" in self._cors.allow_headers
+            allowed = asked if wide else ", ".join(self._cors.allow_headers).encode("ascii")
+            if allowed:
+                put(b"access-control-allow-headers", [allowed])
+            put(b"access-control-max-age", [b"%d" % self._cors.max_age_secs])
+            put(b"vary", [b"origin, access-control-request-headers"])
+        else:
+            put(b"content-length", [b"0"])
+        request.finish()
+        return False
+
+
+_REASONS = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}
+
+
+def _router_problem(status: int, code: str, message: str) -> Problem:
+    return Problem(status=status, type="invalid_request_error", code=code, message=message)
+
+
+def _verbose(request: Any) -> bool:
+    query = request.uri.partition(b"?")[2]
+    return any(part.partition(b"=")[0] == b"verbose" for part in query.split(b"&"))
+
+
+def _readable(path: bytes) -> bool:
+    try:
+        unquote_to_bytes(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

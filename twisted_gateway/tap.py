@@ -1,0 +1,444 @@
+"""Where things are wired together: options, `makeService`, and the `aisix` command. The only place for the reactor."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger, LogLevel
+from twisted.python import usage
+
+from twisted_gateway import __version__
+from twisted_gateway.admin.state import ConfigState
+from twisted_gateway.admin.status import StatusSite
+from twisted_gateway.client_types import ClientTypes
+from twisted_gateway.config.file import load_resources, load_settings
+from twisted_gateway.config.report import ResourcesError
+from twisted_gateway.config.resources import ProviderKey
+from twisted_gateway.config.settings import Address, Settings, SettingsError
+from twisted_gateway.config.snapshot import Snapshot
+from twisted_gateway.connection import Agent, Pool
+from twisted_gateway.errors import Problem, shutting_down
+from twisted_gateway.formats import openai_chat
+from twisted_gateway.front import Condition, Front
+from twisted_gateway.gateway import Gateway
+from twisted_gateway.listener import Bounds, Site
+from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
+from twisted_gateway.metrics import Metrics
+from twisted_gateway.policies import access
+from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.trust import Endpoints, tuner
+from twisted_gateway.upstream import Client, Upstream
+
+FORMATS = {row.name: row for row in (openai_chat.FORMAT,)}
+
+
+class Options(usage.Options):  # type: ignore[misc]
+    """`twistd aisix`."""
+
+    synopsis = "[--config FILE]"
+    optParameters = [["config", "c", None, "the boot file (.yaml, .toml or .json); else the variable AISIX_CONFIG"]]
+
+    def postOptions(self) -> None:
+        """Read the boot file: its faults end the process before anything is served."""
+        path = self["config"] or os.environ.get("AISIX_CONFIG")
+        if not path:
+            raise usage.UsageError("no configuration: give --config FILE or set AISIX_CONFIG")
+        try:
+            self.settings = load_settings(path, os.environ)
+        except SettingsError as error:
+            raise usage.UsageError(str(error)) from None
+        parent = self.parent
+        if parent is not None and not parent.get("logger") and not parent.get("logfile") and not parent.get("syslog"):
+            self.log = make_log(self.settings, _reactor())
+            parent["logger"] = lambda: self.log
+
+    settings: Settings
+    log: Log | None = None
+
+
+def makeService(options: Options) -> House:
+    """The service that twistd runs. Raises `usage.UsageError` for a resources file that cannot be served."""
+    try:
+        return House(options.settings, _reactor(), options.log)
+    except (ResourcesError, SettingsError) as error:
+        raise usage.UsageError(str(error)) from None
+
+
+def make_log(settings: Settings, reactor: Any) -> Log:
+    """The process's log on stderr."""
+    seen = settings.observability
+    return Log(LineWriter(reactor), layout_named(seen.log_format, seen.service_name), level_named(seen.log_level))
+
+
+def _reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
+
+
+class House(MultiService):  # type: ignore[misc]
+    """The gateway as one service: listeners, trunk, policies, signals, and the way out."""
+
+    def __init__(self, settings: Settings, reactor: Any, log: Log | None = None) -> None:
+        super().__init__()
+        self.settings = settings
+        self.reactor = reactor
+        self.lines = log or make_log(settings, reactor)
+        self.log = Logger(namespace="aisix")
+        seen = settings.observability
+        buckets = seen.metrics.buckets
+        self.metrics = Metrics(request_e2e_latency=buckets.request_e2e_latency, request_ttft=buckets.request_ttft)
+        self.state = ConfigState(self.metrics)
+        self.state.applied(load_resources(settings.resources_file, os.environ, time.time()))
+        self.condition = Condition()
+        self.ports: list[Any] = []
+        self.demo_port: Any = None
+        self._clients: dict[Any, Client] = {}
+        self._pools: list[Pool] = []
+        self._client(None)
+        self._check_tls(self.snapshot())
+        self.accounting = Accounting(
+            self.metrics,
+            self.lines,
+            access_log=seen.access_log,
+            client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
+        )
+        self.gateway = self._gateway()
+        self.front = Front(
+            serve=self.gateway.serve,
+            snapshot=self.snapshot,
+            identify=lambda headers, snapshot: access.identify(headers, snapshot, time.time()),
+            proxy=settings.proxy,
+            condition=self.condition,
+            clock=reactor,
+            now=time.time,
+            new_id=lambda: str(uuid.uuid4()),
+        )
+        self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal)
+        self._stopping = 0
+        self.stopped: Deferred[None] = Deferred()
+
+    def snapshot(self) -> Snapshot:
+        """The resources as they are now."""
+        snapshot = self.state.snapshot
+        assert snapshot is not None
+        return snapshot
+
+    # Parts
+
+    def _gateway(self) -> Gateway:
+        settings, accounting = self.settings, self.accounting
+        upstream = settings.upstream
+        return Gateway(
+            before=(
+                accounting,
+                access.Authentication(
+                    time.time,
+                    lambda exchange, denial: accounting.denied(
+                        exchange, denial.reason, api_key_id=denial.key.id if denial.key else None
+                    ),
+                    accounting.allowed,
+                ),
+            ),
+            after=(access.ModelAccess(),),
+            formats=FORMATS,
+            upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
+            settings=upstream,
+            clock=self.reactor,
+            now=time.time,
+            choose=random.choices,
+            heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
+            demo_base=self._demo_base,
+        )
+
+    def _client_of(self, key: ProviderKey) -> Client:
+        own = key.tls if key.tls.ca_cert or not key.tls.verify else None
+        return self._client(own)
+
+    def _client(self, own: Any) -> Client:
+        """The client for a provider key's own TLS; each has its own pool (`operations.md` 10)."""
+        client = self._clients.get(own)
+        if client is None:
+            boot = self.settings.upstream
+            pool = Pool(self.reactor, boot.pool_idle_timeout_secs, boot.pool_max_idle_per_host, tuner(boot))
+            try:
+                endpoints = Endpoints(self.reactor, boot.tls, own)
+            except (OSError, ValueError) as error:
+                where = "upstream.tls" if own is None else "a provider key's tls"
+                raise SettingsError(f"{where}: {error}") from None
+            timeout = boot.connect_timeout_ms / 1000 or None
+            client = self._clients[own] = Client(Agent(self.reactor, pool, endpoints, timeout))
+            self._pools.append(pool)
+        return client
+
+    def _check_tls(self, snapshot: Snapshot) -> None:
+        for key in snapshot.provider_keys_by_name.values():
+            self._client_of(key)
+
+    def _demo_base(self) -> str | None:
+        return None if self.demo_port is None else f"http://127.0.0.1:{self.demo_port.getHost().port}/v1"
+
+    def _refusal(self, problem: Problem, method: bytes, path: bytes, request: Any) -> bytes:
+        label = self.front.plain_path(path)
+        endpoint = label if any(label == row.path for row in self.front.endpoints) else "other"
+        if problem.status == 413:
+            self.metrics.too_large(endpoint, "openai", "pending")
+        fields = {
+            "method": method.decode("latin-1"),
+            "path": endpoint,
+            "status": problem.status,
+            "error_kind": problem.type,
+            "error": problem.message,
+        }
+        if self.settings.observability.access_log:
+            self.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
+        return self.front.refusal(problem, method, path, request)
+
+    # Life
+
+    def startService(self) -> None:
+        """Bind every listener, then say where we are. A port that is taken ends the process with one line."""
+        try:
+            self._listen()
+        except CannotListenError as error:
+            raise SystemExit(f"aisix: cannot listen on {error.interface or '*'}:{error.port}: {error.socketError}") from None
+        super().startService()
+        gc.collect()
+        gc.freeze()
+        self.reactor.callWhenRunning(self._running)
+
+    def _listen(self) -> None:
+        settings = self.settings
+        if settings.demo.enabled:
+            from twisted_gateway.demo import DemoProvider
+
+            demo = DemoProvider(self.reactor, settings.demo.ttft_ms, settings.demo.words_per_second)
+            self.demo_port = self._bind(settings.demo.addr, demo.site())
+        prometheus = settings.observability.metrics.prometheus
+        if prometheus.enabled:
+            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path)
+            self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
+        self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
+
+    def _bind(self, address: Address, factory: Any, tls: Any = None) -> Any:
+        if tls is None:
+            port = self.reactor.listenTCP(address.port, factory, interface=address.host, backlog=1024)
+        else:
+            port = self.reactor.listenSSL(
+                address.port, factory, _server_tls(tls), interface=address.host, backlog=1024
+            )
+        self.ports.append(port)
+        return port
+
+    def _running(self) -> None:
+        """The reactor runs: its own signal handlers are replaced by ours (`DESIGN.md` section 7, item 16)."""
+        for number, act in ((signal.SIGTERM, self._stop), (signal.SIGINT, self._stop), (signal.SIGHUP, self.reload)):
+            signal.signal(number, lambda *args, act=act: self.reactor.callFromThread(act))
+        for warning in (*self.settings.warnings, *self.snapshot().warnings):
+            self.log.warn("{warning}", warning=warning)
+        self._warn_published()
+        host = self.port.getHost()
+        shown = f"[{host.host}]" if ":" in host.host else host.host
+        scheme = "http" if self.settings.proxy.tls is None else "https"
+        url = f"{scheme}://{shown}:{host.port}"
+        print(f"AISIX {__version__} listens on {url}", flush=True)
+        model = "gpt-4o-prod"
+        if self.settings.demo.enabled and self.snapshot().resolve(model) is not None:
+            print(f"Try it:\n  {_curl(url, model)}", flush=True)
+        self._lag = _Lag(self.reactor, self.metrics.lagged)
+
+    def _warn_published(self) -> None:
+        if not self.settings.proxy.addr.is_loopback:
+            for name in self.snapshot().published_keys(time.time()):
+                self.log.warn(
+                    'caller key "{name}" is one of those printed in our documentation, and this listener is not loopback',
+                    name=name,
+                )
+
+    def reload(self) -> None:
+        """SIGHUP: read the resources file again. A bad one is refused whole and changes nothing."""
+        state = self.state
+        before = self.snapshot()
+        try:
+            snapshot = load_resources(
+                self.settings.resources_file, os.environ, time.time(), generation=before.generation + 1
+            )
+            self._check_tls(snapshot)
+        except ResourcesError as error:
+            state.failed(error, time.time())
+            self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
+            return
+        except SettingsError as error:
+            self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
+            return
+        state.applied(snapshot)
+        self.log.info("reloaded: generation {generation}", generation=snapshot.generation)
+        for warning in snapshot.warnings:
+            self.log.warn("{warning}", warning=warning)
+        self._warn_published()
+
+    def _stop(self) -> None:
+        """SIGTERM, SIGINT: drain, then end with status 0. A second one ends at once."""
+        self._stopping += 1
+        if self._stopping > 1:
+            self.log.info("stopping at once")
+            self.reactor.stop()
+            return
+        self.log.info("draining: {count} in flight", count=self.gateway.in_flight)
+        self.condition.draining = self.site.draining = True
+        self._until = self.reactor.seconds() + self.settings.shutdown.min_drain_secs
+        limit = self.settings.shutdown.drain_secs
+        self._hard = None if not limit else self._until + limit
+        self._told = self.reactor.seconds()
+        self._drain()
+
+    def _drain(self) -> None:
+        now = self.reactor.seconds()
+        if self._hard is not None and now >= self._hard:
+            self.gateway.end_all(shutting_down())
+            self.reactor.callLater(0.05, self.reactor.stop)
+            return
+        if now >= self._until and not self.gateway.in_flight:
+            self.reactor.callLater(0, self.reactor.stop)
+            return
+        if now - self._told >= 5:
+            self._told = now
+            self.log.info("draining: {count} in flight", count=self.gateway.in_flight)
+        self.reactor.callLater(min(0.1, max(0.0, self._until - now)) or 0.1, self._drain)
+
+    def stopService(self) -> Any:
+        """Close listeners and connections; the last lines are written."""
+        closing = [maybeDeferred(port.stopListening) for port in self.ports]
+        for pool in self._pools:
+            pool.close()
+        for channel in tuple(self.site.channels):
+            channel.loseConnection()
+        self.reactor.addSystemEventTrigger("after", "shutdown", self.lines.writer.stop)
+        return Deferred.fromCoroutine(_all(closing)).addCallback(lambda _: super(House, self).stopService())
+
+
+async def _all(waiting: Sequence[Deferred[Any]]) -> None:
+    for one in waiting:
+        await one
+
+
+class _Lag:
+    """Measures how late the reactor is: the longest turn shows in `aisix_reactor_lag_seconds`."""
+
+    def __init__(self, reactor: Any, tell: Callable[[float], None], every: float = 0.25) -> None:
+        self._reactor, self._tell, self._every = reactor, tell, every
+        self._due = reactor.seconds() + every
+        reactor.callLater(every, self._tick)
+
+    def _tick(self) -> None:
+        now = self._reactor.seconds()
+        self._tell(max(0.0, now - self._due))
+        self._due = now + self._every
+        self._reactor.callLater(self._every, self._tick)
+
+
+def _bounds(settings: Settings) -> Bounds:
+    proxy, downstream = settings.proxy, settings.downstream
+    values = {**attrs.asdict(proxy, recurse=False), **attrs.asdict(downstream, recurse=False)}
+    return Bounds(**{field.name: values[field.name] for field in attrs.fields(Bounds)})
+
+
+def _quiet_site(resource: Any, reactor: Any) -> Any:
+    from twisted.web.server import Site as PlainSite
+
+    site = PlainSite(resource, timeout=60, reactor=reactor, parsePOSTFormSubmission=False)
+    site.log = lambda request: None  # type: ignore[method-assign]
+    site.noisy = False
+    return site
+
+
+def _server_tls(tls: Any) -> Any:
+    from twisted.internet import ssl
+
+    try:
+        pem = open(tls.key_file, "rb").read() + b"\n" + open(tls.cert_file, "rb").read()
+        chain = pem.split(b"-----BEGIN CERTIFICATE-----")
+        certificate = ssl.PrivateCertificate.loadPEM(pem)
+        more = [ssl.Certificate.loadPEM(b"-----BEGIN CERTIFICATE-----" + one).original for one in chain[2:]]
+        return ssl.CertificateOptions(
+            privateKey=certificate.privateKey.original,
+            certificate=certificate.original,
+            extraCertChain=more,
+            acceptableProtocols=[b"http/1.1"],
+        )
+    except Exception as error:
+        text = f"proxy.tls: failed to load cert_file={tls.cert_file} / key_file={tls.key_file}: {error}"
+        raise SystemExit(f"aisix: {text}") from None
+
+
+def _curl(url: str, model: str) -> str:
+    body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    return (
+        f'curl -sS -N -X POST "{url}/v1/chat/completions" -H "Authorization: Bearer YOUR_CALLER_API_KEY"'
+        f" -H \"Content-Type: application/json\" -d '{body}'"
+    )
+
+
+USAGE = """usage: aisix --config FILE                serve in the foreground
+       aisix validate --resources FILE     check a resources file
+       aisix --version"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The `aisix` command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words in (["--version"], ["-V"]):
+        print(f"aisix {__version__}")
+    elif words in (["--help"], ["-h"]):
+        print(USAGE)
+    elif words[:1] == ["validate"]:
+        _validate(words[1:])
+    else:
+        _serve(words)
+
+
+def _validate(words: list[str]) -> None:
+    """`aisix validate --resources FILE` (`configuration.md` section 1)."""
+    path = words[0].removeprefix("--resources=") if len(words) == 1 and words[0].startswith("--resources=") else None
+    if len(words) == 2 and words[0] == "--resources":
+        path = words[1]
+    if path is None:
+        raise SystemExit(f"aisix validate: expected --resources FILE\n{USAGE}")
+    try:
+        snapshot = load_resources(path, os.environ, time.time())
+    except ResourcesError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None
+    for warning in snapshot.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"OK: {path} loaded {sum(snapshot.resource_counts.values())} resource(s)")
+
+
+def _serve(words: list[str]) -> None:
+    """`aisix --config FILE`: serve until a signal."""
+    from twisted.logger import globalLogBeginner
+
+    options = Options()
+    try:
+        options.parseOptions(words)
+        options.log = make_log(options.settings, _reactor())
+        globalLogBeginner.beginLoggingTo([options.log], redirectStandardIO=False)
+        house = makeService(options)
+    except usage.UsageError as error:
+        raise SystemExit(f"aisix: {error}") from None
+    house.startService()
+    reactor = _reactor()
+    reactor.addSystemEventTrigger("before", "shutdown", house.stopService)
+    reactor.run(installSignalHandlers=False)
