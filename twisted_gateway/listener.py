@@ -340,6 +340,7 @@ class Site(server.Site):  # type: ignore[misc]
     """
 
     draining = False
+    noisy = False
 
     def __init__(
         self,

@@ -80,18 +80,11 @@ def text_layout(when: str, level: str, target: str, message: str, fields: Fields
         elif kind is bool:
             parts.append(f"{name}=true" if value else f"{name}=false")
         else:
-            parts.append(f'{name}="{_escaped(str(value))}"')
+            shown = value if kind is str else str(value)
+            if '"' in shown or "\\" in shown or "\n" in shown:
+                shown = shown.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+            parts.append(f'{name}="{shown}"')
     return " ".join(parts)
-
-
-def _escaped(text: str) -> str:
-    if "\\" in text:
-        text = text.replace("\\", "\\\\")
-    if '"' in text:
-        text = text.replace('"', '\\"')
-    if "\n" in text:
-        text = text.replace("\n", "\\n")
-    return text
 
 
 def json_layout(service: str) -> Layout:
@@ -306,14 +299,17 @@ class Log:
         fields: Fields,
         traceback: str | None = None,
     ) -> bytes:
+        """Lay a line out. Most have nothing to take out, which one look at the whole line tells."""
+        shown_when = self._time(when)
+        if traceback is None:
+            line = self.layout(shown_when, level.name, target, message, fields)
+            if len(line) <= _LONGEST_VALUE and line.isprintable() and "\\" not in line:
+                return (line + "\n").encode()
         shown = {name: value if isinstance(value, _PLAIN) else clean(str(value)) for name, value in fields.items()}
         if traceback is not None:
-            lines = traceback.splitlines()
-            shown["traceback"] = "\n".join(clean(line) for line in lines)
-        message = clean(message.replace("\n", " "))
-        return (self.layout(self._time(when), level.name, clean(target), message, shown) + "\n").encode(
-            "utf-8", "replace"
-        )
+            shown["traceback"] = "\n".join(clean(part) for part in traceback.splitlines())
+        line = self.layout(shown_when, level.name, clean(target), clean(message.replace("\n", " ")), shown)
+        return (line + "\n").encode("utf-8", "replace")
 
     def _time(self, when: float) -> str:
         second = int(when)

@@ -1,26 +1,23 @@
 """Every metric of the process, by the names and labels of `operations.md` section 5 and `extensions.md` section 9.
 
 Label values come only from the configuration or from fixed sets, so the number of series is bounded by the
-configuration, and so are the tables here that keep the child object of each tuple of label values (prometheus_client's
-own `labels()` is slow). Summaries have `_sum` and `_count` only. This module does not decide what is counted when:
-`policies.accounting` does for calls, `admin.state` for the configuration.
+configuration. Counting must cost next to nothing, reading may cost more: a call adds to a few cells, one for each tuple
+of label values, and the many families that share these figures are summed up when somebody reads the metrics.
+Summaries have `_sum` and `_count` only. Everything is for one thread. This module does not decide what is counted
+when: `policies.accounting` does for calls, `admin.state` for the configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Summary,
-    disable_created_metrics,
-    generate_latest,
-)
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from twisted_gateway.tallies import Histogram, Labels, Summary, Table
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 UNKNOWN = "unknown"
@@ -37,8 +34,6 @@ RESOURCE_KINDS = (
     "budgets", "mcp_auth_settings",
 )  # fmt: skip
 """The collections of the configuration (`configuration.md` 5.1): the values of the label `kind`."""
-
-M = TypeVar("M", bound=MetricWrapperBase)
 
 
 class CallLabels(NamedTuple):
@@ -57,21 +52,11 @@ class CallLabels(NamedTuple):
     user_name: str = UNKNOWN
 
 
-_R = (*CallLabels._fields, "stream", "status", "outcome")
+_U: tuple[str, ...] = CallLabels._fields
+_R = (*_U, "stream", "status", "outcome")
+_COUNTED = (*_R, "is_fallback")
 _LATENCY = ("env_id", "endpoint", "model", "provider", "status_class", "streaming")
 _KEY = ("provider_key_id", "provider_key_name")
-
-
-class _Children(dict[tuple[str, ...], M], Generic[M]):
-    """The series of one metric by their label values, made when first asked for."""
-
-    def __init__(self, metric: M) -> None:
-        super().__init__()
-        self._metric = metric
-
-    def __missing__(self, values: tuple[str, ...]) -> M:
-        child = self[values] = self._metric.labels(*values)
-        return child
 
 
 def status_class(status: int) -> str:
@@ -88,100 +73,118 @@ def status_outcome(status: int) -> str:
     return "client_error" if 400 <= status < 500 else "upstream_error"
 
 
-class Metrics:
+class _Handled:
+    """Requests with the same labels: how many, and the seconds to their response heads."""
+
+    __slots__ = ("count", "head", "model_endpoint")
+
+    def __init__(self, model_endpoint: bool) -> None:
+        self.count, self.head, self.model_endpoint = 0, 0.0, model_endpoint
+
+
+class _Tokens:
+    """Tokens of calls with the same labels and client."""
+
+    __slots__ = ("completion", "prompt", "total")
+
+    def __init__(self) -> None:
+        self.prompt, self.completion, self.total = 0, 0, 0
+
+
+class Metrics(Collector):
     """One registry with all metrics of a process. Buckets are upper bounds in seconds, ascending, without infinity."""
 
     def __init__(
         self, *, request_e2e_latency: Sequence[float] = E2E_BUCKETS, request_ttft: Sequence[float] = TTFT_BUCKETS
     ) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        self._tables: list[Table | Summary | Histogram] = []
+        self._calls: dict[Labels, _Handled] = {}
+        self._charged: defaultdict[tuple[CallLabels, str], _Tokens] = defaultdict(_Tokens)
         self._hash: str | None = None
-        self._declare_requests()
-        self._declare_latencies(tuple(request_e2e_latency), tuple(request_ttft))
-        self._declare_tokens()
+        self._declare_calls()
+        self._declare_latencies(request_e2e_latency, request_ttft)
         self._declare_config()
         self._declare_ours()
+        self.registry.register(self)
 
     def exposition(self) -> bytes:
         """All series in the Prometheus text format 0.0.4."""
         return generate_latest(self.registry)
 
+    def collect(self) -> Iterator[Metric]:
+        """All families, for the registry."""
+        for table in (*self._tables, *_request_families(self._calls), *_token_families(self._charged)):
+            yield from table.families()
+
     # What is counted about calls.
 
     def arrived(self, endpoint: str, protocol: str) -> None:
         """A call came in: one more without a response head."""
-        self._in_flight[endpoint, protocol].inc()
+        self._in_flight[endpoint, protocol] += 1
 
     def headed(self, endpoint: str, protocol: str) -> None:
         """The call's response head was written, or it ended without one."""
-        self._in_flight[endpoint, protocol].dec()
+        self._in_flight[endpoint, protocol] -= 1
 
     def stream_opened(self, endpoint: str) -> None:
         """A streamed answer began."""
-        self._open_streams[(endpoint,)].inc()
+        self._open_streams[(endpoint,)] += 1
 
     def stream_closed(self, endpoint: str) -> None:
         """A streamed answer is over."""
-        self._open_streams[(endpoint,)].dec()
+        self._open_streams[(endpoint,)] -= 1
 
     def handled(
         self, labels: CallLabels, *, status: int, stream: bool, fallback: bool, model_endpoint: bool, head: float
     ) -> None:
         """A request was handled: `operations.md` 5.1, first six. `head` is seconds to the response head."""
-        code, outcome = str(status), status_outcome(status)
-        provider, model = labels.provider, labels.model
-        self._requests[provider, model, code, outcome].inc()
-        self._request_duration[provider, model, code].observe(head)
-        full = (*labels, "true" if stream else "false", code, outcome)
-        counted = (*full, "true" if fallback else "false")
-        self._proxy_requests[counted].inc()
-        if outcome != "success":
-            self._proxy_failed[counted].inc()
-        self._proxy_duration[full].observe(head)
-        if model_endpoint:
-            self._llm_requests[counted].inc()
-            self._llm_duration[full].observe(head)
+        key = (
+            *labels,
+            "true" if stream else "false",
+            str(status),
+            status_outcome(status),
+            "true" if fallback else "false",
+        )
+        cell = self._calls.get(key)
+        if cell is None:
+            cell = self._calls[key] = _Handled(model_endpoint)
+        cell.count += 1
+        cell.head += head
 
     def timed(
         self, labels: CallLabels, *, status: int, stream: bool, duration: float, first_event: float | None
     ) -> None:
         """How long a call took to its end, and a stream to its first token (None: none came). Seconds."""
         where = (UNKNOWN, labels.endpoint, labels.model, labels.provider, status_class(status))
-        self._e2e[(*where, "true" if stream else "false")].observe(duration)
+        self._e2e.observe((*where, "true" if stream else "false"), duration)
         if stream and first_event is not None:
-            self._ttft[(*where, "true")].observe(first_event)
-            self._llm_ttft[labels].observe(first_event)
+            self._ttft.observe((*where, "true"), first_event)
+            self._llm_ttft[labels].add(first_event)
 
     def ended(self, endpoint: str, outcome: str) -> None:
         """A call is settled with this outcome (`extensions.md` 9)."""
-        self._outcomes[endpoint, outcome].inc()
+        self._outcomes[endpoint, outcome] += 1
 
     def left_early(self, labels: CallLabels) -> None:
         """The caller left before the response head."""
-        self._cancelled[labels.endpoint, labels.model, labels.provider_key_id, labels.provider_key_name].inc()
+        self._cancelled[labels.endpoint, labels.model, labels.provider_key_id, labels.provider_key_name] += 1
 
     def too_large(self, endpoint: str, protocol: str, drain: str) -> None:
         """A request body was refused with 413; `drain` tells how reading the rest of it ended."""
-        self._too_large[endpoint, protocol, drain].inc()
+        self._too_large[endpoint, protocol, drain] += 1
 
     def tokens(self, labels: CallLabels, client_type: str, *, prompt: int, completion: int, total: int) -> None:
         """Tokens charged to a call (`operations.md` 5.2). Zeros make no series."""
-        if prompt:
-            self._input_tokens[labels].inc(prompt)
-            self._tokens_by_client[client_type, labels.model, "input"].inc(prompt)
-        if completion:
-            self._output_tokens[labels].inc(completion)
-            self._tokens_by_client[client_type, labels.model, "output"].inc(completion)
-        if total:
-            self._total_tokens[labels].inc(total)
-            self._tokens_by_client[client_type, labels.model, "total"].inc(total)
-            self._consumed[labels.provider, labels.model].inc(total)
+        cell = self._charged[labels, client_type]
+        cell.prompt += prompt
+        cell.completion += completion
+        cell.total += total
 
     def spent(self, labels: CallLabels, micro_usd: float) -> None:
         """What a call cost, in millionths of a US dollar; only for models with prices."""
         if micro_usd:
-            self._spend[labels].inc(micro_usd)
+            self._spend[labels] += micro_usd
 
     def usage_event(
         self, labels: CallLabels, handler: str, status: int, key: tuple[str, str], dropped: str | None = None
@@ -190,79 +193,65 @@ class Metrics:
 
         `key` is id and name of the attempt's provider key.
         """
-        self._usage_events[handler, status_class(status), labels.inbound_protocol, labels.model, *key].inc()
+        self._usage_events[handler, status_class(status), labels.inbound_protocol, labels.model, *key] += 1
         if dropped is not None:
-            self._usage_drops[dropped, labels.model, *key].inc()
+            self._usage_drops[dropped, labels.model, *key] += 1
 
     def decided(self, method: str, result: str, reason: str) -> None:
         """Who is calling was decided (`operations.md` 5.4): method, `allowed` or `denied`, and why."""
-        self._auth[method, result, reason].inc()
+        self._auth[method, result, reason] += 1
 
     # What is counted about the process.
 
     def lagged(self, seconds: float) -> None:
         """A timer of the reactor fired so much later than it should have."""
-        self._lag.observe(seconds)
+        self._lag.observe((), seconds)
 
     def noise(self, kind: str, count: int = 1) -> None:
         """Frames of a provider that say nothing and were ignored (`streaming.md` 7); `kind` is from a fixed set."""
-        self._noise[(kind,)].inc(count)
+        self._noise[(kind,)] += count
 
     def reloaded(self, config_hash: str, at: float, rejected: Mapping[str, int]) -> None:
         """A configuration was applied. `at` is seconds since the epoch, `rejected` the refused entries by kind."""
-        self._reloads.inc()
-        self._reload_successful.set(1)
-        self._reload_success_time.set(at)
+        self._reloads[()] += 1
+        self._reload_successful[()] = 1
+        self._reload_success_time[()] = at
         if self._hash is not None:
-            self._hash_info[(self._hash,)].set(0)
+            self._hash_info[(self._hash,)] = 0
         self._hash = config_hash
-        self._hash_info[(config_hash,)].set(1)
+        self._hash_info[(config_hash,)] = 1
         self._set_rejected(rejected)
 
     def reload_failed(self, reason: str, rejected: Mapping[str, int]) -> None:
         """A configuration was refused; `reason` is one of `RELOAD_FAILURES`."""
-        self._reloads.inc()
-        self._reload_successful.set(0)
-        self._reload_failures[(reason,)].inc()
+        self._reloads[()] += 1
+        self._reload_successful[()] = 0
+        self._reload_failures[(reason,)] += 1
         self._set_rejected(rejected)
 
     def _set_rejected(self, rejected: Mapping[str, int]) -> None:
         for kind in {*RESOURCE_KINDS, *rejected}:
-            self._rejected[(kind,)].set(rejected.get(kind, 0))
+            self._rejected[(kind,)] = rejected.get(kind, 0)
 
     # The declarations.
 
-    def _counter(self, name: str, text: str, labels: Sequence[str]) -> _Children[Counter]:
-        return _Children(Counter(name, text, labels, registry=self.registry))
+    def _counter(self, name: str, text: str, labels: Labels = ()) -> Table:
+        table = Table(CounterMetricFamily, name, text, labels)
+        self._tables.append(table)
+        return table
 
-    def _gauge(self, name: str, text: str, labels: Sequence[str]) -> _Children[Gauge]:
-        return _Children(Gauge(name, text, labels, registry=self.registry))
+    def _gauge(self, name: str, text: str, labels: Labels = ()) -> Table:
+        table = Table(GaugeMetricFamily, name, text, labels)
+        self._tables.append(table)
+        return table
 
-    def _summary(self, name: str, text: str, labels: Sequence[str]) -> _Children[Summary]:
-        return _Children(Summary(name, text, labels, registry=self.registry))
+    def _histogram(self, name: str, text: str, labels: Labels, bounds: Sequence[float]) -> Histogram:
+        table = Histogram(name, text, labels, bounds)
+        self._tables.append(table)
+        return table
 
-    def _histogram(self, name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> _Children[Histogram]:
-        return _Children(Histogram(name, text, labels, registry=self.registry, buckets=buckets))
-
-    def _declare_requests(self) -> None:
-        counted = (*_R, "is_fallback")
-        few = ("provider", "model", "status")
+    def _declare_calls(self) -> None:
         door = ("endpoint", "inbound_protocol")
-        self._requests = self._counter("aisix_requests_total", "Handled requests.", (*few, "outcome"))
-        self._request_duration = self._summary(
-            "aisix_request_duration_seconds", "Time to the response head of a handled request.", few
-        )
-        self._proxy_requests = self._counter("aisix_proxy_requests_total", "Handled requests.", counted)
-        self._proxy_failed = self._counter(
-            "aisix_proxy_failed_requests_total", "Handled requests that did not succeed.", counted
-        )
-        self._proxy_duration = self._summary(
-            "aisix_proxy_request_duration_seconds", "Time to the response head of a handled request.", _R
-        )
-        self._llm_requests = self._counter("aisix_llm_requests_total", "Requests to model endpoints.", counted)
-        self._llm_duration = self._summary(
-            "aisix_llm_request_duration_seconds", "Time to the response head on model endpoints.", _R
-        )
         self._in_flight = self._gauge(
             "aisix_proxy_in_flight_requests", "Requests whose response head is not written yet.", door
         )
@@ -276,35 +265,7 @@ class Metrics:
             "Requests refused because of their body's size, by how draining the rest ended.",
             (*door, "outcome"),
         )
-
-    def _declare_latencies(self, e2e: Sequence[float], ttft: Sequence[float]) -> None:
-        self._e2e = self._histogram(
-            "aisix_request_e2e_latency_seconds", "Time to the end of the answer, streams included.", _LATENCY, e2e
-        )
-        self._ttft = self._histogram(
-            "aisix_request_ttft_seconds",
-            "Time from the winning attempt's start to its first data event.",
-            _LATENCY,
-            ttft,
-        )
-        self._llm_ttft = self._summary(
-            "aisix_llm_time_to_first_token_seconds",
-            "Time from the winning attempt's start to its first data event.",
-            CallLabels._fields,
-        )
-
-    def _declare_tokens(self) -> None:
-        labels = CallLabels._fields
-        self._input_tokens = self._counter("aisix_llm_input_tokens_total", "Prompt tokens, cache included.", labels)
-        self._output_tokens = self._counter("aisix_llm_output_tokens_total", "Completion tokens.", labels)
-        self._total_tokens = self._counter("aisix_llm_total_tokens_total", "Prompt and completion tokens.", labels)
-        self._spend = self._counter("aisix_llm_spend_micro_usd_total", "Cost in millionths of a US dollar.", labels)
-        self._consumed = self._counter(
-            "aisix_tokens_consumed_total", "Prompt and completion tokens.", ("provider", "model")
-        )
-        self._tokens_by_client = self._counter(
-            "aisix_llm_tokens_by_client_total", "Tokens by client software.", ("client_type", "model", "token_type")
-        )
+        self._spend = self._counter("aisix_llm_spend_micro_usd_total", "Cost in millionths of a US dollar.", _U)
         self._usage_events = self._counter(
             "aisix_usage_events_emitted_total",
             "Usage events, one per attempt, or one for a call without any.",
@@ -317,17 +278,23 @@ class Metrics:
             "aisix_auth_decisions_total", "Decisions about who is calling.", ("method", "result", "reason")
         )
 
+    def _declare_latencies(self, e2e: Sequence[float], ttft: Sequence[float]) -> None:
+        text = "Time from the winning attempt's start to its first data event."
+        self._e2e = self._histogram(
+            "aisix_request_e2e_latency_seconds", "Time to the end of the answer, streams included.", _LATENCY, e2e
+        )
+        self._ttft = self._histogram("aisix_request_ttft_seconds", text, _LATENCY, ttft)
+        self._llm_ttft = Summary("aisix_llm_time_to_first_token_seconds", text, _U)
+        self._tables.append(self._llm_ttft)
+
     def _declare_config(self) -> None:
-        registry = self.registry
-        self._reload_successful = Gauge(
-            "aisix_config_last_reload_successful", "Whether the last load was applied.", registry=registry
+        self._reload_successful = self._gauge(
+            "aisix_config_last_reload_successful", "Whether the last load was applied."
         )
-        self._reload_success_time = Gauge(
-            "aisix_config_last_reload_success_timestamp_seconds", "When one was last applied.", registry=registry
+        self._reload_success_time = self._gauge(
+            "aisix_config_last_reload_success_timestamp_seconds", "When one was last applied."
         )
-        self._reloads = Counter(
-            "aisix_config_reloads_total", "Loads of the configuration, boot included.", registry=registry
-        )
+        self._reloads = self._counter("aisix_config_reloads_total", "Loads of the configuration, boot included.")
         self._reload_failures = self._counter(
             "aisix_config_reload_failures_total", "Loads that were refused.", ("reason",)
         )
@@ -339,21 +306,69 @@ class Metrics:
             "aisix_config_stale_served_resources", "Entries served in an older version (etcd).", ("kind",)
         )
         self._hash_info = self._gauge("aisix_config_hash_info", "1 for the hash of what serves.", ("hash",))
-        for reason in RELOAD_FAILURES:
-            self._reload_failures[(reason,)].inc(0)
-        for kind in RESOURCE_KINDS:
-            for gauge in (self._rejected, partial, stale):
-                gauge[(kind,)].set(0)
+        for table in (self._reload_successful, self._reload_success_time, self._reloads):
+            table[()] = 0
+        self._reload_failures.update({(reason,): 0 for reason in RELOAD_FAILURES})
+        for table in (self._rejected, partial, stale):
+            table.update({(kind,): 0 for kind in RESOURCE_KINDS})
 
     def _declare_ours(self) -> None:
         self._outcomes = self._counter(
             "aisix_call_outcomes_total", "Settled calls by how they ended.", ("endpoint", "outcome")
         )
         self._open_streams = self._gauge("aisix_open_streams", "Streamed answers that are running.", ("endpoint",))
-        self._lag = Histogram(
-            "aisix_reactor_lag_seconds",
-            "How late the reactor's timers fire.",
-            registry=self.registry,
-            buckets=LAG_BUCKETS,
-        )
+        self._lag = self._histogram("aisix_reactor_lag_seconds", "How late the reactor's timers fire.", (), LAG_BUCKETS)
         self._noise = self._counter("aisix_sse_noise_total", "Ignored frames of providers.", ("kind",))
+
+
+def _request_families(calls: Mapping[Labels, _Handled]) -> Iterator[Table | Summary]:
+    """The six request families of `operations.md` 5.1, summed up of the cells of handled requests."""
+    few = ("provider", "model", "status")
+    head = "Time to the response head of a handled request."
+    requests = Table(CounterMetricFamily, "aisix_requests_total", "Handled requests.", (*few, "outcome"))
+    duration = Summary("aisix_request_duration_seconds", head, few)
+    proxy = Table(CounterMetricFamily, "aisix_proxy_requests_total", "Handled requests.", _COUNTED)
+    failed = Table(
+        CounterMetricFamily, "aisix_proxy_failed_requests_total", "Handled requests that did not succeed.", _COUNTED
+    )
+    proxy_duration = Summary("aisix_proxy_request_duration_seconds", head, _R)
+    llm = Table(CounterMetricFamily, "aisix_llm_requests_total", "Requests to model endpoints.", _COUNTED)
+    llm_duration = Summary("aisix_llm_request_duration_seconds", head, _R)
+    for key, cell in calls.items():
+        provider, model, (code, outcome) = key[2], key[3], key[-3:-1]
+        requests[provider, model, code, outcome] += cell.count
+        duration[provider, model, code].add(cell.head, cell.count)
+        proxy[key] = cell.count
+        proxy_duration[key[:-1]].add(cell.head, cell.count)
+        if outcome != "success":
+            failed[key] = cell.count
+        if cell.model_endpoint:
+            llm[key] = cell.count
+            llm_duration[key[:-1]].add(cell.head, cell.count)
+    yield from (requests, duration, proxy, failed, proxy_duration, llm, llm_duration)
+
+
+def _token_families(charged: Mapping[tuple[CallLabels, str], _Tokens]) -> Iterator[Table]:
+    """The token families of `operations.md` 5.2. Zeros make no series."""
+    named = {
+        "input": Table(CounterMetricFamily, "aisix_llm_input_tokens_total", "Prompt tokens, cache included.", _U),
+        "output": Table(CounterMetricFamily, "aisix_llm_output_tokens_total", "Completion tokens.", _U),
+        "total": Table(CounterMetricFamily, "aisix_llm_total_tokens_total", "Prompt and completion tokens.", _U),
+    }
+    consumed = Table(
+        CounterMetricFamily, "aisix_tokens_consumed_total", "Prompt and completion tokens.", ("provider", "model")
+    )
+    by_client = Table(
+        CounterMetricFamily,
+        "aisix_llm_tokens_by_client_total",
+        "Tokens by client software.",
+        ("client_type", "model", "token_type"),
+    )
+    for (labels, client), cell in charged.items():
+        for kind, number in (("input", cell.prompt), ("output", cell.completion), ("total", cell.total)):
+            if number:
+                named[kind][labels] += number
+                by_client[client, labels.model, kind] += number
+        if cell.total:
+            consumed[labels.provider, labels.model] += cell.total
+    yield from (*named.values(), consumed, by_client)

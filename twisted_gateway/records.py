@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from twisted_gateway.charging import Charge, charge, charged_attempt
@@ -229,4 +230,9 @@ def _until(exchange: Exchange, attempt: Attempt) -> float:
 def rfc3339(at: float) -> str:
     """Seconds since the epoch as RFC 3339, UTC, with milliseconds."""
     whole = int(at)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int((at - whole) * 1000):03d}Z"
+    return f"{_second(whole)}.{int((at - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _second(whole: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))

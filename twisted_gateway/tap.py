@@ -89,12 +89,16 @@ def _reactor() -> Any:
 
 
 class House(MultiService):  # type: ignore[misc]
-    """The gateway as one service: listeners, trunk, policies, signals, and the way out."""
+    """The gateway as one service: listeners, trunk, policies, signals, and the way out.
 
-    def __init__(self, settings: Settings, reactor: Any, log: Log | None = None) -> None:
+    `alone`: the process is the gateway's own. Otherwise (in a test) it leaves signals, stdout and the collector be.
+    """
+
+    def __init__(self, settings: Settings, reactor: Any, log: Log | None = None, alone: bool = True) -> None:
         super().__init__()
         self.settings = settings
         self.reactor = reactor
+        self.alone = alone
         self.lines = log or make_log(settings, reactor)
         self.log = Logger(namespace="aisix")
         seen = settings.observability
@@ -215,9 +219,10 @@ class House(MultiService):  # type: ignore[misc]
         except CannotListenError as error:
             raise SystemExit(f"aisix: cannot listen on {error.interface or '*'}:{error.port}: {error.socketError}") from None
         super().startService()
-        gc.collect()
-        gc.freeze()
-        self.reactor.callWhenRunning(self._running)
+        if self.alone:
+            gc.collect()
+            gc.freeze()
+            self.reactor.callWhenRunning(self._running)
 
     def _listen(self) -> None:
         settings = self.settings
@@ -225,7 +230,9 @@ class House(MultiService):  # type: ignore[misc]
             from twisted_gateway.demo import DemoProvider
 
             demo = DemoProvider(self.reactor, settings.demo.ttft_ms, settings.demo.words_per_second)
-            self.demo_port = self._bind(settings.demo.addr, demo.site())
+            site = demo.site()
+            site.noisy = False
+            self.demo_port = self._bind(settings.demo.addr, site)
         prometheus = settings.observability.metrics.prometheus
         if prometheus.enabled:
             status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path)
@@ -257,7 +264,7 @@ class House(MultiService):  # type: ignore[misc]
         model = "gpt-4o-prod"
         if self.settings.demo.enabled and self.snapshot().resolve(model) is not None:
             print(f"Try it:\n  {_curl(url, model)}", flush=True)
-        self._lag = _Lag(self.reactor, self.metrics.lagged)
+        _Lag(self.reactor, self.metrics.lagged)
 
     def _warn_published(self) -> None:
         if not self.settings.proxy.addr.is_loopback:
@@ -325,7 +332,10 @@ class House(MultiService):  # type: ignore[misc]
             pool.close()
         for channel in tuple(self.site.channels):
             channel.loseConnection()
-        self.reactor.addSystemEventTrigger("after", "shutdown", self.lines.writer.stop)
+        if self.alone:
+            self.reactor.addSystemEventTrigger("after", "shutdown", self.lines.writer.stop)
+        else:
+            self.lines.writer.stop()
         return Deferred.fromCoroutine(_all(closing)).addCallback(lambda _: super(House, self).stopService())
 
 

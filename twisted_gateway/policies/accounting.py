@@ -40,7 +40,7 @@ NO_MODEL_ENDPOINTS = frozenset({"/v1/models", "/v1/models/{id}", "/v1/streams", 
 
 _UNRESOLVED = "unresolved"
 _QUIET_DENIALS = frozenset({"missing_credentials", "unknown_key"})
-_LONGEST_ERROR = 2048
+_LONGEST_TEXT = 2048
 
 
 class AccessLog(Protocol):
@@ -240,7 +240,7 @@ def provider_fields(exchange: Exchange, attempt: Attempt) -> dict[str, object]:
         "attempt_kind": attempt.kind,
         "handler": exchange.endpoint.format,
         "status": attempt.status,
-        "requested_model": exchange.call.model if exchange.call is not None else None,
+        "requested_model": exchange.call.model[:_LONGEST_TEXT] if exchange.call is not None else None,
         "provider_model_version": attempt.provider_model,
     }
 
@@ -258,7 +258,7 @@ def access_fields(exchange: Exchange, outcome: Outcome, status: int, charged: Ch
         "ttft_ms": milliseconds(first) if first is not None else None,
         "duration_ms": milliseconds(ended_at(exchange) - exchange.arrived),
         "provider": attempt.target.model.provider if attempt is not None else None,
-        "model": call.model if call is not None else None,
+        "model": call.model[:_LONGEST_TEXT] if call is not None else None,
         "api_key_id": caller.id if caller is not None else None,
         "request_id": exchange.id,
     }
@@ -286,4 +286,4 @@ def _error(exchange: Exchange, outcome: Outcome) -> tuple[str | None, str | None
     if outcome is Outcome.COMPLETE or problem is None:
         return None, None
     text = f"{problem.message}: {problem.detail}" if problem.detail else problem.message
-    return problem.type, text[:_LONGEST_ERROR]
+    return problem.type, text[:_LONGEST_TEXT]
