@@ -42,6 +42,6 @@ setup(
             "types-PyYAML",
         ],
     },
-    entry_points={"console_scripts": ["aisix = twisted_gateway.tap:main"]},
+    entry_points={"console_scripts": ["aisix = twisted_gateway.command:main"]},
     zip_safe=False,
 )

@@ -1,5 +1,5 @@
 """`python -m twisted_gateway`: the `aisix` command."""
 
-from twisted_gateway.tap import main
+from twisted_gateway.command import main
 
 main()

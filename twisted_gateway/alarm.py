@@ -13,22 +13,24 @@ class Alarm:
     `off` silences it and keeps the timer; `stop` cancels the timer, for good.
     """
 
-    __slots__ = ("_call", "_clock", "_due", "_ring")
+    __slots__ = ("_call", "_clock", "_due", "_fires", "_ring")
 
     def __init__(self, clock: IReactorTime, ring: Callable[[], None]) -> None:
         self._clock = clock
         self._ring = ring
         self._due: float | None = None
         self._call: IDelayedCall | None = None
+        self._fires = 0.0
 
     def set(self, seconds: float) -> None:
         """Ring that many seconds from now, instead of when it was to ring before."""
         due = self._due = self._clock.seconds() + seconds
-        call = self._call
-        if call is None:
+        if self._call is None:
+            self._fires = due
             self._call = self._clock.callLater(seconds, self._fired)
-        elif call.getTime() > due:
-            call.reset(seconds)
+        elif self._fires > due:
+            self._fires = due
+            self._call.reset(seconds)
 
     def off(self) -> None:
         """Do not ring until set again."""
@@ -48,6 +50,7 @@ class Alarm:
             return
         late = due - self._clock.seconds()
         if late > 1e-9:
+            self._fires = due
             self._call = self._clock.callLater(late, self._fired)
         else:
             self._due = None

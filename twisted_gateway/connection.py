@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.endpoints import _WrappingProtocol
 from twisted.internet.error import ConnectionAborted, ConnectionDone, TimeoutError
 from twisted.internet.interfaces import (
     IAddress,
@@ -232,6 +233,8 @@ class Connection(Protocol):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
             self._pool.tune(transport)
+        if isinstance(getattr(transport, "protocol", None), _WrappingProtocol):
+            transport.protocol = self  # an endpoint's wrapper has done its work: reads need not pass through it
         if not self._secure:
             self._up()
 

@@ -25,6 +25,7 @@ _DRAIN_SECONDS = 5.0
 _RATE_WINDOW = 20
 _SWEEP = 1.0
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
+_write, _finish, _lost = http.Request.write, http.Request.finish, http.Request.connectionLost
 _TARGET = re.compile(rb"/[\x21-\x7e]*|\*")
 
 
@@ -131,23 +132,27 @@ class Request(server.Request):  # type: ignore[misc]
 
     def write(self, data: bytes) -> None:
         """Write to the caller; the head goes first."""
+        if self.startedWriting and self.chunked and data and not self.finished and not self._disconnected:
+            self.sentLength += len(data)
+            self.channel.write(b"%x\r\n%b\r\n" % (len(data), data))
+            return
         if not self.startedWriting:
             self.responseHeaders.setRawHeaders(b"date", [self.channel.site.date()])
             if self.channel.site.draining:
                 self.responseHeaders.setRawHeaders(b"connection", [b"close"])
                 self.channel.persistent = False
-        http.Request.write(self, data)
+        _write(self, data)
 
     def finish(self) -> None:
         """The answer is whole."""
         self._release()
-        http.Request.finish(self)
+        _finish(self)
 
     def connectionLost(self, reason: Failure) -> None:
         """The caller has left."""
         self._release()
         self._pieces.clear()
-        http.Request.connectionLost(self, reason)
+        _lost(self, reason)
 
     def _release(self) -> None:
         reserved, self._reserved = self._reserved, 0

@@ -80,7 +80,7 @@ def text_layout(when: str, level: str, target: str, message: str, fields: Fields
         elif kind is bool:
             parts.append(f"{name}=true" if value else f"{name}=false")
         else:
-            shown = value if kind is str else str(value)
+            shown = str(value)
             if '"' in shown or "\\" in shown or "\n" in shown:
                 shown = shown.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
             parts.append(f'{name}="{shown}"')
@@ -302,8 +302,11 @@ class Log:
         """Lay a line out. Most have nothing to take out, which one look at the whole line tells."""
         shown_when = self._time(when)
         if traceback is None:
-            line = self.layout(shown_when, level.name, target, message, fields)
-            if len(line) <= _LONGEST_VALUE and line.isprintable() and "\\" not in line:
+            try:
+                line = self.layout(shown_when, level.name, target, message, fields)
+            except UnicodeEncodeError:
+                line = ""
+            if 0 < len(line) <= _LONGEST_VALUE and line.isprintable() and "\\" not in line:
                 return (line + "\n").encode()
         shown = {name: value if isinstance(value, _PLAIN) else clean(str(value)) for name, value in fields.items()}
         if traceback is not None:

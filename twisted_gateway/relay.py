@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -11,7 +11,7 @@ from twisted_gateway.alarm import Alarm
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import Problem, StrayFrame, broken_off, timed_out, undecodable
 from twisted_gateway.exchange import Attempt, Exchange, Outcome
-from twisted_gateway.formats.row import Passage
+from twisted_gateway.formats.row import Passage, Taken
 from twisted_gateway.upstream import Answer
 from twisted_gateway.wire.series import Series, Tube
 from twisted_gateway.wire.sse import Frame, encode
@@ -41,6 +41,7 @@ class Relay:
         self._answer = answer
         self._passage = passage
         self._line: Tube = Series((passage, *tubes)) if tubes else passage
+        self._take: Callable[[bytes], Taken | None] | None = None if tubes else getattr(passage, "take", None)
         self._downstream = downstream
         self._clock = clock
         assert exchange.call is not None
@@ -63,6 +64,19 @@ class Relay:
         return self.done
 
     # Sink of the answer
+
+    def bytes_received(self, data: bytes) -> bool:
+        """A read that the passage knows by its bytes, and no policy wants to see, needs no frames."""
+        if self._take is None or self._over:
+            return False
+        taken = self._take(data)
+        if taken is None:
+            return False
+        self._downstream.write(taken.data, taken.frames)
+        self._exchange.delivered_bytes = self._passage.text_bytes
+        if self._alarm is not None and not self._downstream.paused:
+            self._alarm.set(self._silence)
+        return True
 
     def frames_received(self, frames: list[Frame]) -> None:
         """The frames of one read: through the line and out."""

@@ -6,10 +6,10 @@ import gc
 import os
 import random
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -217,7 +217,8 @@ class House(MultiService):  # type: ignore[misc]
         try:
             self._listen()
         except CannotListenError as error:
-            raise SystemExit(f"aisix: cannot listen on {error.interface or '*'}:{error.port}: {error.socketError}") from None
+            where = f"{error.interface or '*'}:{error.port}"
+            raise SystemExit(f"aisix: cannot listen on {where}: {error.socketError}") from None
         super().startService()
         if self.alone:
             gc.collect()
@@ -270,8 +271,7 @@ class House(MultiService):  # type: ignore[misc]
         if not self.settings.proxy.addr.is_loopback:
             for name in self.snapshot().published_keys(time.time()):
                 self.log.warn(
-                    'caller key "{name}" is one of those printed in our documentation, and this listener is not loopback',
-                    name=name,
+                    'caller key "{name}" is printed in our documentation, and this listener is not loopback', name=name
                 )
 
     def reload(self) -> None:
@@ -378,7 +378,7 @@ def _server_tls(tls: Any) -> Any:
     from twisted.internet import ssl
 
     try:
-        pem = open(tls.key_file, "rb").read() + b"\n" + open(tls.cert_file, "rb").read()
+        pem = Path(tls.key_file).read_bytes() + b"\n" + Path(tls.cert_file).read_bytes()
         chain = pem.split(b"-----BEGIN CERTIFICATE-----")
         certificate = ssl.PrivateCertificate.loadPEM(pem)
         more = [ssl.Certificate.loadPEM(b"-----BEGIN CERTIFICATE-----" + one).original for one in chain[2:]]
@@ -399,56 +399,3 @@ def _curl(url: str, model: str) -> str:
         f'curl -sS -N -X POST "{url}/v1/chat/completions" -H "Authorization: Bearer YOUR_CALLER_API_KEY"'
         f" -H \"Content-Type: application/json\" -d '{body}'"
     )
-
-
-USAGE = """usage: aisix --config FILE                serve in the foreground
-       aisix validate --resources FILE     check a resources file
-       aisix --version"""
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The `aisix` command."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words in (["--version"], ["-V"]):
-        print(f"aisix {__version__}")
-    elif words in (["--help"], ["-h"]):
-        print(USAGE)
-    elif words[:1] == ["validate"]:
-        _validate(words[1:])
-    else:
-        _serve(words)
-
-
-def _validate(words: list[str]) -> None:
-    """`aisix validate --resources FILE` (`configuration.md` section 1)."""
-    path = words[0].removeprefix("--resources=") if len(words) == 1 and words[0].startswith("--resources=") else None
-    if len(words) == 2 and words[0] == "--resources":
-        path = words[1]
-    if path is None:
-        raise SystemExit(f"aisix validate: expected --resources FILE\n{USAGE}")
-    try:
-        snapshot = load_resources(path, os.environ, time.time())
-    except ResourcesError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
-    for warning in snapshot.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"OK: {path} loaded {sum(snapshot.resource_counts.values())} resource(s)")
-
-
-def _serve(words: list[str]) -> None:
-    """`aisix --config FILE`: serve until a signal."""
-    from twisted.logger import globalLogBeginner
-
-    options = Options()
-    try:
-        options.parseOptions(words)
-        options.log = make_log(options.settings, _reactor())
-        globalLogBeginner.beginLoggingTo([options.log], redirectStandardIO=False)
-        house = makeService(options)
-    except usage.UsageError as error:
-        raise SystemExit(f"aisix: {error}") from None
-    house.startService()
-    reactor = _reactor()
-    reactor.addSystemEventTrigger("before", "shutdown", house.stopService)
-    reactor.run(installSignalHandlers=False)

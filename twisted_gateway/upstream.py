@@ -59,6 +59,9 @@ class Client(HTTPClient):  # type: ignore[misc]
 class Sink(Protocol):
     """Whoever joins an open answer."""
 
+    def bytes_received(self, data: bytes) -> bool:
+        """A read that begins with a new frame. True when it was taken as it is; else it comes as frames."""
+
     def frames_received(self, frames: list[Frame]) -> None:
         """The frames of one read."""
 
@@ -103,6 +106,9 @@ class Answer:
             return
         self._bytes += len(data)
         reader = self._reader
+        sink = self._sink
+        if sink is not None and reader is not None and reader.between_frames and sink.bytes_received(data):
+            return
         if reader is None:
             reader = self._reader = self._choose(data)
         try:
@@ -246,6 +252,8 @@ Answer._ended = _RUNNING
 
 class _Discard:
     """Reads nothing."""
+
+    between_frames = False
 
     def received(self, data: bytes) -> list[Frame]:
         return []

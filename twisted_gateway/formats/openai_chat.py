@@ -13,7 +13,7 @@ from twisted_gateway.formats.complaints import OPENAI
 from twisted_gateway.formats.openai_delta import Choice
 from twisted_gateway.formats.openai_usage import read_usage
 from twisted_gateway.formats.row import Format, Passage, Sent
-from twisted_gateway.formats.shortcut import Shortcuts
+from twisted_gateway.formats.shortcut import Shortcuts, Taken
 from twisted_gateway.wire.sse import Frame, escape_separators
 
 DONE = Frame(b"[DONE]", b"", b"data: [DONE]\n\n")
@@ -127,6 +127,15 @@ class Chunks:
         self._reasoning_field = target.model.provider_key.response.reasoning_field
         self._shortcuts = Shortcuts()
 
+    def take(self, data: bytes) -> Taken | None:
+        """A whole read at once, if it is nothing but frames of a known shape; else None, and nothing has happened."""
+        if self.ended or self.failure is not None:
+            return None
+        taken = self._shortcuts.take(data)
+        if taken is not None:
+            self.text_bytes += taken.text_bytes
+        return taken
+
     def received(self, frames: list[Frame]) -> list[Frame]:
         """The caller's frames for these of the provider; none after the end marker or an error."""
         out: list[Frame] = []
@@ -134,10 +143,11 @@ class Chunks:
         for frame in frames:
             if self.ended or self.failure is not None:
                 break
-            short = take(frame)
+            raw = frame.raw
+            short = take(raw) if raw is not None else None
             if short is not None:
-                self.text_bytes += short[1]
-                out.append(short[0])
+                self.text_bytes += short.text_bytes
+                out.append(Frame(b"", b"", short.data))
                 continue
             edited = self._edited(frame)
             if edited is not None:

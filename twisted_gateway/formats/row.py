@@ -10,8 +10,16 @@ import attrs
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Call, Headers, Target, Usage
 from twisted_gateway.formats.complaints import Complaints
+from twisted_gateway.formats.shortcut import Taken
 from twisted_gateway.wire.series import Tube
 from twisted_gateway.wire.sse import Frame
+
+
+class Quick(Protocol):
+    """A passage that knows some reads by their bytes (`formats.shortcut`)."""
+
+    def take(self, data: bytes) -> Taken | None:
+        """A read of whole frames as it goes out, or None when it must be read frame by frame."""
 
 
 class Passage(Tube, Protocol):

@@ -8,7 +8,7 @@ written, only what it costs (`DESIGN.md` section 4, road (a)).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import msgspec
@@ -19,9 +19,20 @@ _MOST = 4
 _encode = msgspec.json.Encoder().encode
 
 
+class Taken(NamedTuple):
+    """What became of frames that were recognised: their bytes for the caller, how many, and the bytes of their text."""
+
+    data: bytes
+    frames: int
+    text_bytes: int
+
+
 @attrs.frozen
 class _Shape:
-    """head + text + middle + filler + tail; `middle` is empty where there is no second hole (`obfuscation`)."""
+    """head + text + middle + filler + tail; `middle` is empty where there is no second hole (`obfuscation`).
+
+    `tail` ends with the frame's blank line. `quotes` is the number of `"` in all that is constant.
+    """
 
     head: bytes
     middle: bytes
@@ -29,8 +40,37 @@ class _Shape:
     head_out: bytes
     middle_out: bytes
     tail_out: bytes
-    around: int
-    """Length of all that is constant."""
+    between: bytes
+    between_out: bytes
+    quotes: int
+
+    def take(self, data: bytes) -> Taken | None:
+        """Whole frames of this shape and nothing else, edited; None when `data` is anything else."""
+        if not (data.startswith(self.head) and data.endswith(self.tail)):
+            return None
+        inner = data[len(self.head) : len(data) - len(self.tail)]
+        if len(inner) + len(self.head) + len(self.tail) != len(data):
+            return None
+        texts = inner.split(self.between)
+        count = len(texts)
+        if (
+            data.count(b'"') != count * self.quotes
+            or inner.count(b"\n") != 2 * (count - 1)
+            or b"\r" in inner
+            or (b"\\" in inner and any(text.endswith(b"\\") for text in texts))
+        ):
+            return None
+        text_bytes = len(inner) - (count - 1) * len(self.between)
+        if self.middle:
+            if inner.count(self.middle) != count:
+                return None
+            parts = [text.partition(self.middle) for text in texts]
+            if any(text.endswith(b"\\") for text, _, _ in parts):
+                return None
+            text_bytes = sum(len(text) for text, _, _ in parts)
+            texts = [text + self.middle_out + filler for text, _, filler in parts]
+        out = self.head_out + self.between_out.join(texts) + self.tail_out
+        return Taken(escape_separators(out), count, text_bytes)
 
 
 class Shortcuts:
@@ -42,24 +82,12 @@ class Shortcuts:
         self._shapes: list[_Shape] = []
         self._lessons = 0
 
-    def take(self, frame: Frame) -> tuple[Frame, int] | None:
-        """The frame as it goes out and the bytes of its text, if its shape is known."""
-        raw = frame.raw
-        if raw is None:
-            return None
+    def take(self, data: bytes) -> Taken | None:
+        """One or more whole frames of one known shape as they go out, else None."""
         for shape in self._shapes:
-            if len(raw) >= shape.around and raw.startswith(shape.head) and raw.endswith(shape.tail):
-                inner = raw[len(shape.head) : len(raw) - len(shape.tail)]
-                filler = b""
-                if shape.middle:
-                    inner, found, filler = inner.partition(shape.middle)
-                    if not found or b'"' in filler or filler[-1:] == b"\\":
-                        continue
-                if b'"' in inner or inner[-1:] == b"\\":
-                    continue
-                text = inner if inner.isascii() else escape_separators(inner)
-                out = b"".join((shape.head_out, text, shape.middle_out, filler, shape.tail_out))
-                return Frame(b"", b"", out), len(inner)
+            taken = shape.take(data)
+            if taken is not None:
+                return taken
         return None
 
     def learn(self, frame: Frame, made: Frame, chunk: dict[str, Any]) -> None:
@@ -73,7 +101,11 @@ class Shortcuts:
         before, after = _cut(frame.raw, holes), _cut(encode(made), holes)
         if before is None or after is None:
             return
-        self._shapes.append(_Shape(*before, *after, around=sum(map(len, before))))
+        constant = b"".join(before)
+        if b"\r" in constant or constant.count(b"\n") != 2:
+            return
+        between, between_out = before[2] + before[0], after[2] + after[0]
+        self._shapes.append(_Shape(*before, *after, between, between_out, constant.count(b'"')))
 
 
 def _holes(chunk: dict[str, Any]) -> list[bytes] | None:

@@ -133,11 +133,11 @@ class ResponseReader:
         lengths = {part.strip() for value in head.values(b"content-length") for part in value.split(b",")}
         if len(lengths) > 1 or any(not part.isdigit() or len(part) > 15 for part in lengths):
             raise Malformed("conflicting or invalid content-length")
+        if codings and (codings != [b"chunked"] or head.minor == 0):
+            raise Malformed("a transfer coding other than chunked")
         if self._method == b"HEAD" or head.status in (204, 304):
             self.finished = True
         elif codings:
-            if codings != [b"chunked"] or head.minor == 0:
-                raise Malformed("a transfer coding other than chunked")
             if lengths:
                 self.reusable = False
             self._state = self._chunk_size
@@ -167,12 +167,17 @@ class ResponseReader:
             if len(data) - at > _MAX_CHUNK_LINE:
                 raise Malformed("a chunk line of more than 4 KiB")
             return -1
-        line = _SIZE.fullmatch(data, at, end)
-        if line is None:
-            raise Malformed("an invalid chunk size")
-        self._left = int(line[1], 16)
-        self._state = self._chunk_data if self._left else self._trailer
-        return end + 2
+        start, size = end + 2, _chunk_length(data[at:end])
+        after = start + size
+        if size == 0:
+            self._state = self._trailer
+            return start
+        if data[after : after + 2] == b"\r\n":  # all of it is there, as it nearly always is
+            parts.append(data[start:after])
+            return after + 2
+        self._left = size
+        self._state = self._chunk_data
+        return start
 
     def _chunk_data(self, data: bytes, at: int, parts: list[bytes]) -> int:
         have = len(data) - at
@@ -212,6 +217,18 @@ class ResponseReader:
                 raise Malformed("trailers of more than 64 KiB")
             _parse_header(data[at:end])
         return end + 2
+
+
+def _chunk_length(line: bytes) -> int:
+    if line.isalnum() and len(line) < 16:  # only digits and letters: `int` tells the rest
+        try:
+            return int(line, 16)
+        except ValueError:
+            pass
+    match = _SIZE.fullmatch(line)
+    if match is None:
+        raise Malformed("an invalid chunk size")
+    return int(match[1], 16)
 
 
 def _parse_head(data: bytes) -> Head:

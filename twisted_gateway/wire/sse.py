@@ -75,6 +75,11 @@ class Reader:
         """Bytes kept back because their event is not whole."""
         return len(self._rest)
 
+    @property
+    def between_frames(self) -> bool:
+        """Whether the next byte begins a frame: nothing is kept, not even the knowledge of a CR."""
+        return self._started and not self._rest and not self._after_cr
+
     def received(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes, in order."""
         if self._after_cr or b"\r" in data:
@@ -107,6 +112,8 @@ class Reader:
         """The frame left without its blank line at the end of the stream, if it has data (section 7 rule 7)."""
         piece = bytes(self._rest)
         self._rest.clear()
+        if not self._started:  # the mark came in more than one read, and no blank line since
+            piece = piece.removeprefix(_BOM)
         return self._frames([piece]) if piece else []
 
     def _check(self, length: int) -> None:

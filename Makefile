@@ -1,0 +1,57 @@
+# make run     serve on 127.0.0.1:3000 with the files in conf/
+# make test    the whole test suite
+# make bench   the gateway beside nginx (bench/README.md)
+# make lint    ruff, mypy, the import rungs
+# make lock    pin the newest versions that setup.py allows
+# make clean   remove what these made
+#
+# Everything happens in .venv, made by $(PYTHON), which must be 3.11 or newer.
+
+PYTHON ?= python3
+CONFIG = conf/aisix.yaml
+BIN = .venv/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+# The checkout itself is what runs. Only this editable mode lets twistd find our plugin from every directory.
+CHECKOUT = --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+
+.DELETE_ON_ERROR:
+.PHONY: run test bench lint lock clean
+
+run: .venv/installed
+	exec $(BIN)/aisix --config $(CONFIG)
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/installed
+	PYTHON=$(BIN)/python bench/run $(ARGS)
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit("aisix needs Python 3.11 or newer: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear .venv
+	touch $@
+
+.venv/installed: .venv/made requirements.lock setup.py pyproject.toml
+	$(PIP) install --quiet -r requirements.lock
+	$(PIP) install --quiet $(CHECKOUT)
+	touch $@
+
+.venv/installed-test: requirements-test.lock .venv/installed
+	$(PIP) install --quiet -r requirements-test.lock
+	touch $@
+
+lock:
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/python -m pip --disable-pip-version-check install --quiet --upgrade setuptools '.[test]'
+	build/lock/bin/python -m tests.house.distributions
+	rm -rf build
+
+clean:
+	rm -rf .venv build dist *.egg-info bench/bin bench/out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache
