@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,8 +17,9 @@ import attrs
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.logger import Logger, LogLevel
+from twisted.logger import ILogObserver, Logger, LogLevel
 from twisted.python import usage
+from twisted.python.components import Componentized
 
 from twisted_gateway import __version__
 from twisted_gateway.admin.state import ConfigState
@@ -54,26 +56,25 @@ class Options(usage.Options):  # type: ignore[misc]
         """Read the boot file: its faults end the process before anything is served."""
         path = self["config"] or os.environ.get("AISIX_CONFIG")
         if not path:
-            raise usage.UsageError("no configuration: give --config FILE or set AISIX_CONFIG")
+            raise SystemExit("aisix: no configuration: give --config FILE or set AISIX_CONFIG")
         try:
             self.settings = load_settings(path, os.environ)
         except SettingsError as error:
-            raise usage.UsageError(str(error)) from None
+            raise SystemExit(f"aisix: {error}") from None
         parent = self.parent
         if parent is not None and not parent.get("logger") and not parent.get("logfile") and not parent.get("syslog"):
             self.log = make_log(self.settings, _reactor())
-            parent["logger"] = lambda: self.log
 
     settings: Settings
     log: Log | None = None
 
 
 def makeService(options: Options) -> House:
-    """The service that twistd runs. Raises `usage.UsageError` for a resources file that cannot be served."""
+    """The service that twistd runs. A resources file that cannot be served ends the process."""
     try:
         return House(options.settings, _reactor(), options.log)
     except (ResourcesError, SettingsError) as error:
-        raise usage.UsageError(str(error)) from None
+        raise SystemExit(f"aisix: {error}") from None
 
 
 def make_log(settings: Settings, reactor: Any) -> Log:
@@ -100,6 +101,7 @@ class House(MultiService):  # type: ignore[misc]
         self.reactor = reactor
         self.alone = alone
         self.lines = log or make_log(settings, reactor)
+        self._has_log = log is not None
         self.log = Logger(namespace="aisix")
         seen = settings.observability
         buckets = seen.metrics.buckets
@@ -212,13 +214,22 @@ class House(MultiService):  # type: ignore[misc]
 
     # Life
 
+    def setServiceParent(self, parent: Any) -> None:
+        """Become part of twistd's application, whose log then is ours unless the command line names another."""
+        if self._has_log and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self.lines)
+        super().setServiceParent(parent)
+
     def startService(self) -> None:
         """Bind every listener, then say where we are. A port that is taken ends the process with one line."""
         try:
             self._listen()
-        except CannotListenError as error:
-            where = f"{error.interface or '*'}:{error.port}"
-            raise SystemExit(f"aisix: cannot listen on {where}: {error.socketError}") from None
+        except (CannotListenError, SettingsError) as error:
+            text = str(error)
+            if isinstance(error, CannotListenError):
+                text = f"cannot listen on {error.interface or '*'}:{error.port}: {error.socketError}"
+            print(f"aisix: {text}", file=sys.__stderr__, flush=True)  # twistd has put a log in place of sys.stderr
+            raise SystemExit(1) from None
         super().startService()
         if self.alone:
             gc.collect()
@@ -261,10 +272,10 @@ class House(MultiService):  # type: ignore[misc]
         shown = f"[{host.host}]" if ":" in host.host else host.host
         scheme = "http" if self.settings.proxy.tls is None else "https"
         url = f"{scheme}://{shown}:{host.port}"
-        print(f"AISIX {__version__} listens on {url}", flush=True)
+        print(f"AISIX {__version__} listens on {url}", file=sys.__stdout__, flush=True)
         model = "gpt-4o-prod"
         if self.settings.demo.enabled and self.snapshot().resolve(model) is not None:
-            print(f"Try it:\n  {_curl(url, model)}", flush=True)
+            print(f"Try it:\n  {_curl(url, model)}", file=sys.__stdout__, flush=True)
         _Lag(self.reactor, self.metrics.lagged)
 
     def _warn_published(self) -> None:
@@ -390,7 +401,7 @@ def _server_tls(tls: Any) -> Any:
         )
     except Exception as error:
         text = f"proxy.tls: failed to load cert_file={tls.cert_file} / key_file={tls.key_file}: {error}"
-        raise SystemExit(f"aisix: {text}") from None
+        raise SettingsError(text) from None
 
 
 def _curl(url: str, model: str) -> str:

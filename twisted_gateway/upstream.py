@@ -84,11 +84,13 @@ class Answer:
         self._call = call
         self._format = format
         self._reader = reader
+        self._is_stream = isinstance(reader, Reader)
         self._limits = limits
         self._frames: list[Frame] = []
         self._sink: Sink | None = None
         self._bytes = 0
         self._cut = False
+        self._lost = False
         self._released: Alarm | None = None
 
     # IProtocol
@@ -106,13 +108,12 @@ class Answer:
             return
         self._bytes += len(data)
         reader = self._reader
-        sink = self._sink
-        if sink is not None and reader is not None and reader.between_frames and sink.bytes_received(data):
-            return
         if reader is None:
             reader = self._reader = self._choose(data)
         try:
-            frames = reader.received(data)
+            if self._sink is not None and isinstance(reader, Reader):
+                data = self._quickly(reader, self._sink, data)
+            frames = reader.received(data) if data else []
         except TooLong as error:
             self._broken(undecodable(str(error)))
             return
@@ -120,11 +121,26 @@ class Answer:
             return
         if self._sink is not None:
             self._sink.frames_received(frames)
-        else:
+        elif not self._cut:
             self._first(frames)
+
+    def _quickly(self, reader: Reader, sink: Sink, data: bytes) -> bytes:
+        """Let the sink have all whole frames of a read at once, if it knows them; gives what is left to read."""
+        if not reader.between_frames:
+            end = data.find(b"\n\n") + 2
+            if end < 2:
+                return data
+            frames, data = reader.received(data[:end]), data[end:]
+            if frames:
+                sink.frames_received(frames)
+            if not reader.between_frames or self._sink is not sink:
+                return data
+        end = data.rfind(b"\n\n") + 2
+        return data[end:] if end >= 2 and sink.bytes_received(data[:end]) else data
 
     def connectionLost(self, reason: Failure) -> None:
         """The body is over."""
+        self._lost = True
         if self._released is not None:
             self._released.stop()
         if self._cut:
@@ -174,7 +190,7 @@ class Answer:
 
     def release(self, clock: IReactorTime) -> None:
         """The answer is whole: give the provider a second to end the transfer, so that the connection lives on."""
-        if self._ended is _RUNNING and not self._cut:
+        if self._ended is _RUNNING and not self._cut and not self._lost:
             self._sink = None
             self._reader = _Discard()  # type: ignore[assignment]
             self._released = Alarm(clock, self.cut)
@@ -226,8 +242,7 @@ class Answer:
             self._sink.answer_ended(problem)
         elif not self.opened.called:
             if problem is None:
-                stream = self._call.stream and not isinstance(self._reader, WholeBody)
-                problem = undecodable("no event in it") if self._bytes and stream else broken_off()
+                problem = undecodable("no answer in it") if self._bytes and not self._is_stream else broken_off()
             self.opened.errback(AttemptFailed(problem, retryable=True))
 
     def _broken(self, problem: Problem) -> None:
@@ -252,8 +267,6 @@ Answer._ended = _RUNNING
 
 class _Discard:
     """Reads nothing."""
-
-    between_frames = False
 
     def received(self, data: bytes) -> list[Frame]:
         return []
@@ -341,8 +354,9 @@ class Upstream:
             attempt.status = response.code
             if not 200 <= response.code < 300:
                 await self._refused(response, format, timer)
+            reader = _reader(call, response, self._limits)
             accepted()
-            answer = Answer(call, format, _reader(call, response, self._limits), self._limits)
+            answer = Answer(call, format, reader, self._limits)
             timer.watch(answer.opened)
             response.deliverBody(answer)
             await timer.waiting
@@ -419,6 +433,9 @@ def _reader(call: Call, response: Any, limits: Limits) -> Reader | WholeBody | N
     """The reader for a 2xx answer; None when its first bytes must tell. Raises `StrayFrame` when it is compressed."""
     coding = (response.headers.getRawHeaders(b"content-encoding") or [b"identity"])[0].strip().lower()
     if coding not in (b"identity", b""):
+        unwanted = _ErrorBody()
+        response.deliverBody(unwanted)  # a body that nobody takes would keep its connection for ever
+        unwanted.done.cancel()
         raise StrayFrame("it is compressed though identity was asked for")
     if not call.stream:
         return WholeBody(limits.max_body_bytes)

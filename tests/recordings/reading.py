@@ -171,7 +171,8 @@ def _same_call(call: Tool, wanted: Any) -> bool:
         value = json.loads(call.arguments)
         written = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     except ValueError:
-        value = written = call.arguments
+        value = call.arguments
+        written = json.dumps(value, ensure_ascii=False)
     if "value" in arguments and value != arguments["value"]:
         return bool(arguments.get("empty")) and not call.arguments
     return "sha256" not in arguments or _digest(written) == arguments["sha256"] or bool(arguments.get("empty"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -18,6 +19,8 @@ from twisted_gateway.wire.sse import Frame, escape_separators
 
 DONE = Frame(b"[DONE]", b"", b"data: [DONE]\n\n")
 _PREAMBLE = {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "usage", "obfuscation"}
+_ESCAPE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.")
+"""Escapes in JSON strings; the group is half a surrogate pair, of which some servers send one in each chunk."""
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -88,14 +91,24 @@ def unfolded(body: bytes) -> list[Frame]:
 
 
 def _loads(data: bytes) -> Any:
-    """JSON, invalid UTF-8 replaced; raises `StrayFrame` for anything else."""
+    """JSON, see `_read`."""
+    return _read(data)[0]
+
+
+def _read(data: bytes) -> tuple[Any, bytes]:
+    """JSON and its bytes, broken UTF-8 and halves of surrogate pairs replaced; raises `StrayFrame` for anything else."""
     try:
-        return _decode(data)
+        return _decode(data), data
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        data = _ESCAPE.sub(_paired, data.decode("utf-8", "replace").encode())
         try:
-            return _decode(data.decode("utf-8", "replace"))
+            return _decode(data), data
         except (msgspec.DecodeError, RecursionError) as error:
             raise StrayFrame(str(error)) from None
+
+
+def _paired(escape: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if escape[1] else escape[0]
 
 
 class Chunks:
@@ -169,7 +182,9 @@ class Chunks:
             elif data:
                 self.noise += 1
             return None
-        chunk = _loads(data)
+        chunk, sound = _read(data)
+        if sound is not data:
+            frame, data = Frame(sound), sound
         self.failure = openai_errors.in_band(chunk)
         if self.failure is not None:
             return None
@@ -310,7 +325,9 @@ class Whole:
         return []
 
     def _edited(self, frame: Frame) -> Frame:
-        answer = _loads(frame.data)
+        answer, data = _read(frame.data)
+        if data is not frame.data:
+            frame = Frame(data, b"", data)
         self._learn(answer)
         changed = False
         if not isinstance(answer.get("usage"), dict):

@@ -8,6 +8,7 @@ written, only what it costs (`DESIGN.md` section 4, road (a)).
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import attrs
@@ -17,6 +18,9 @@ from twisted_gateway.wire.sse import Frame, encode, escape_separators
 
 _MOST = 4
 _encode = msgspec.json.Encoder().encode
+_UNUSUAL = re.compile(rb"[\x00-\x09\x0b-\x1f\\]")
+_TEXT = re.compile(rb'(?:[^\x00-\x1f\\]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*')
+"""The inside of a JSON string, quotes apart; surrogates are left to the decoder."""
 
 
 class Taken(NamedTuple):
@@ -56,8 +60,8 @@ class _Shape:
         if (
             data.count(b'"') != count * self.quotes
             or inner.count(b"\n") != 2 * (count - 1)
-            or b"\r" in inner
-            or (b"\\" in inner and any(text.endswith(b"\\") for text in texts))
+            or (_UNUSUAL.search(inner) is not None and not all(map(_TEXT.fullmatch, texts)))
+            or not _is_text(inner)
         ):
             return None
         text_bytes = len(inner) - (count - 1) * len(self.between)
@@ -65,12 +69,23 @@ class _Shape:
             if inner.count(self.middle) != count:
                 return None
             parts = [text.partition(self.middle) for text in texts]
-            if any(text.endswith(b"\\") for text, _, _ in parts):
+            if any(not found or text.endswith(b"\\") for text, found, _ in parts):
                 return None
             text_bytes = sum(len(text) for text, _, _ in parts)
             texts = [text + self.middle_out + filler for text, _, filler in parts]
         out = self.head_out + self.between_out.join(texts) + self.tail_out
         return Taken(escape_separators(out), count, text_bytes)
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether it is UTF-8; what is not must be repaired by whoever decodes the frame."""
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Shortcuts:

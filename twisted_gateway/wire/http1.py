@@ -162,22 +162,27 @@ class ResponseReader:
         return at + len(piece)
 
     def _chunk_size(self, data: bytes, at: int, parts: list[bytes]) -> int:
-        end = data.find(b"\r\n", at)
-        if end < 0:
-            if len(data) - at > _MAX_CHUNK_LINE:
-                raise Malformed("a chunk line of more than 4 KiB")
-            return -1
-        start, size = end + 2, _chunk_length(data[at:end])
-        after = start + size
-        if size == 0:
-            self._state = self._trailer
-            return start
-        if data[after : after + 2] == b"\r\n":  # all of it is there, as it nearly always is
+        """Chunks, as many as are there in whole: a read of a busy stream holds hundreds."""
+        find = data.find
+        begun = at
+        while True:
+            end = find(b"\r\n", at)
+            if end < 0:
+                if len(data) - at > _MAX_CHUNK_LINE:
+                    raise Malformed("a chunk line of more than 4 KiB")
+                return at if at > begun else -1
+            size = _chunk_length(data[at:end])
+            start = end + 2
+            after = start + size
+            if not size:
+                self._state = self._trailer
+                return start
+            if data[after : after + 2] != b"\r\n":
+                self._left = size
+                self._state = self._chunk_data
+                return start
             parts.append(data[start:after])
-            return after + 2
-        self._left = size
-        self._state = self._chunk_data
-        return start
+            at = after + 2
 
     def _chunk_data(self, data: bytes, at: int, parts: list[bytes]) -> int:
         have = len(data) - at
@@ -220,7 +225,7 @@ class ResponseReader:
 
 
 def _chunk_length(line: bytes) -> int:
-    if line.isalnum() and len(line) < 16:  # only digits and letters: `int` tells the rest
+    if line.isalnum() and len(line) < 16 and line[1:2] not in (b"x", b"X"):  # `int` tells the rest, but takes `0x`
         try:
             return int(line, 16)
         except ValueError:

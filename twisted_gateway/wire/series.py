@@ -54,8 +54,6 @@ class WholeBody:
 
     __slots__ = ("_limit", "_pieces", "_size", "noise")
 
-    between_frames = False
-
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._pieces: list[bytes] = []
