@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.endpoints import _WrappingProtocol
-from twisted.internet.error import ConnectionAborted, ConnectionDone, TimeoutError
+from twisted.internet.error import ConnectingCancelledError, ConnectionAborted, ConnectionDone, TimeoutError
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
@@ -573,6 +573,8 @@ class Agent:
                 self.pool.forget(connection)
                 if late:
                     return Failure(TimeoutError("connecting took too long"))
+                if result.check(ConnectingCancelledError):
+                    return Failure(CancelledError())
             return result
 
         ready: Deferred[Connection] = connecting.addCallback(lambda _: connection.when_up())

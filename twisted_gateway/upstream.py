@@ -218,7 +218,7 @@ class Answer:
             verdict = self._format.judge(self._call, frame)
             if verdict is True:
                 self.opened.callback(self)
-                if self._sink is None and not self._cut and self._ended is _RUNNING:
+                if self._sink is None and self._released is None and not self._cut and self._ended is _RUNNING:
                     self.pause()
                 return
             if verdict is not False:
@@ -282,7 +282,7 @@ class _ErrorBody:
     transport: Any = None
 
     def __init__(self) -> None:
-        self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
+        self.done: Deferred[bytes] = Deferred(lambda _: self.stop())
         self._data = b""
 
     def makeConnection(self, transport: Any) -> None:
@@ -294,14 +294,15 @@ class _ErrorBody:
     def dataReceived(self, data: bytes) -> None:
         self._data += data
         if len(self._data) > _ERROR_BODY and not self.done.called:
-            self._stop()
+            self.stop()
             self.done.callback(self._data[:_ERROR_BODY])
 
     def connectionLost(self, reason: Failure) -> None:
         if not self.done.called:
             self.done.callback(self._data)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Close the connection: no more of it is wanted."""
         if self.transport is not None:
             (getattr(self.transport, "abortConnection", None) or self.transport.stopProducing)()
 
@@ -435,7 +436,7 @@ def _reader(call: Call, response: Any, limits: Limits) -> Reader | WholeBody | N
     if coding not in (b"identity", b""):
         unwanted = _ErrorBody()
         response.deliverBody(unwanted)  # a body that nobody takes would keep its connection for ever
-        unwanted.done.cancel()
+        unwanted.stop()
         raise StrayFrame("it is compressed though identity was asked for")
     if not call.stream:
         return WholeBody(limits.max_body_bytes)

@@ -52,7 +52,7 @@ def written(frames: list[Frame]) -> list[Any]:
 def chunk(*choices: Any, **more: Any) -> dict[str, Any]:
     """A chunk as OpenAI sends it."""
     envelope = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "gpt-4o-2024"}
-    return {**envelope, **more, "choices": list(choices)}
+    return {**envelope, "choices": list(choices), **more}
 
 
 def choice(delta: Any, reason: str | None = None, index: int = 0, **more: Any) -> dict[str, Any]:

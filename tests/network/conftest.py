@@ -11,7 +11,9 @@ from twisted.logger import globalLogPublisher
 
 from tests.doubles.provider import ScriptedProvider
 
-from .house import Running, Trouble
+pytest.register_assert_rewrite("tests.network.house")
+
+from .house import Running, Trouble  # noqa: E402
 
 Starter = Callable[..., Running]
 

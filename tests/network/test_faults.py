@@ -19,6 +19,7 @@ from tests.doubles.provider import (
     Script,
     ScriptedProvider,
     Send,
+    Sleep,
     Stall,
     chat_object,
     json_answer,
@@ -213,6 +214,19 @@ async def test_an_idle_connection_that_ends_is_forgotten(
     caller = await running.ask(chat())
     assert (caller.status, contents(caller)) == (200, "Hello")
     assert provider.connections_opened == 2
+
+
+@ensureDeferred
+async def test_a_connection_is_kept_when_only_the_transfer_ends_late(
+    provider: ScriptedProvider, start: Starter
+) -> None:
+    head, *_ = GOOD
+    provider.answers([head, Send(b"".join(sse_chat(["Hel", "lo"]))), Sleep(0), Sleep(0), End()])
+    running = start()
+    for _ in range(3):
+        assert contents(await running.ask(chat())) == "Hello"
+        await running.quiet(0.5)
+    assert provider.connections_opened == 1
 
 
 @ensureDeferred

@@ -9,14 +9,16 @@ import pytest
 from tests.doubles.process import GatewayFiles, GatewayProcess, resources
 
 from .house import KEY, House
-from .items import CHAT_ERRORS, CHAT_ODD, CHAT_STREAMS, CHAT_WHOLE, roots
+from .items import CHAT_ERRORS, CHAT_FIRST_ERRORS, CHAT_ODD, CHAT_STREAMS, CHAT_WHOLE, roots
 from .replay import replaying
 
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A running gateway with an alias for each item, its provider, and SDK clients for both."""
-    names = [item.name for some in (CHAT_STREAMS, CHAT_WHOLE, CHAT_ODD, CHAT_ERRORS) for item in some]
+    names = [
+        item.name for some in (CHAT_STREAMS, CHAT_WHOLE, CHAT_ODD, CHAT_FIRST_ERRORS, CHAT_ERRORS) for item in some
+    ]
     with replaying(roots()) as provider:
         documents = resources(provider, key=KEY)
         documents["models"] = [

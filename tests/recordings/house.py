@@ -26,7 +26,7 @@ SHOW_USAGE: Any = {"include_usage": True}
 
 @attrs.frozen
 class Raw:
-    """A streamed answer as bytes: each element of `writes` is one chunk of HTTP, which is one write of the gateway."""
+    """An answer as bytes: each element of `writes` is one chunk of HTTP, which is one write of the gateway."""
 
     status: int
     request_id: str
@@ -37,6 +37,11 @@ class Raw:
     def body(self) -> bytes:
         """All of it."""
         return b"".join(self.writes)
+
+    def frames(self) -> list[dict[str, Any]]:
+        """Every JSON frame."""
+        lines = [line[6:] for line in self.body.decode().split("\n") if line.startswith("data: ")]
+        return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
 class House:
@@ -86,12 +91,14 @@ class House:
         return reading
 
     def raw(self, item: Recording, delivery: Delivery, **members: Any) -> Raw:
-        """A streamed answer without an SDK, chunk by chunk of HTTP."""
-        body = {"model": f"our-{item.name}", "messages": MESSAGES, "stream": True, **delivery.member(), **members}
+        """An answer without an SDK, chunk by chunk of HTTP, of the kind that was recorded."""
+        body = {"model": f"our-{item.name}", "messages": MESSAGES, "stream": item.kind == "stream"}
         connection = http.client.HTTPConnection("127.0.0.1", self.gateway.files.port, timeout=20)
         try:
             headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
-            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            connection.request(
+                "POST", "/v1/chat/completions", json.dumps({**body, **delivery.member(), **members}), headers
+            )
             answer = connection.getresponse()
             found = {name.lower(): value for name, value in answer.getheaders()}
             writes = _chunks(answer) if answer.chunked else [answer.read()]

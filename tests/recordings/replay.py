@@ -75,14 +75,18 @@ class Replay(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         path = self.index.get(asked["model"])
         if path is None:
-            self._answer(404, [], b'{"error":{"message":"no such recording","type":"replay"}}', Delivery("whole", "length"))
+            self._refuse(404, "no such recording")
         elif asked.get("stream") and not (asked.get("stream_options") or {}).get("include_usage"):
-            self._answer(418, [], b'{"error":{"message":"usage was not asked","type":"replay"}}', Delivery("whole", "length"))
+            self._refuse(418, "usage was not asked")
         else:
             expect = json.loads(path.read_bytes())
             headers = [(name, value) for name, value in expect.get("headers") or [] if name in KEPT_HEADERS]
             body = (path.parent / expect["body_file"]).read_bytes()
             self._answer(expect.get("status") or 200, headers, body, Delivery(**asked.get("replay") or {}))
+
+    def _refuse(self, status: int, message: str) -> None:
+        body = json.dumps({"error": {"message": message, "type": "replay"}})
+        self._answer(status, [], body.encode(), Delivery("whole", "length"))
 
     def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, delivery: Delivery) -> None:
         self.send_response(status)
@@ -114,12 +118,22 @@ class Replay(BaseHTTPRequestHandler):
         """Nothing: the gateway has the log."""
 
 
+class Server(ThreadingHTTPServer):
+    """A thread for each connection. A caller who leaves is no news."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Tell of faults of our own only."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
 def main(folders: Sequence[str]) -> None:
     """Serve the items of these folders."""
     paths = [path for folder in folders for path in Path(folder).glob("*/*.expect.json")]
     Replay.index = {path.name.removesuffix(".expect.json"): path for path in paths}
-    ThreadingHTTPServer.daemon_threads = True
-    with ThreadingHTTPServer(("127.0.0.1", 0), Replay) as server:
+    with Server(("127.0.0.1", 0), Replay) as server:
         print(server.server_address[1], flush=True)
         server.serve_forever()
 

@@ -10,7 +10,7 @@ import pytest
 from tests.doubles.recordings import Recording
 
 from .house import House
-from .items import CHAT_CUT, CHAT_ERRORS, CHAT_IN_STREAM_ERRORS, each
+from .items import CHAT_CUT, CHAT_ERRORS, CHAT_FIRST_ERRORS, CHAT_IN_STREAM_ERRORS, each, events
 from .reading import Reading, differences
 from .replay import Delivery
 
@@ -52,6 +52,26 @@ def test_an_error_is_the_last_frame(item: Recording, usage: bool, house: House) 
     assert not any(b'"error"' in frame for frame in before)
     line = house.access_line(answer.request_id)
     assert line["outcome"] == "truncated"
+    if reported := [event["usage"] for event in events(item) if event.get("usage")]:
+        figures = reported[-1]
+        assert (line["prompt_tokens"], line["completion_tokens"]) == (
+            figures["prompt_tokens"],
+            figures["completion_tokens"],
+        )
+
+
+@pytest.mark.parametrize("delivery", DELIVERIES, ids=str)
+@each(CHAT_FIRST_ERRORS)
+def test_an_error_before_everything_is_an_http_error(item: Recording, delivery: Delivery, house: House) -> None:
+    error = (house.whole if item.kind == "json" else house.stream)(item, delivery).error
+    assert isinstance(error, openai.APIStatusError)
+    wanted, body = item.expect["sdk_error"], body_of(Reading(error=error))
+    assert (error.status_code, body["message"], body["type"]) == (
+        wanted["status"],
+        wanted["error_message"],
+        "upstream_error",
+    )
+    assert error.response.headers["content-type"] == "application/json"
 
 
 @ask_as
@@ -66,7 +86,10 @@ def test_an_http_error(item: Recording, cut: str, stream: bool, house: House) ->
     assert body["type"] == "upstream_error"
     assert error.response.headers["content-type"] == "application/json"
     if item.status >= 500:
-        assert (error.status_code, body) == (502, {"message": f"upstream returned {item.status}", "type": "upstream_error"})
+        assert (error.status_code, body) == (
+            502,
+            {"message": f"upstream returned {item.status}", "type": "upstream_error"},
+        )
         return
     assert (error.status_code, body["message"]) == (item.status, wanted["error_message"])
     assert type(error).__name__ == wanted["type"]

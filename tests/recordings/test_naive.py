@@ -25,12 +25,6 @@ def naive_texts(answer: Raw) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
-def frames(answer: Raw) -> list[dict[str, Any]]:
-    """Every JSON frame."""
-    lines = [line[6:] for line in answer.body.decode().split("\n") if line.startswith("data: ")]
-    return [json.loads(line) for line in lines if line != "[DONE]"]
-
-
 def preamble(frame: dict[str, Any]) -> bool:
     """A chunk without choices that is shown all the same: it tells something of its own (`streaming.md` 15.2)."""
     return not frame["choices"] and not frame.get("usage") and not frame.keys() <= ENVELOPE
@@ -53,7 +47,7 @@ def test_the_naive_client_never_fails(item: Recording, house: House) -> None:
 def test_who_did_not_ask_for_usage_sees_no_trace_of_it(item: Recording, house: House) -> None:
     answer = house.raw(item, Delivery("coalesced", seed=2))
     assert (answer.status, answer.content_type.split(";")[0]) == (200, "text/event-stream")
-    for frame in frames(answer):
+    for frame in answer.frames():
         assert frame["choices"] or preamble(frame)
         assert frame.get("usage", "absent") is not None
         for choice in frame["choices"]:

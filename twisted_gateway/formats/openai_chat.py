@@ -162,7 +162,11 @@ class Chunks:
                 self.text_bytes += short.text_bytes
                 out.append(Frame(b"", b"", short.data))
                 continue
-            edited = self._edited(frame)
+            try:
+                edited = self._edited(frame)
+            except StrayFrame as stray:  # the frames before it are good
+                self.failure = undecodable(str(stray))
+                break
             if edited is not None:
                 out.append(edited)
         return out
@@ -187,6 +191,7 @@ class Chunks:
             frame, data = Frame(sound), sound
         self.failure = openai_errors.in_band(chunk)
         if self.failure is not None:
+            read_usage(self.usage, chunk.get("usage"))
             return None
         if "choices" not in chunk:
             self.noise += 1

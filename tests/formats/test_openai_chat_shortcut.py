@@ -1,0 +1,260 @@
+"""Frames that are recognised by their bytes: never another answer than without, and on the common road no decoding."""
+
+import json
+from itertools import accumulate
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from twisted_gateway.formats import openai_chat
+from twisted_gateway.formats.shortcut import Shortcuts
+from twisted_gateway.wire.sse import Frame, Reader, encode
+
+from ..doubles.cutting import by_sizes
+from ..doubles.recordings import each_recording
+from .making import ROLE, choice, chunk, chunks_tube, dumps, framed, say
+
+
+class Never(Shortcuts):
+    """Recognises nothing."""
+
+    def take(self, data):
+        return None
+
+
+def plain(tube):
+    """The same tube without shortcuts."""
+    tube._shortcuts = Never()
+    return tube
+
+
+def by_reads(tube, stream, sizes=()):
+    """What a tube gives for a stream, fed as the gateway feeds it: whole reads first, else frame by frame."""
+    out, reader = [], Reader()
+    for piece in by_sizes(stream, sizes):
+        if reader.between_frames and piece.endswith(b"\n\n"):
+            taken = tube.take(piece)
+            if taken is not None:
+                assert taken.frames == taken.data.count(b"\n\n")
+                out.append(taken.data)
+                continue
+        out += map(encode, tube.received(reader.received(piece)))
+    out += map(encode, tube.received(reader.ended()))
+    return b"".join(out)
+
+
+def meaning(data):
+    """The JSON of every frame, in order: what a caller can tell apart."""
+    return [frame.data if frame.data[:1] != b"{" else json.loads(frame.data) for frame in Reader().received(data)]
+
+
+def check(stream, sizes=(), **options):
+    fast, slow = chunks_tube(**options), plain(chunks_tube(**options))
+    quick, exact = by_reads(fast, stream, sizes), by_reads(slow, stream)
+    assert meaning(quick) == meaning(exact)
+    for name in ("complete", "ended", "finish_reason", "provider_model", "provider_request_id", "noise", "usage"):
+        assert getattr(fast, name) == getattr(slow, name), name
+    assert (fast.failure is None) == (slow.failure is None)
+    return fast, slow
+
+
+texts = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from(["a", "Hello", "", '"', "\\", '\\"', '","', "\u2028", "ä\u0085", "\n\n", "\ud83d", "\U0001f600", '"}', "data: "]),
+    st.sampled_from(['","obfuscation":"', '"},"finish_reason":null}]}', '"model":"gpt-4o-2024"', "\x00\x1f", "null", "stop"]),
+)
+extras = st.dictionaries(
+    st.sampled_from(["usage", "obfuscation", "system_fingerprint", "service_tier", "error", "content", "x", "model", "created", "id"]),
+    st.sampled_from([None, "", "abc", "x" * 9, 5, {"content": "a", "model": "gpt-4o-2024"}, ["obfuscation"], {"prompt_tokens": 2}]),
+    max_size=2,
+)
+deltas = st.one_of(
+    texts.map(lambda text: {"content": text}),
+    texts.map(lambda text: {"role": "assistant", "content": text}),
+    texts.map(lambda text: {"reasoning_content": text}),
+    texts.map(lambda text: {"reasoning": text}),
+    texts.map(lambda text: {"content": text, "refusal": None, "tool_calls": None}),
+    st.tuples(texts, texts).map(lambda two: {"content": two[0], "reasoning_content": two[1]}),
+    st.sampled_from([{}, None, {"content": None}, {"content": ["a"]}, {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f"}}]}]),
+)
+choices = st.builds(
+    lambda delta, index, reason, more: choice(delta, reason, index, **more),
+    deltas,
+    st.sampled_from([0, 0, 0, 1]),
+    st.sampled_from([None, None, None, None, "stop"]),
+    st.sampled_from([{}, {"logprobs": None}, {"logprobs": {"content": ["a"]}}]),
+)
+chunk_objects = st.one_of(
+    texts.map(say),
+    texts.map(lambda text: say(text, obfuscation="pad")),
+    st.builds(lambda one, more: chunk(one, **more), choices, extras),
+    st.builds(lambda one, two: chunk(one, two), choices, choices),
+    st.sampled_from([ROLE, chunk(), chunk(usage={"prompt_tokens": 3, "completion_tokens": 4}), {"x": 1}, chunk(choice({}, "stop"))]),
+)
+
+
+@st.composite
+def frames(draw):
+    """The bytes of one frame: mostly a run of similar chunks, in one of several spellings."""
+    one = draw(chunk_objects)
+    style = draw(st.integers(0, 12))
+    if style == 0:
+        return b"data: " + json.dumps(one).encode() + b"\n\n"
+    if style == 1:
+        return b"data: " + json.dumps(one, separators=(",", ":")).encode() + b"\r\n\r\n"
+    data = dumps(one).replace(b"\xed\xa0\xbd", b"\\ud83d")  # half a pair, as only an escape can spell it
+    if style == 2:
+        return b"data:" + data + b"\n\n"
+    if style == 3:
+        return b"event: x\ndata: " + data + b"\n\n"
+    if style == 4:
+        at = draw(st.integers(0, len(data)))
+        data = data[:at] + draw(st.sampled_from([b"\\", b'"', b"\xff", b"\\q", b"\x01", b"", b" "])) + data[at:]
+    return b"data: " + data + b"\n\n"
+
+
+runs = st.builds(lambda one, times: one * times, st.lists(frames(), max_size=3), st.integers(1, 3)).map(b"".join)
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    parts=st.lists(st.one_of(frames(), runs), max_size=12),
+    usage_shown=st.booleans(),
+    shown=st.sampled_from(["gpt", 'a"\u2028', None]),
+    by_frames=st.booleans(),
+    done=st.booleans(),
+)
+@example([b"data: " + dumps(say(text)) + b"\n\n" for text in ("a", "b", "c", "\\d")], True, "gpt", False, True)
+@example([b"data: " + dumps(say(text, obfuscation=text)) + b"\n\n" for text in ("a", "b", "c\\", "d")], True, "gpt", True, True)
+def test_shortcuts_change_nothing(parts, usage_shown, shown, by_frames, done):
+    parts = [*parts, b"data: [DONE]\n\n"] if done else parts
+    sizes = [len(part) for part in parts] if by_frames else ()
+    check(b"".join(parts), sizes, usage_shown=usage_shown, shown=shown)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(texts, texts), min_size=2, max_size=12), st.lists(st.integers(1, 4), max_size=8), st.booleans(), st.booleans())
+def test_shortcuts_change_nothing_in_the_common_case(said, groups, obfuscated, escaped):
+    """Many alike frames: those that are recognised are the rule here."""
+    write = (lambda one: json.dumps(one, separators=(",", ":")).encode()) if escaped else dumps
+    objects = [say(text, **({"obfuscation": pad} if obfuscated else {})) for text, pad in [("a", "b"), *said]]
+    data = [b"data: " + write(one).replace(b"\xed\xa0\xbd", b"?") + b"\n\n" for one in [ROLE, *objects]]
+    ends = [0, *accumulate(groups)]
+    reads = [b"".join(data[start:end]) for start, end in zip(ends, [*ends[1:], None], strict=True)]
+    check(b"".join(data), [len(read) for read in reads if read])
+
+
+@each_recording("openai-chat", "stream")
+@pytest.mark.parametrize("usage_shown", [True, False])
+def test_shortcuts_change_nothing_in_recordings(recording, usage_shown):
+    check(recording.body, usage_shown=usage_shown)
+    check(recording.body, [len(part) + 2 for part in recording.body.split(b"\n\n")], usage_shown=usage_shown)
+    check(recording.body, 1700, usage_shown=usage_shown, shown=None)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts decodes of JSON."""
+    counted = []
+    real = openai_chat._decode
+
+    def counting(data):
+        counted.append(data)
+        return real(data)
+
+    monkeypatch.setattr(openai_chat, "_decode", counting)
+    return counted
+
+
+COMMON = {
+    "plain": lambda n: say(f"w{n} "),
+    "lines": lambda n: say("a" + "\n" * (n % 3)),
+    "obfuscated": lambda n: say(f"w{n}", obfuscation="x" * (n % 7 + 1)),
+    "usage null": lambda n: say(f"w{n}", usage=None),
+    "not ascii": lambda n: say("ä€"[n % 2]),
+    "reasoning": lambda n: chunk(choice({"reasoning_content": f"r{n}"})),
+    "many members": lambda n: chunk(
+        choice({"content": f"w{n}", "refusal": None}, logprobs=None), system_fingerprint="f", service_tier="s", usage=None
+    ),
+    "repeated role": lambda n: chunk(choice({"role": "assistant", "content": f"w{n}"})),
+    "created 0": lambda n: say(f"w{n}", created=0),
+    "no id": lambda n: say(f"w{n}", id=""),
+    "two choices": lambda n: say(f"w{n}", index=n % 2),
+    "a letter": lambda n: say("a"),
+}
+
+
+@pytest.mark.parametrize("usage_shown", [True, False])
+@pytest.mark.parametrize("made", COMMON.values(), ids=COMMON)
+def test_most_frames_are_not_decoded(made, usage_shown, decoded):
+    tube = chunks_tube(usage_shown)
+    for frame in framed(ROLE, *[made(n) for n in range(100)]):
+        assert tube.received([frame])
+    assert len(decoded) <= 6
+
+
+def test_a_read_of_many_frames_is_taken_at_once(decoded):
+    tube = chunks_tube()
+    tube.received(framed(ROLE, say("a"), say("b")))
+    decoded.clear()
+    read = b"".join(frame.raw for frame in framed(*[say(f"w{n}") for n in range(50)]))
+    taken = tube.take(read)
+    assert (taken.frames, taken.text_bytes) == (50, sum(len(f"w{n}") for n in range(50)))
+    assert [one["choices"][0]["delta"]["content"] for one in meaning(taken.data)] == [f"w{n}" for n in range(50)]
+    assert not decoded
+    assert tube.text_bytes == 2 + taken.text_bytes
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        say("a", model="other"),
+        say("a", created=1),
+        say("a", id="other"),
+        say('quo"te'),
+        chunk(choice({"content": "a"}, "stop")),
+        chunk(choice({"content": "a"}), usage={"prompt_tokens": 1}),
+        {"error": {"message": "m"}},
+        b"[DONE]",
+        b"ping",
+        say("a", index=1),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_read_with_one_other_frame_is_not_taken(odd, at):
+    tube = chunks_tube()
+    tube.received(framed(ROLE, say("a"), say("b")))
+    read = framed(say("c"), say("d"))
+    read[at:at] = framed(odd)
+    before = tube.text_bytes
+    assert tube.take(b"".join(frame.raw for frame in read)) is None
+    assert tube.text_bytes == before
+    assert tube.received(read) or at == 0
+
+
+@pytest.mark.parametrize("cut", [b"", b"\n", b"data: x", b": c\n\n", b"\r\n", b"id: 1\n"])
+def test_only_whole_frames_are_taken(cut):
+    tube = chunks_tube()
+    tube.received(framed(ROLE, say("a")))
+    (frame,) = framed(say("b"))
+    assert tube.take(frame.raw) is not None
+    assert tube.take(frame.raw + cut) is None or not cut
+    assert tube.take(cut + frame.raw) is None or not cut
+    assert tube.take(frame.raw[:-1]) is None
+    assert tube.take(b"") is None
+
+
+def test_nothing_is_taken_after_the_end():
+    tube = chunks_tube()
+    (frame,) = framed(say("b"))
+    tube.received([*framed(ROLE, say("a")), Frame(b"[DONE]")])
+    assert tube.take(frame.raw) is None
+
+
+def test_a_stream_of_ever_new_shapes_is_not_remembered():
+    tube = chunks_tube()
+    for frame in framed(*[say("a", id=f"id-{n}") for n in range(500)]):
+        assert tube.received([frame])
+    assert len(tube._shortcuts._shapes) <= 8
