@@ -6,7 +6,7 @@ the socket. Cancelling the Deferred, or `abortConnection()` on the body's transp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -46,6 +46,41 @@ class BrokenConnection(Exception):
     def __init__(self, cause: str, received: int) -> None:
         super().__init__(cause)
         self.received = received
+
+
+class HeaderLines(Headers):
+    """Headers that stay the lines they were given as, until somebody asks for more than lines."""
+
+    def __init__(self, lines: Iterable[tuple[bytes, bytes]]) -> None:
+        self.lines = list(lines)
+        self._made: Headers | None = None
+
+    @property
+    def _rawHeaders(self) -> Any:
+        if self._made is None:
+            self._made = Headers()
+            for name, value in self.lines:
+                self._made.addRawHeader(name, value)
+        return self._made._rawHeaders
+
+    def copy(self) -> Headers:
+        """A copy, as ordinary headers."""
+        return Headers(dict(self._rawHeaders))
+
+    def first(self, name: bytes) -> bytes | None:
+        """The first value of a header (`name` in the case of the lines), or None."""
+        for key, value in self.lines:
+            if key == name:
+                return value
+        return None
+
+
+def first_value(headers: Headers, name: bytes) -> bytes | None:
+    """The first value of a response's header, or None. `name` is lower case."""
+    if isinstance(headers, HeaderLines):
+        return headers.first(name)
+    values = headers.getRawHeaders(name)
+    return values[0] if values else None
 
 
 class Origin(NamedTuple):
@@ -127,18 +162,8 @@ class Response:
         self.phrase = head.phrase
         self.length = UNKNOWN_LENGTH if reader.length is None else reader.length
         self.request = request
-        self._raw = head.headers
-        self._headers: Headers | None = None
+        self.headers: Headers = HeaderLines(head.headers)
         self._connection = connection
-
-    @property
-    def headers(self) -> Headers:
-        """The response's headers."""
-        if self._headers is None:
-            self._headers = Headers()
-            for name, value in self._raw:
-                self._headers.addRawHeader(name, value)
-        return self._headers
 
     def deliverBody(self, protocol: IProtocol) -> None:
         """Give the body to `protocol`, one call per read; its transport pauses, resumes and aborts."""
@@ -530,7 +555,9 @@ class Agent:
         """See `IAgent`. `bodyProducer` is None or a `Body`."""
         origin, host, path = _parse(uri)
         lines = [(b"host", host)]
-        if headers is not None:
+        if isinstance(headers, HeaderLines):
+            lines += headers.lines
+        elif headers is not None:
             lines += [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
         connection = self.pool.take(origin)
         if connection is None:
@@ -551,7 +578,14 @@ class Agent:
         return answer  # type: ignore[return-value]
 
     def _fresh(self, origin: Origin, method: bytes, path: bytes, lines: list[tuple[bytes, bytes]], body: Any) -> Any:
-        return self._connect(origin).addCallback(lambda connection: connection.send(method, path, lines, body))
+        def send(connection: Connection) -> Deferred[Response]:
+            try:
+                return connection.send(method, path, lines, body)
+            except Malformed:  # nothing was written
+                self.pool.keep(connection)
+                raise
+
+        return self._connect(origin).addCallback(send)
 
     def _connect(self, origin: Origin) -> Deferred[Connection]:
         connection = Connection(self.pool, origin, origin.scheme == "https")

@@ -90,6 +90,8 @@ class Downstream:
         self._mark_committed(200)
         if self._heartbeat_seconds:
             self._set_beat(self._heartbeat_seconds)
+        elif self._beat is not None:
+            self._beat.off()
 
     def write(self, data: bytes, frames: int) -> None:
         """Whole data frames, in one write. The first ones bind the target."""
@@ -101,7 +103,7 @@ class Downstream:
         exchange.frames += frames
         exchange.bytes += len(data)
         self._request.write(data)
-        if self._beat is not None and not self.paused:
+        if self._beat is not None and self._heartbeat_seconds and not self.paused:
             self._beat.set(self._heartbeat_seconds)
 
     def flush_head(self) -> None:

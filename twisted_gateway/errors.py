@@ -117,10 +117,14 @@ def timed_out(timer: str, milliseconds: float) -> Problem:
         status=504,
         type="timeout",
         code=timer,
-        message=f"upstream request timed out after {milliseconds:g}ms",
+        message=f"upstream request timed out after {_number(milliseconds)}ms",
         kind="timeout",
         detail=timer,
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 def transport_error(cause: str, detail: str) -> Problem:

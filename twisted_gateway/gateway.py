@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
+
 import attrs
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
@@ -15,6 +16,7 @@ from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
 from twisted_gateway import providers, routing
+from twisted_gateway.answer import Answer
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.downstream import Downstream, HeadLines
@@ -22,7 +24,7 @@ from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
 from twisted_gateway.exchange import Attempt, Call, Exchange, Outcome, Policy, Target, Ticket
 from twisted_gateway.formats.row import Format
 from twisted_gateway.relay import Relay
-from twisted_gateway.upstream import Answer, Upstream
+from twisted_gateway.upstream import Upstream
 
 _LETTERS = string.ascii_letters + string.digits
 _LONGEST_SILENT_WAIT = 15.0

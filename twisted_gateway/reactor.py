@@ -21,50 +21,50 @@ class FlushingReactor(EPollReactor):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._noted: dict[Any, None] = {}
+        self._blocked: set[Any] = set()
         super().__init__()
 
     def addWriter(self, writer: Any) -> None:
         """Send what `writer` has at the end of this turn."""
-        if writer.fileno() not in self._writes:
+        if writer not in self._blocked:
             self._noted[writer] = None
 
     def removeWriter(self, writer: Any) -> None:
         """`writer` has nothing to send any more."""
-        if writer in self._noted:
-            del self._noted[writer]
-        if writer.fileno() in self._writes or writer.fileno() < 0 or self._continuousPolling.isWriting(writer):
+        self._noted.pop(writer, None)
+        if writer in self._blocked:
+            self._blocked.discard(writer)
             super().removeWriter(writer)
 
     def removeAll(self) -> list[Any]:
         """Every reader and writer, which are forgotten."""
         noted = list(self._noted)
         self._noted.clear()
+        self._blocked.clear()
         found = super().removeAll()
         return [*found, *(one for one in noted if one not in found)]
 
     def getWriters(self) -> list[Any]:
         """Every writer, noted or registered."""
-        registered = super().getWriters()
-        return [*registered, *(one for one in self._noted if one not in registered)]
+        return [*super().getWriters(), *self._noted]
 
     def _flush(self) -> None:
         """Let every noted transport send; ask for writability only for what is left."""
-        noted = tuple(self._noted)
-        self._noted.clear()
-        for writer in noted:
-            if writer.fileno() < 0:
-                continue
-            self._noted[writer] = None
+        noted = self._noted
+        for writer in tuple(noted):
+            if writer not in noted:
+                continue  # closed by one before it
             try:
                 why = writer.doWrite()
             except BaseException:
                 why = sys.exc_info()[1]
                 log.err()
             if why:
-                self._noted.pop(writer, None)
+                noted.pop(writer, None)
                 self._disconnectSelectable(writer, why, False)
-            elif writer in self._noted:
-                del self._noted[writer]
+            elif writer in noted:
+                del noted[writer]
+                self._blocked.add(writer)
                 super().addWriter(writer)
 
     def doPoll(self, timeout: float | None) -> None:
@@ -84,7 +84,7 @@ class FlushingReactor(EPollReactor):  # type: ignore[misc]
             selectable = selectables.get(fd)
             if selectable is None:
                 continue
-            if event == EPOLLIN and selectable.fileno() == fd:
+            if event == EPOLLIN:
                 try:
                     why = selectable.doRead()
                 except BaseException:

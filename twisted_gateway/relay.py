@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from twisted_gateway.alarm import Alarm
+from twisted_gateway.answer import Answer
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import Problem, StrayFrame, broken_off, timed_out, undecodable
 from twisted_gateway.exchange import Attempt, Exchange, Outcome
-from twisted_gateway.formats.row import Passage, Taken
-from twisted_gateway.upstream import Answer
-from twisted_gateway.wire.series import Series, Tube
-from twisted_gateway.wire.sse import Frame, encode
+from twisted_gateway.formats.row import Passage
+from twisted_gateway.line import Batch, Line
+from twisted_gateway.wire.series import Tube
+from twisted_gateway.wire.sse import Frame, TooLong
 
 
 class Relay:
@@ -40,14 +42,14 @@ class Relay:
         self._attempt = attempt
         self._answer = answer
         self._passage = passage
-        self._line: Tube = Series((passage, *tubes)) if tubes else passage
-        self._take: Callable[[bytes], Taken | None] | None = None if tubes else getattr(passage, "take", None)
+        self._line = Line(answer.reader, passage, tubes)
         self._downstream = downstream
         self._clock = clock
         assert exchange.call is not None
         self._stream = exchange.call.stream
         self._silence = silence or 0.0
         self._alarm = Alarm(clock, self._silent) if self._silence and self._stream else None
+        self._heard = 0
         self._over = False
         self._whole: bytes | None = None
         self._headers: HeadLines = []
@@ -65,52 +67,67 @@ class Relay:
 
     # Sink of the answer
 
-    def bytes_received(self, data: bytes) -> bool:
-        """A read that the passage knows by its bytes, and no policy wants to see, needs no frames."""
-        if self._take is None or self._over:
-            return False
-        taken = self._take(data)
-        if taken is None:
-            return False
-        self._downstream.write(taken.data, taken.frames)
-        self._exchange.delivered_bytes = self._passage.text_bytes
-        if self._alarm is not None and not self._downstream.paused:
-            self._alarm.set(self._silence)
-        return True
+    def answer_began(self, frames: list[Frame], data: bytes) -> None:
+        """What was read before the relay joined: one write."""
+        first = self._through(self._line.frames, frames)
+        if first is not None:
+            more = self._through(self._line.read, data) if data and not self._finishing else None
+            if not self._over:
+                self._pass(first if more is None else _joined(first, more))
 
-    def frames_received(self, frames: list[Frame]) -> None:
-        """The frames of one read: through the line and out."""
+    def answer_read(self, data: bytes) -> None:
+        """One read: through the line and out, in one write."""
         if self._over:
             return
-        passage = self._passage
         try:
-            out = self._line.received(frames)
-        except StrayFrame as stray:
-            self._broken(undecodable(str(stray)))
-            return
-        ended = passage.ended and passage.failure is None
-        if ended:
-            out = [*out, *self._line.stopped(True)]
-        if out:
-            self._write(out)
-        if passage.failure is not None:
-            self._broken(passage.failure)
-        elif ended:
-            self._complete()
-        elif self._alarm is not None and not self._downstream.paused:
-            self._alarm.set(self._silence)
+            batch = self._line.read(data)
+        except (StrayFrame, TooLong) as error:
+            self._broken(undecodable(str(error)))
+        else:
+            self._pass(batch)
 
-    def answer_ended(self, problem: Problem | None) -> None:
+    def answer_ended(self, problem: Problem | None, frames: list[Frame]) -> None:
         """The provider's transfer is over; whether the answer is whole is the dialect's own question (section 10)."""
+        if frames:
+            batch = self._through(self._line.frames, frames)
+            if batch is not None:
+                self._pass(batch)
         if self._over:
             return
         if self._passage.complete:
-            last = self._line.stopped(True)
-            if last:
-                self._write(last)
+            self._write(self._line.stopped(True))
             self._complete()
         else:
             self._broken(problem or broken_off())
+
+    def _through(self, stage: Callable[[Any], Batch], what: Any) -> Batch | None:
+        """What the line makes of a read; None when the answer is over."""
+        if self._over:
+            return None
+        try:
+            return stage(what)
+        except (StrayFrame, TooLong) as error:
+            self._broken(undecodable(str(error)))
+            return None
+
+    @property
+    def _finishing(self) -> bool:
+        return self._passage.ended or self._passage.failure is not None
+
+    def _pass(self, batch: Batch) -> None:
+        """Write what a read has become, and see whether that was all."""
+        passage = self._passage
+        if passage.failure is not None:
+            self._write(batch)
+            self._broken(passage.failure)
+        elif passage.ended:
+            self._write(_joined(batch, self._line.stopped(True)))
+            self._complete()
+        else:
+            self._write(batch)
+            if self._alarm is not None and self._line.events != self._heard and not self._downstream.paused:
+                self._heard = self._line.events
+                self._alarm.set(self._silence)
 
     # Producer, for the downstream
 
@@ -135,13 +152,14 @@ class Relay:
         if not self._over:
             self._broken(problem, outcome)
 
-    def _write(self, frames: list[Frame]) -> None:
-        data = encode(frames[0]) if len(frames) == 1 else b"".join(map(encode, frames))
+    def _write(self, batch: Batch) -> None:
+        data, frames, _ = batch
+        if not data:
+            return
         if self._stream:
-            self._downstream.write(data, len(frames))
+            self._downstream.write(data, frames)
         else:
             self._whole = data if self._whole is None else self._whole + data
-        self._exchange.delivered_bytes = self._passage.text_bytes
 
     def _complete(self) -> None:
         if self._stream:
@@ -173,6 +191,7 @@ class Relay:
         if self._alarm is not None:
             self._alarm.stop()
         passage, attempt = self._passage, self._attempt
+        self._exchange.delivered_bytes = passage.text_bytes
         attempt.usage = passage.usage
         attempt.received_bytes = passage.text_bytes
         attempt.provider_request_id = passage.provider_request_id
@@ -180,7 +199,12 @@ class Relay:
         attempt.finish_reason = passage.finish_reason
         attempt.noise = passage.noise
         attempt.ended = self._clock.seconds()
-        attempt.ended_by = attempt.problem.code or attempt.problem.type if attempt.problem is not None else outcome.value
+        problem = attempt.problem
+        attempt.ended_by = outcome.value if problem is None else problem.code or problem.type
         self._downstream.join(None)
         if not self.done.called:
             self.done.callback(outcome)
+
+
+def _joined(first: Batch, second: Batch) -> Batch:
+    return Batch(first.data + second.data, first.frames + second.frames, first.events + second.events)

@@ -445,29 +445,38 @@ def test_other_frames_have_one_data_line_and_no_event():
     assert all(one.startswith(b"data: {") and one.count(b"\n") == 2 for one in out)
 
 
-@pytest.mark.parametrize("text", [b'"a\xffb"', b'"\xf0\x9f\x98"'])
-def test_broken_utf8_is_replaced(text):
-    tube = chunks_tube()
-    for _ in range(4):  # also by the frames that are recognised by their bytes
-        out = b"".join(map(encode, tube.received(framed(dumps(say("ok")), dumps(say("%")).replace(b'"%"', text)))))
-        out.decode()
-        assert "\ufffd" in written(Frames(out))[-1]["choices"][0]["delta"]["content"]
+ODD_TEXTS = {
+    "not UTF-8": b"a\xffb",
+    "half a character": b"\xf0\x9f\x98",
+    "high surrogate": b"\\ud83d",
+    "low surrogate": b"\\ude00",
+    "surrogate and more": b"a\\ud83d\\n",
+    "surrogates apart": b"\\ud83dx\\ude00",
+}
 
 
-def Frames(data):
-    return [Frame(b"", b"", data)]
-
-
-@pytest.mark.parametrize("escape", [b"\\ud83d", b"\\ude00", b"a\\ud83d\\n", b"\\ud83dx\\ude00"])
-def test_half_a_surrogate_pair_does_not_end_the_stream(escape):
-    """Servers that cut text by UTF-16 units send one half in each chunk; no accumulator needs to fail on that."""
+@pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+def test_broken_text_is_replaced(text):
+    """Also in frames of a known shape. Servers that cut text by UTF-16 units send half a pair in each chunk."""
     tube = chunks_tube()
     for _ in range(4):
         tube.received(framed(say("ok")))
-        (out,) = tube.received(framed(dumps(say("%")).replace(b"%", escape)))
-        text = json.loads(encode(out)[6:])["choices"][0]["delta"]["content"]
-        assert "\ufffd" in text
-        text.encode()
+        (frame,) = framed(dumps(say("%")).replace(b"%", text))
+        taken = tube.take(frame.raw)
+        out = taken.data if taken else b"".join(map(encode, tube.received([frame])))
+        text_seen = json.loads(out[6:])["choices"][0]["delta"]["content"]
+        assert "\ufffd" in text_seen
+        text_seen.encode()
+
+
+@pytest.mark.parametrize("text", [b"\\q", b"\\", b"\x01", b"\t", b"\\u12", b"\\u00zz", b'"'])
+def test_broken_json_in_a_known_shape(text):
+    tube = chunks_tube()
+    tube.received(framed(say("ok"), say("ok")))
+    (frame,) = framed(dumps(say("%")).replace(b"%", text))
+    assert tube.take(frame.raw) is None
+    tube.received([frame])
+    assert tube.failure.type == "upstream_decode_error"
 
 
 def test_backslashes_before_a_u_are_no_surrogates():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import attrs
 
@@ -90,9 +89,16 @@ class Fault:
     model: str = "test-model"
 
 
-def _row(name: str, script: Script | Callable[[bool], Script], stream: Result, whole: Result | None = None, **more: Any) -> Fault:
+def _row(
+    name: str,
+    script: Script | Callable[[bool], Script],
+    stream: Result,
+    whole: Result | None = None,
+    model: str = "test-model",
+) -> Fault:
+    """A row; without a result of its own a whole call ends like a streamed one."""
     made = script if callable(script) else lambda _stream: script
-    return Fault(name, made, stream, stream if whole is None else whole, **more)
+    return Fault(name, made, stream, stream if whole is None else whole, model)
 
 
 def _both(streamed: Script, whole: Script) -> Callable[[bool], Script]:
@@ -109,8 +115,16 @@ def _half_body(*last: Step) -> list[Step]:
     return [Head(200, JSON, "length", len(WHOLE)), Send(WHOLE[: len(WHOLE) // 2]), Sleep(0), *last]
 
 
-def _plain(body: bytes, content_type: bytes, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()) -> list[Step]:
+def _plain(
+    body: bytes, content_type: bytes, status: int = 200, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> list[Step]:
+    """A whole answer of any kind."""
     return [Head(status, [(b"content-type", content_type), *headers], "length"), Send(body), End()]
+
+
+def _head_only(last: Step) -> Callable[[bool], Script]:
+    """A good head, and nothing behind it."""
+    return _both([Head(200, EVENTS), last], [Head(200, JSON), last])
 
 
 DECODE = Told(502, "upstream_decode_error", "upstream returned an unparseable body: ")
@@ -121,12 +135,9 @@ GARBLED = Framed("upstream_decode_error")
 BROKEN = Framed("transport_error")
 
 
-def _late(stream: bool, timer: str) -> Told:
-    del stream
-    return Told(504, "timeout", "upstream request timed out after 150ms", timer)
-
-
-FIRST, REQUEST = _late(True, "first_event_timeout"), _late(False, "request_timeout")
+LATE = "upstream request timed out after 150ms"
+FIRST = Told(504, "timeout", LATE, "first_event_timeout")
+REQUEST = Told(504, "timeout", LATE, "request_timeout")
 SILENT = Framed("timeout", "stalled", "silence_timeout")
 
 BEFORE_THE_HEAD = [
@@ -138,7 +149,11 @@ BEFORE_THE_HEAD = [
     _row("not HTTP at all", [Raw(b"SSH-2.0-OpenSSH_9.9\r\n"), Stall()], TRANSPORT),
     _row("a bad status line", [Raw(b"HTTP/1.1 two hundred\r\n\r\n"), Stall()], TRANSPORT),
     _row("a bad header line", [Raw(b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"), Stall()], TRANSPORT),
-    _row("two lengths", [Raw(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"), Stall()], TRANSPORT),
+    _row(
+        "two lengths",
+        [Raw(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"), Stall()],
+        TRANSPORT,
+    ),
     _row("an endless head", [Raw(b"HTTP/1.1 200 OK\r\n"), Endless(b"x-filler: abcdefghij\r\n" * 64)], TRANSPORT),
     _row("endless interim heads", [Endless(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 8)], FIRST, REQUEST, model="hasty"),
     _row("an upgrade nobody asked for", [Raw(b"HTTP/1.1 101 Switching\r\nupgrade: x\r\n\r\n"), Stall()], TRANSPORT),
@@ -205,6 +220,8 @@ HEADS = [
     ),
 ]
 
+GZIP = (b"content-encoding", b"gzip")
+TOLD_IN_BAND = Told(502, "upstream_error", "the provider's own words", "its_code")
 IN_BAND_429 = {"error": {"message": "too many", "type": "rate_limit", "code": 429}}
 NOT_THE_ANSWER = [
     _row("200 HTML", _plain(HTML, b"text/html"), DECODE),
@@ -215,11 +232,11 @@ NOT_THE_ANSWER = [
     _row("200 with an empty stream", [Head(200, EVENTS), End()], ABORTED),
     _row("204", [Head(204, framing="close"), End()], ABORTED),
     _row("200 JSON, though a stream may be wanted", json_answer(chat_object("Hello")), Good()),
-    _row("200 JSON error object", json_answer(ERROR), Told(502, "upstream_error", "the provider's own words", "its_code")),
+    _row("200 JSON error object", json_answer(ERROR), TOLD_IN_BAND),
     _row("200 JSON error with a status", json_answer(IN_BAND_429), Told(429, "upstream_error", "too many")),
     _row("200 JSON without its content type", _plain(WHOLE, b"text/plain"), Good()),
-    _row("gzip", [Head(200, [*EVENTS, (b"content-encoding", b"gzip")]), Send(b"\x1f\x8b\x08" + b"\0" * 99), End()], DECODE),
-    _row("gzip, and the body stalls", [Head(200, [*JSON, (b"content-encoding", b"gzip")]), Stall()], DECODE),
+    _row("gzip", [Head(200, [*EVENTS, GZIP]), Send(b"\x1f\x8b\x08" + b"\0" * 99), End()], DECODE),
+    _row("gzip, and the body stalls", [Head(200, [*JSON, GZIP]), Stall()], DECODE),
     _row("a stream", sse(FRAMES), Good(), DECODE),
     _row(
         "a body over max_body_bytes",
@@ -234,14 +251,15 @@ def _data(obj: object) -> bytes:
     return b"data: " + json.dumps(obj).encode() + b"\n\n"
 
 
-NOISE = [b": a comment\n\n", b"data: ping\n\n", b'data: {"type":"ping"}\n\n', b"event: x\n\n", b"data:\n\n", b"retry: 5\n\n"]
+COMMENT = b": a comment\n\n"
+NOISE = [COMMENT, b"data: ping\n\n", b'data: {"type":"ping"}\n\n', b"event: x\n\n", b"data:\n\n", b"retry: 5\n\n"]
 NOISY = [piece for frame in FRAMES for piece in (*NOISE, frame)]
 
 FIRST_EVENT = [
-    _row("head, then stall", _both([Head(200, EVENTS), Stall()], [Head(200, JSON), Stall()]), FIRST, REQUEST, model="hasty"),
-    _row("head, then close", _both([Head(200, EVENTS), Close()], [Head(200, JSON), Close()]), ABORTED),
-    _row("head, then reset", _both([Head(200, EVENTS), Reset()], [Head(200, JSON), Reset()]), TRANSPORT),
-    _row("comments, then the end", _events(frames=NOISE[:1] * 3), ABORTED, DECODE),
+    _row("head, then stall", _head_only(Stall()), FIRST, REQUEST, model="hasty"),
+    _row("head, then close", _head_only(Close()), ABORTED),
+    _row("head, then reset", _head_only(Reset()), TRANSPORT),
+    _row("comments, then the end", _events(frames=[COMMENT] * 3), ABORTED, DECODE),
     _row("comments for ever", [Head(200, EVENTS), Endless(b": \n\n")], FIRST, REQUEST, model="hasty"),
     _row("half a first frame, then the end", _events(frames=[HALF]), ABORTED, DECODE),
     _row("a first frame of broken JSON", _events(frames=[b'data: {"id":\n\n', *FRAMES]), DECODE),
@@ -255,23 +273,28 @@ FIRST_EVENT = [
     _row("an endless first line", [Head(200, EVENTS), Endless(b"data: " + b"x" * 8192)], DECODE),
 ]
 
+
+def _half(last: Step) -> Callable[[bool], Script]:
+    """An answer as far as the middle of a frame, or of its body."""
+    return _both(_events(last, frames=[*BEGUN, HALF]), _half_body(last))
+
+
+def _at_once(*frames: bytes) -> list[Step]:
+    """A streamed answer of which these frames come in one read."""
+    return [Head(200, EVENTS), Send(BEGUN[0]), Sleep(0), Send(b"".join(frames)), Sleep(0), End()]
+
+
 MID_STREAM = [
     _row(
         "an error later",
         _both(_events(frames=[*BEGUN, _data(ERROR), *FRAMES]), json_answer(ERROR)),
         Framed("upstream_in_band_error", ended_by="its_code"),
-        Told(502, "upstream_error", "the provider's own words", "its_code"),
+        TOLD_IN_BAND,
     ),
-    _row("half a frame, then close", _both(_events(Close(), frames=[*BEGUN, HALF]), _half_body(Close())), CUT_SHORT, ABORTED),
+    _row("half a frame, then close", _half(Close()), CUT_SHORT, ABORTED),
     _row("half a frame, then the end", _events(frames=[*BEGUN, HALF]), CUT_SHORT, DECODE),
-    _row("half a frame, then reset", _both(_events(Reset(), frames=[*BEGUN, HALF]), _half_body(Reset())), BROKEN, TRANSPORT),
-    _row(
-        "half a frame, then stall",
-        _both(_events(Stall(), frames=[*BEGUN, HALF]), _half_body(Stall())),
-        SILENT,
-        REQUEST,
-        model="hasty",
-    ),
+    _row("half a frame, then reset", _half(Reset()), BROKEN, TRANSPORT),
+    _row("half a frame, then stall", _half(Stall()), SILENT, REQUEST, model="hasty"),
     _row("stall", _both(_events(Stall()), _half_body(Stall())), SILENT, REQUEST, model="hasty"),
     _row(
         "nothing but comments from here on",
@@ -290,6 +313,21 @@ MID_STREAM = [
     _row("[DONE], and then for ever", [*_events(frames=FRAMES)[:-1], Endless(FRAMES[1] * 50)], Good(), DECODE),
     _row("[DONE] without a blank line", _events(frames=[*FRAMES[:-1], b"data: [DONE]"]), Good(), DECODE),
     _row("broken JSON", _events(frames=[*BEGUN, b'data: {"id":\n\n', *FRAMES]), GARBLED, DECODE),
+    _row("broken JSON in the read of a text", _at_once(*BEGUN[1:], b'data: {"id":\n\n', *FRAMES), GARBLED, DECODE),
+    _row(
+        "broken JSON in the first read",
+        [Head(200, EVENTS), Send(b"".join([*BEGUN, b"data: {\n\n"])), End()],
+        GARBLED,
+        DECODE,
+    ),
+    _row(
+        "an error in the read of a text",
+        _both(_at_once(*BEGUN[1:], _data(ERROR), *FRAMES), json_answer(ERROR)),
+        Framed("upstream_in_band_error", ended_by="its_code"),
+        TOLD_IN_BAND,
+    ),
+    _row("a close in the read of a text", [*_at_once(*BEGUN[1:], HALF)[:-2], Close()], CUT_SHORT, ABORTED),
+    _row("everything in one read", _both(_at_once(*FRAMES[1:]), json_answer(chat_object("Hello"))), Good()),
     _row("broken UTF-8 of no text", _events(frames=[*BEGUN, b"data: {\xff\xfe}\n\n", *FRAMES]), GARBLED, DECODE),
     _row("choices that are no objects", _events(frames=[*BEGUN, b'data: {"choices":[1]}\n\n']), GARBLED, DECODE),
     _row("a nesting bomb", _events(frames=[*BEGUN, b"data: " + b"[" * 50_000 + b"\n\n"]), GARBLED, DECODE),

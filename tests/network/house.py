@@ -208,7 +208,7 @@ class Running:
         try:
             await self.quiet()
             await gatherResults([caller.leave() for caller in self.callers if not caller.closed])
-            await until(lambda: not self.site.channels, lambda: f"{len(self.site.channels)} callers' connections are open")
+            await until(lambda: not self.site.channels, lambda: f"{len(self.site.channels)} callers are left")
             self.check_books()
         finally:
             await self.house.stopService()
@@ -223,7 +223,7 @@ class Running:
 
     def _recorded(self, record: dict[str, Any]) -> None:
         self.records.append(record)
-        self._changes.look()
+        self._reactor.callLater(0, self._changes.look)  # the access line comes behind the record
 
     def _count_arrivals(self) -> None:
         serve = self.house.front.serve

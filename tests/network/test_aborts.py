@@ -18,7 +18,6 @@ from twisted.internet.task import deferLater
 
 from tests.doubles.caller import Caller
 from tests.doubles.provider import (
-    Connection,
     End,
     Endless,
     Head,
@@ -41,7 +40,7 @@ from .house import Running, chat, contents, until
 REACTOR: Any = default_reactor
 GOOD = sse(sse_chat(["Hel", "lo"]))
 SOON = 0.5
-"""Seconds within which the provider must see that the caller has gone; 0.1 is aimed at, the rest is for slow machines."""
+"""Seconds within which the provider must see that the caller has gone (0.1 is aimed at, on a machine at rest)."""
 BEATS = {"downstream": {"sse_keepalive_interval_secs": 0.03}}
 BY_FIN = "fin"
 BY_RST = "rst"
@@ -305,7 +304,7 @@ async def test_a_storm_of_aborts_leaves_nothing_behind(seed: int, provider: Scri
     running = start()
     assert (await running.ask(chat())).status == 200
     await running.quiet()
-    before = open_files(running)
+    before = open_files()
     chances = [random.Random(seed * 1_000_000 + number) for number in range(CALLS)]
 
     async def one_after_the_other(mine: list[random.Random]) -> None:
@@ -321,7 +320,7 @@ async def test_a_storm_of_aborts_leaves_nothing_behind(seed: int, provider: Scri
     assert contents(await running.ask(chat())) == "".join(f"{n} " for n in range(30))
     await running.quiet()
     await provider.when_connections(len(running.pool.open))
-    assert open_files(running) - before <= 2 * (len(running.pool.open) + len(running.site.channels))
+    assert open_files() - before <= 2 * (len(running.pool.open) + len(running.site.channels))
 
 
 def check_storm(running: Running) -> None:
@@ -334,12 +333,6 @@ def check_storm(running: Running) -> None:
     assert all(record["status_code"] == 499 for record in abandoned)
 
 
-def open_files(running: Running) -> int:
+def open_files() -> int:
     """Open files of this process, those of the gateway's connections and of both its peers among them."""
-    del running
     return len(os.listdir("/proc/self/fd"))
-
-
-def is_closed(connection: Connection) -> bool:
-    """Whether the provider has seen the end of a connection."""
-    return connection.closed

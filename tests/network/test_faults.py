@@ -32,7 +32,8 @@ from .faults import BEGUN, BOOT, ERROR, FAULTS, Fault, Framed, Good, Result, Tol
 from .house import Running, chat, contents
 
 GOOD = sse(sse_chat(["Hel", "lo"]))
-PAIRS = [pytest.param(fault, stream, id=f"{fault.name}-{kind}") for fault in FAULTS for stream, kind in ((True, "stream"), (False, "whole"))]
+KINDS = ((True, "stream"), (False, "whole"))
+PAIRS = [pytest.param(fault, stream, id=f"{fault.name}-{kind}") for fault in FAULTS for stream, kind in KINDS]
 
 
 @pytest.mark.parametrize(("fault", "stream"), PAIRS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.doubles.events import EventReader
 from tests.doubles.recordings import Kind, Recording, recordings, shared_streams
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -56,12 +57,12 @@ CHAT_ERRORS = items("http-errors", "error")
 
 def events(item: Recording) -> list[Any]:
     """The JSON data events of a recorded stream, as they were sent (whole ones only)."""
-    lines = item.body.replace(b"\r\n", b"\n").split(b"\n")
-    data = [line.removeprefix(b"data:").strip() for line in lines if line.startswith(b"data:")]
+    body = item.body
+    frames = EventReader().feed(body if body.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")) else body + b"\n\n", 0.0)
     found = []
-    for one in data:
+    for data in [frame.data for frame in frames if frame.data]:
         try:
-            found.append(json.loads(one))
+            found.append(json.loads(data))
         except ValueError:
             continue
     return found

@@ -9,9 +9,12 @@ import json
 from typing import Any
 
 from tests.doubles.recordings import Recording
+from twisted_gateway.exchange import Usage
+from twisted_gateway.formats.openai_usage import read_usage
 
 from .house import House
 from .items import CHAT_STREAMS, CHAT_WHOLE, each, events
+from .reading import COUNTERS
 from .replay import Delivery
 from .test_naive import ENVELOPE
 
@@ -86,7 +89,19 @@ def test_the_envelope_is_the_same_on_every_chunk(item: Recording, house: House) 
             if "role" in choice["delta"]:
                 assert choice["delta"]["role"] == "assistant"
                 roles.append(choice["index"])
+            assert not isinstance(choice["delta"].get("reasoning"), str), "it is told as reasoning_content"
     assert sorted(roles) == sorted({choice["index"] for frame in frames for choice in frame["choices"]})
+
+
+@each(CHAT_STREAMS, CHAT_WHOLE)
+def test_every_counter_is_read(item: Recording) -> None:
+    """What the gateway itself takes from `usage` objects, cache and reasoning counters included (14.1)."""
+    usage = Usage()
+    for event in events(item) if item.kind == "stream" else [json.loads(item.body)]:
+        read_usage(usage, event.get("usage"))
+    read = (usage.prompt, usage.completion, usage.cache_read, usage.cache_write, usage.reasoning)
+    figures = item.read.get("usage") or {}
+    assert read == tuple(figures.get(name) or 0 for name in COUNTERS)
 
 
 @each(CHAT_WHOLE)

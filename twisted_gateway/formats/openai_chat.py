@@ -73,7 +73,13 @@ def judge(call: Call, frame: Frame) -> Problem | bool:
 
 def unfolded(body: bytes) -> list[Frame]:
     """A whole answer as chunks, for a provider that answered JSON though a stream was asked."""
-    answer = _loads(body)
+    try:
+        return _unfolded(_loads(body))
+    except (AttributeError, TypeError, ValueError):
+        raise StrayFrame("its choices are not those of a chat completion") from None
+
+
+def _unfolded(answer: dict[str, Any]) -> list[Frame]:
     whole = {name: value for name, value in answer.items() if name not in ("choices", "usage", "object")}
     begun, ends = [], []
     for choice in answer.get("choices") or []:
@@ -141,7 +147,7 @@ class Chunks:
         self._shortcuts = Shortcuts()
 
     def take(self, data: bytes) -> Taken | None:
-        """A whole read at once, if it is nothing but frames of a known shape; else None, and nothing has happened."""
+        """The frames of a known shape that `data` begins with, as they go out; else None, and nothing has happened."""
         if self.ended or self.failure is not None:
             return None
         taken = self._shortcuts.take(data)
@@ -152,16 +158,9 @@ class Chunks:
     def received(self, frames: list[Frame]) -> list[Frame]:
         """The caller's frames for these of the provider; none after the end marker or an error."""
         out: list[Frame] = []
-        take = self._shortcuts.take
         for frame in frames:
             if self.ended or self.failure is not None:
                 break
-            raw = frame.raw
-            short = take(raw) if raw is not None else None
-            if short is not None:
-                self.text_bytes += short.text_bytes
-                out.append(Frame(b"", b"", short.data))
-                continue
             try:
                 edited = self._edited(frame)
             except StrayFrame as stray:  # the frames before it are good

@@ -44,7 +44,7 @@ def in_band(answer: dict[str, Any]) -> Problem | None:
         type="upstream_error",
         in_stream_type="upstream_in_band_error",
         message=shown(message),
-        code=_cut(facts.get("code")),
+        code=None if _status({"code": facts.get("code")}) is not None else _cut(facts.get("code")),
         param=_cut(facts.get("param")),
         kind="upstream_in_band",
         detail=None if status is None else f"upstream status {status}",

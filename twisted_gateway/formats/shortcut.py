@@ -9,6 +9,7 @@ written, only what it costs (`DESIGN.md` section 4, road (a)).
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import attrs
@@ -18,24 +19,25 @@ from twisted_gateway.wire.sse import Frame, encode, escape_separators
 
 _MOST = 4
 _encode = msgspec.json.Encoder().encode
-_UNUSUAL = re.compile(rb"[\x00-\x09\x0b-\x1f\\]")
-_TEXT = re.compile(rb'(?:[^\x00-\x1f\\]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*')
-"""The inside of a JSON string, quotes apart; surrogates are left to the decoder."""
+_EASY = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]*").fullmatch
+_TEXT = re.compile(rb'(?:[^\x00-\x1f\\"]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*').fullmatch
+"""The inside of a JSON string: without anything special, and in general; surrogates are left to the decoder."""
 
 
 class Taken(NamedTuple):
-    """What became of frames that were recognised: their bytes for the caller, how many, and the bytes of their text."""
+    """Frames that were recognised: their bytes for the caller, how many, the bytes of their text, the bytes used up."""
 
     data: bytes
     frames: int
     text_bytes: int
+    used: int
 
 
 @attrs.frozen
 class _Shape:
     """head + text + middle + filler + tail; `middle` is empty where there is no second hole (`obfuscation`).
 
-    `tail` ends with the frame's blank line. `quotes` is the number of `"` in all that is constant.
+    `tail` ends with the frame's blank line.
     """
 
     head: bytes
@@ -46,41 +48,53 @@ class _Shape:
     tail_out: bytes
     between: bytes
     between_out: bytes
-    quotes: int
+    around: int
+    """Length of head and tail."""
 
     def take(self, data: bytes) -> Taken | None:
-        """Whole frames of this shape and nothing else, edited; None when `data` is anything else."""
-        if not (data.startswith(self.head) and data.endswith(self.tail)):
+        """As many whole frames of this shape as `data` begins with, edited; None when there is none."""
+        if not data.startswith(self.head):
             return None
-        inner = data[len(self.head) : len(data) - len(self.tail)]
-        if len(inner) + len(self.head) + len(self.tail) != len(data):
-            return None
-        texts = inner.split(self.between)
-        count = len(texts)
-        if (
-            data.count(b'"') != count * self.quotes
-            or inner.count(b"\n") != 2 * (count - 1)
-            or (_UNUSUAL.search(inner) is not None and not all(map(_TEXT.fullmatch, texts)))
-            or not _is_text(inner)
-        ):
-            return None
-        text_bytes = len(inner) - (count - 1) * len(self.between)
+        if not self.middle and data.endswith(self.tail) and len(data) >= self.around:  # most often: one frame
+            text = data[len(self.head) : len(data) - len(self.tail)]
+            if _EASY(text):
+                return Taken(self.head_out + text + self.tail_out, 1, len(text), len(data))
+        texts = data[len(self.head) :].split(self.between)
+        texts[-1], whole, _ = texts[-1].partition(self.tail)
+        if not whole:
+            texts.pop()
+        texts = list(takewhile(self._is_plain, texts))
+        if not texts:  # another frame follows the first
+            text, whole, _ = data[len(self.head) :].partition(self.tail)
+            texts = [text] if whole and self._is_plain(text) else []
+        return self._edited(texts) if texts else None
+
+    def _is_plain(self, text: bytes) -> bool:
+        """Whether the text (and its filler) is the inside of a JSON string."""
         if self.middle:
-            if inner.count(self.middle) != count:
-                return None
+            text, found, filler = text.partition(self.middle)
+            if not found or not _is_text(filler):
+                return False
+        return _is_text(text)
+
+    def _edited(self, texts: list[bytes]) -> Taken:
+        count = len(texts)
+        text_bytes = sum(map(len, texts))
+        used = count * self.around + text_bytes
+        if self.middle:
             parts = [text.partition(self.middle) for text in texts]
-            if any(not found or text.endswith(b"\\") for text, found, _ in parts):
-                return None
             text_bytes = sum(len(text) for text, _, _ in parts)
             texts = [text + self.middle_out + filler for text, _, filler in parts]
         out = self.head_out + self.between_out.join(texts) + self.tail_out
-        return Taken(escape_separators(out), count, text_bytes)
+        return Taken(escape_separators(out), count, text_bytes, used)
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether it is UTF-8; what is not must be repaired by whoever decodes the frame."""
-    if data.isascii():
+    """Whether it is the inside of a JSON string, in UTF-8; what is not is for whoever decodes the frame."""
+    if _EASY(data):
         return True
+    if not _TEXT(data):
+        return False
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -98,7 +112,7 @@ class Shortcuts:
         self._lessons = 0
 
     def take(self, data: bytes) -> Taken | None:
-        """One or more whole frames of one known shape as they go out, else None."""
+        """The frames of one known shape that `data` begins with, as they go out; None when it begins otherwise."""
         for shape in self._shapes:
             taken = shape.take(data)
             if taken is not None:
@@ -120,7 +134,7 @@ class Shortcuts:
         if b"\r" in constant or constant.count(b"\n") != 2:
             return
         between, between_out = before[2] + before[0], after[2] + after[0]
-        self._shapes.append(_Shape(*before, *after, between, between_out, constant.count(b'"')))
+        self._shapes.append(_Shape(*before, *after, between, between_out, len(before[0]) + len(before[2])))
 
 
 def _holes(chunk: dict[str, Any]) -> list[bytes] | None:

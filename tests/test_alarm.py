@@ -1,0 +1,105 @@
+"""One timer that is moved often and rings seldom."""
+
+import pytest
+from twisted.internet.task import Clock
+
+from twisted_gateway.alarm import Alarm
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def rung():
+    return []
+
+
+@pytest.fixture
+def alarm(clock, rung):
+    return Alarm(clock, lambda: rung.append(clock.seconds()))
+
+
+def run(clock, until, step=0.25):
+    while clock.seconds() < until:
+        clock.advance(step)
+
+
+def test_it_rings_once(alarm, clock, rung):
+    alarm.set(2)
+    run(clock, 10)
+    assert rung == [2]
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("later", [3, 1, 0.5])
+def test_moved(alarm, clock, rung, later):
+    alarm.set(2)
+    clock.advance(1)
+    alarm.set(later)
+    run(clock, 10)
+    assert rung == [1 + later]
+
+
+def test_moving_it_a_thousand_times_makes_few_timers(alarm, clock, rung, monkeypatch):
+    made = []
+    call_later = clock.callLater
+    monkeypatch.setattr(clock, "callLater", lambda *args: made.append(args) or call_later(*args))
+    for _ in range(1000):
+        alarm.set(5)
+        clock.advance(0.01)
+        assert len(clock.getDelayedCalls()) == 1
+    run(clock, 30)
+    assert rung == [pytest.approx(9.99 + 5, abs=0.26)]
+    assert len(made) <= 4
+
+
+def test_off_keeps_the_timer_and_silences_it(alarm, clock, rung):
+    alarm.set(2)
+    alarm.off()
+    assert len(clock.getDelayedCalls()) == 1
+    run(clock, 10)
+    assert rung == []
+    alarm.set(1)
+    run(clock, 20)
+    assert rung == [11]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2, 4])
+def test_set_again_after_off(alarm, clock, rung, seconds):
+    alarm.set(2)
+    alarm.off()
+    alarm.set(seconds)
+    run(clock, 10)
+    assert rung == [seconds]
+
+
+def test_stop_leaves_nothing(alarm, clock, rung):
+    alarm.set(2)
+    alarm.stop()
+    assert clock.getDelayedCalls() == []
+    alarm.stop()
+    run(clock, 5)
+    assert rung == []
+
+
+def test_it_can_be_set_from_its_own_ring(clock):
+    rung = []
+
+    def ring():
+        rung.append(clock.seconds())
+        if len(rung) < 3:
+            alarm.set(1)
+
+    alarm = Alarm(clock, ring)
+    alarm.set(1)
+    run(clock, 10)
+    assert rung == [1, 2, 3]
+
+
+def test_it_can_be_stopped_from_its_own_ring(clock):
+    alarm = Alarm(clock, lambda: alarm.stop())
+    alarm.set(1)
+    run(clock, 2)
+    assert clock.getDelayedCalls() == []

@@ -1,0 +1,83 @@
+"""The line of one answer: reader, passage, tubes, the bytes of one write (`DESIGN.md` section 3, step 6). Sans-IO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from twisted_gateway.formats.row import Passage, Taken
+from twisted_gateway.wire.series import Series, Tube, WholeBody
+from twisted_gateway.wire.sse import Frame, Reader, encode
+
+_MOST_MISSES = 3
+
+
+class Batch(NamedTuple):
+    """What one read becomes: bytes for one write, how many data frames they are, how many data events were read."""
+
+    data: bytes
+    frames: int
+    events: int
+
+
+class Line:
+    """Everything a provider's bytes pass through on their way to the caller.
+
+    Where no policy wants to see the frames, those that the passage knows by their bytes are never taken apart.
+    """
+
+    def __init__(self, reader: Reader | WholeBody, passage: Passage, tubes: Sequence[Tube] = ()) -> None:
+        self.events = 0
+        """Data events read so far; comments and parts of a frame are none."""
+        self._reader = reader
+        self._passage = passage
+        self._tube: Tube = Series((passage, *tubes)) if tubes else passage
+        quick = not tubes and isinstance(reader, Reader)
+        self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if quick else None
+
+    @property
+    def held(self) -> int:
+        """Bytes kept back by tubes."""
+        return self._tube.held
+
+    def read(self, data: bytes) -> Batch:
+        """One read. Raises `wire.sse.TooLong`, and `errors.StrayFrame` where a tube cannot carry on."""
+        take, reader = self._take, self._reader
+        if take is None or not isinstance(reader, Reader):
+            return self.frames(self._reader.received(data))
+        parts: list[bytes] = []
+        count = events = misses = 0
+        passage = self._passage
+        while data and passage.failure is None and not passage.ended:
+            if misses < _MOST_MISSES and reader.between_frames:
+                taken = take(data)
+                if taken is not None:
+                    parts.append(taken.data)
+                    count += taken.frames
+                    events += taken.frames
+                    self.events += taken.frames
+                    data = data[taken.used :]
+                    misses = 0
+                    continue
+            end = data.find(b"\n\n") + 2 if misses < _MOST_MISSES else 0
+            piece, data = (data[:end], data[end:]) if end >= 2 else (data, b"")
+            misses += 1
+            frames = reader.received(piece)
+            self.events += len(frames)
+            made = passage.received(frames)
+            parts += map(encode, made)
+            count += len(made)
+        return Batch(parts[0] if len(parts) == 1 else b"".join(parts), count)
+
+    def frames(self, frames: list[Frame]) -> Batch:
+        """Frames that were read already."""
+        self.events += len(frames)
+        return _batch(self._tube.received(frames), len(frames))
+
+    def stopped(self, clean: bool) -> Batch:
+        """The last frames of an answer that is over."""
+        return _batch(self._tube.stopped(clean), 0)
+
+
+def _batch(made: list[Frame], events: int) -> Batch:
+    return Batch(encode(made[0]) if len(made) == 1 else b"".join(map(encode, made)), len(made), events)
