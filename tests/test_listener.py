@@ -443,7 +443,7 @@ def test_keep_alive(talk):
     assert one.wire.open
 
 
-@pytest.mark.parametrize("token", [b"close", b"Close", b"foo, close", b"close, te"])
+@pytest.mark.parametrize("token", [b"close", b"Close", b"foo, close", b"close, te", b"te,close", b"te\r\nconnection: close"])
 def test_the_caller_ends_the_connection(talk, token):
     one = talk().send(post(headers=HOST + b"connection: " + token + b"\r\n") + post())
     assert [said.body for said in one.answers()] == [b"POST / 0"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 import attrs
 import msgspec
@@ -157,6 +157,7 @@ class Front:
     def model(self, request: IRequest, name: str) -> bytes:
         """`GET /v1/models/{id}`: one of them, through a wildcard too (`extensions.md` 8)."""
         snapshot, caller = self._known(request)
+        name = unquote(name)  # SDKs send the `/` in it as `%2F`
         found = snapshot.resolve(name)
         if found is None or not caller.may_use(name):
             message = f"model {quoted(name)} not found"

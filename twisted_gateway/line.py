@@ -27,8 +27,6 @@ class Line:
     """
 
     def __init__(self, reader: Reader | WholeBody, passage: Passage, tubes: Sequence[Tube] = ()) -> None:
-        self.events = 0
-        """Data events read so far; comments and parts of a frame are none."""
         self._reader = reader
         self._passage = passage
         self._tube: Tube = Series((passage, *tubes)) if tubes else passage
@@ -55,7 +53,6 @@ class Line:
                     parts.append(taken.data)
                     count += taken.frames
                     events += taken.frames
-                    self.events += taken.frames
                     data = data[taken.used :]
                     misses = 0
                     continue
@@ -63,15 +60,14 @@ class Line:
             piece, data = (data[:end], data[end:]) if end >= 2 else (data, b"")
             misses += 1
             frames = reader.received(piece)
-            self.events += len(frames)
             made = passage.received(frames)
             parts += map(encode, made)
             count += len(made)
-        return Batch(parts[0] if len(parts) == 1 else b"".join(parts), count)
+            events += len(frames)
+        return Batch(parts[0] if len(parts) == 1 else b"".join(parts), count, events)
 
     def frames(self, frames: list[Frame]) -> Batch:
         """Frames that were read already."""
-        self.events += len(frames)
         return _batch(self._tube.received(frames), len(frames))
 
     def stopped(self, clean: bool) -> Batch:

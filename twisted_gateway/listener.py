@@ -253,8 +253,17 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         self.samples.clear()
         self.persistent = self.checkPersistence(request, self._version)
         request.gotLength(self.length)
-        if self.length != 0 and (request.getHeader(b"expect") or b"").lower() == b"100-continue":
+        wanted = self.length != 0 and self._version == b"HTTP/1.1"
+        if wanted and (request.getHeader(b"expect") or b"").lower() == b"100-continue":
             self._send100Continue()
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """Whether another request may follow on this connection."""
+        tokens = b",".join(request.requestHeaders.getRawHeaders(b"connection") or []).lower().split(b",")
+        if b"close" in (token.strip() for token in tokens):
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            return False
+        return bool(version == b"HTTP/1.1")
 
     def _head_problem(self, request: Request) -> Problem | None:
         headers = request.requestHeaders

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,6 +16,8 @@ from twisted_gateway.formats.row import Passage
 from twisted_gateway.line import Batch, Line
 from twisted_gateway.wire.series import Tube
 from twisted_gateway.wire.sse import Frame, TooLong
+
+_NOTHING = Batch(b"", 0, 0)
 
 
 class Relay:
@@ -49,7 +50,6 @@ class Relay:
         self._stream = exchange.call.stream
         self._silence = silence or 0.0
         self._alarm = Alarm(clock, self._silent) if self._silence and self._stream else None
-        self._heard = 0
         self._over = False
         self._whole: bytes | None = None
         self._headers: HeadLines = []
@@ -69,11 +69,7 @@ class Relay:
 
     def answer_began(self, frames: list[Frame], data: bytes) -> None:
         """What was read before the relay joined: one write."""
-        first = self._through(self._line.frames, frames)
-        if first is not None:
-            more = self._through(self._line.read, data) if data and not self._finishing else None
-            if not self._over:
-                self._pass(first if more is None else _joined(first, more))
+        self._take(lambda: self._line.frames(frames), lambda: self._line.read(data))
 
     def answer_read(self, data: bytes) -> None:
         """One read: through the line and out, in one write."""
@@ -89,9 +85,7 @@ class Relay:
     def answer_ended(self, problem: Problem | None, frames: list[Frame]) -> None:
         """The provider's transfer is over; whether the answer is whole is the dialect's own question (section 10)."""
         if frames:
-            batch = self._through(self._line.frames, frames)
-            if batch is not None:
-                self._pass(batch)
+            self._take(lambda: self._line.frames(frames))
         if self._over:
             return
         if self._passage.complete:
@@ -100,19 +94,20 @@ class Relay:
         else:
             self._broken(problem or broken_off())
 
-    def _through(self, stage: Callable[[Any], Batch], what: Any) -> Batch | None:
-        """What the line makes of a read; None when the answer is over."""
-        if self._over:
-            return None
-        try:
-            return stage(what)
-        except (StrayFrame, TooLong) as error:
-            self._broken(undecodable(str(error)))
-            return None
-
-    @property
-    def _finishing(self) -> bool:
-        return self._passage.ended or self._passage.failure is not None
+    def _take(self, *stages: Callable[[], Batch]) -> None:
+        """What several pieces become, in one write; those before a bad one are still told."""
+        batch = _NOTHING
+        for stage in stages:
+            if self._over or self._passage.ended or self._passage.failure is not None:
+                break
+            try:
+                batch = _joined(batch, stage())
+            except (StrayFrame, TooLong) as error:
+                self._write(batch)
+                self._broken(undecodable(str(error)))
+                return
+        if not self._over:
+            self._pass(batch)
 
     def _pass(self, batch: Batch) -> None:
         """Write what a read has become, and see whether that was all."""
@@ -125,8 +120,7 @@ class Relay:
             self._complete()
         else:
             self._write(batch)
-            if self._alarm is not None and self._line.events != self._heard and not self._downstream.paused:
-                self._heard = self._line.events
+            if batch.events and self._alarm is not None and not self._downstream.paused:
                 self._alarm.set(self._silence)
 
     # Producer, for the downstream

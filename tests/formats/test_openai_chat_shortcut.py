@@ -186,6 +186,7 @@ COMMON = {
     "no id": lambda n: say(f"w{n}", id=""),
     "two choices": lambda n: say(f"w{n}", index=n % 2),
     "a letter": lambda n: say("a"),
+    "quotes": lambda n: say('"' * (n % 3)),
 }
 
 
@@ -215,7 +216,6 @@ ODD = {
     "model": say("a", model="other"),
     "created": say("a", created=1),
     "id": say("a", id="other"),
-    "quote": say('quo"te'),
     "finish": chunk(choice({"content": "a"}, "stop")),
     "usage": chunk(choice({"content": "a"}), usage={"prompt_tokens": 1}),
     "error": {"error": {"message": "m"}},
