@@ -2,7 +2,13 @@
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, ConnectionRefusedError, TimeoutError
+from twisted.internet.error import (
+    ConnectionAborted,
+    ConnectionDone,
+    ConnectionLost,
+    ConnectionRefusedError,
+    TimeoutError,
+)
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -166,16 +172,25 @@ def test_a_request_and_its_answer(agent, endpoint, pool):
     assert not wire.aborting
 
 
-@pytest.mark.parametrize("kind", [HeaderLines, lambda lines: Headers({name: [v for k, v in lines if k == name] for name, _ in lines})])
+@pytest.mark.parametrize(
+    "kind", [HeaderLines, lambda lines: Headers({name: [v for k, v in lines if k == name] for name, _ in lines})]
+)
 def test_header_lines_are_headers(kind):
     headers = kind([(b"x-a", b"1"), (b"x-b", b""), (b"x-a", b"2")])
     assert headers.getRawHeaders("X-A") == ["1", "2"]
     assert headers.getRawHeaders(b"x-b") == [b""]
     assert headers.getRawHeaders(b"x-c") is None
     assert headers.hasHeader(b"X-B")
-    assert {name.lower(): values for name, values in headers.getAllRawHeaders()} == {b"x-a": [b"1", b"2"], b"x-b": [b""]}
+    assert {name.lower(): values for name, values in headers.getAllRawHeaders()} == {
+        b"x-a": [b"1", b"2"],
+        b"x-b": [b""],
+    }
     assert headers.copy() == headers
-    assert (first_value(headers, b"x-a"), first_value(headers, b"x-b"), first_value(headers, b"x-c")) == (b"1", b"", None)
+    assert (first_value(headers, b"x-a"), first_value(headers, b"x-b"), first_value(headers, b"x-c")) == (
+        b"1",
+        b"",
+        None,
+    )
 
 
 def test_header_lines_are_written_as_they_are(agent, endpoint):

@@ -21,7 +21,14 @@ def found(written, field):
 
 
 REQUEST = ("m.timeout", "k.timeout_ms", "b.timeout_ms")
-SILENCE = ("m.stream_timeout", "m.timeout", "k.stream_timeout_ms", "k.timeout_ms", "b.stream_timeout_ms", "b.timeout_ms")
+SILENCE = (
+    "m.stream_timeout",
+    "m.timeout",
+    "k.stream_timeout_ms",
+    "k.timeout_ms",
+    "b.stream_timeout_ms",
+    "b.timeout_ms",
+)
 FIRST = (
     *("m.first_event_timeout", "m.stream_timeout", "m.timeout"),
     *("k.first_event_timeout_ms", "k.stream_timeout_ms", "k.timeout_ms"),
@@ -42,7 +49,7 @@ def test_the_first_found_wins(field, at):
 def test_a_zero_defers_or_ends_the_search(field, at):
     order = ORDERS[field]
     ends = order[at] in ("m.timeout", "k.timeout_ms")
-    rest = {name: 7000 for name in order[at + 1 :]} | {order[at]: 0}
+    rest = dict.fromkeys(order[at + 1 :], 7000) | {order[at]: 0}
     assert found(rest, field) == (None if ends or at + 1 == len(order) else 7)
 
 

@@ -1,18 +1,18 @@
 """Callers' URLs: routes, prefix, ids, dialects, CORS, models, rewriting."""
 
 import json
+from hashlib import sha256
 
 import attrs
 import pytest
-from hashlib import sha256
 from twisted.internet.task import Clock
+from twisted.web.http_headers import Headers
 
 from twisted_gateway import __version__
 from twisted_gateway.addresses import parse_network
 from twisted_gateway.config.rewrites import UrlRewrite
 from twisted_gateway.config.settings import Cors, RealIp, RequestId
 from twisted_gateway.front import CallerHeaders, Condition
-from twisted.web.http_headers import Headers
 
 from .exchanges import caller, model, snapshot
 from .fronts import NOW, Talk, front, refused, site
@@ -50,7 +50,9 @@ def test_the_endpoint(prefix, path):
     assert said.json == {"id": "id-1", "path": CHAT, "peer": "192.0.2.7", "body": "hello"}
 
 
-@pytest.mark.parametrize("path", [CHAT + "/", "/v1/chat%2Fcompletions", "/v1/%63hat/completions", "/api/v1/chat/completions/"])
+@pytest.mark.parametrize(
+    "path", [CHAT + "/", "/v1/chat%2Fcompletions", "/v1/%63hat/completions", "/api/v1/chat/completions/"]
+)
 def test_other_spellings_are_the_endpoint_or_unknown(path):
     said = ask("POST", path)
     assert said.status in (200, 404)
@@ -81,7 +83,22 @@ def test_root(method):
     assert method == "HEAD" or said.json == {"name": "aisix", "version": __version__}
 
 
-UNKNOWN = ["/x", "/v1", "/v1/", "/v1/chat", "/v2/chat/completions", "/api", "/api/", "/v1//chat/completions", "/V1/chat/completions", "/%", "/%00", "/%ff", "/v1/chat/completions/x", "/passthrough/x"]
+UNKNOWN = [
+    "/x",
+    "/v1",
+    "/v1/",
+    "/v1/chat",
+    "/v2/chat/completions",
+    "/api",
+    "/api/",
+    "/v1//chat/completions",
+    "/V1/chat/completions",
+    "/%",
+    "/%00",
+    "/%ff",
+    "/v1/chat/completions/x",
+    "/passthrough/x",
+]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
@@ -120,13 +137,21 @@ def test_wrong_methods(prefix, method, path, allow):
     assert said.headers["allow"] == allow
     assert said.headers["x-aisix-request-id"] == "id-1"
     if method != "HEAD":
-        assert (said.json["error"]["type"], said.json["error"]["code"]) == ("invalid_request_error", "method_not_allowed")
+        assert (said.json["error"]["type"], said.json["error"]["code"]) == (
+            "invalid_request_error",
+            "method_not_allowed",
+        )
         assert path in said.json["error"]["message"]
 
 
 @pytest.mark.parametrize(
     ("path", "dialect"),
-    [("/v1/messages", "anthropic"), ("/api/v1/messages/x", "anthropic"), ("/v1/messages%2Fx", "openai"), ("/v1/messagesx", "openai")],
+    [
+        ("/v1/messages", "anthropic"),
+        ("/api/v1/messages/x", "anthropic"),
+        ("/v1/messages%2Fx", "openai"),
+        ("/v1/messagesx", "openai"),
+    ],
 )
 def test_dialects_of_routing_errors(path, dialect):
     said = ask("DELETE", path)
@@ -141,7 +166,17 @@ def test_dialects_of_routing_errors(path, dialect):
 
 # Every answer
 
-EVERYWHERE = [("POST", CHAT), ("GET", "/"), ("GET", "/x"), ("PUT", CHAT), ("GET", "/v1/models"), ("GET", "/livez"), ("GET", "/readyz"), ("GET", "/%ff"), ("OPTIONS", CHAT)]
+EVERYWHERE = [
+    ("POST", CHAT),
+    ("GET", "/"),
+    ("GET", "/x"),
+    ("PUT", CHAT),
+    ("GET", "/v1/models"),
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
+    ("GET", "/%ff"),
+    ("OPTIONS", CHAT),
+]
 
 
 @pytest.mark.parametrize(("method", "path"), EVERYWHERE)
@@ -199,10 +234,20 @@ def test_request_ids(headers, accepted, expected):
         ("/livez", Condition(), 200, "ok"),
         ("/livez?verbose", Condition(), 200, "[+]ping ok\n[+]shutdown ok\nlivez check passed\n"),
         ("/livez", Condition(configured=False), 200, "ok"),
-        ("/livez", Condition(draining=True), 503, "[+]ping ok\n[-]shutdown failed: reason withheld\nlivez check failed"),
+        (
+            "/livez",
+            Condition(draining=True),
+            503,
+            "[+]ping ok\n[-]shutdown failed: reason withheld\nlivez check failed",
+        ),
         ("/readyz", Condition(), 200, "ok"),
         ("/readyz?verbose=1", Condition(), 200, "[+]shutdown ok\n[+]config ok\nreadyz check passed\n"),
-        ("/readyz", Condition(configured=False), 503, "[+]shutdown ok\n[-]config failed: not ready\nreadyz check failed"),
+        (
+            "/readyz",
+            Condition(configured=False),
+            503,
+            "[+]shutdown ok\n[-]config failed: not ready\nreadyz check failed",
+        ),
         ("/readyz", Condition(draining=True), 503, "[-]shutdown failed: draining\n[+]config ok\nreadyz check failed"),
         ("/readyz?verbosely", Condition(), 200, "ok"),
     ],
@@ -217,7 +262,13 @@ def test_health(prefix, path, condition, status, text):
 
 # Models
 
-SHELF = [model("b"), model("a", provider="anthropic"), model("openai/*", model_name="*"), model("dir/c"), model("hidden")]
+SHELF = [
+    model("b"),
+    model("a", provider="anthropic"),
+    model("openai/*", model_name="*"),
+    model("dir/c"),
+    model("hidden"),
+]
 
 
 def test_models_of_this_key():
@@ -310,7 +361,12 @@ def test_cors_on_answers(method, path, cors, origin, allowed):
     assert "access-control-allow-credentials" not in said.headers
     if allowed is not None:
         exposed = said.headers["access-control-expose-headers"].split(", ")
-        limits = {"x-ratelimit-limit-requests", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens", "x-ratelimit-limit-concurrent"}
+        limits = {
+            "x-ratelimit-limit-requests",
+            "x-ratelimit-remaining-tokens",
+            "x-ratelimit-reset-tokens",
+            "x-ratelimit-limit-concurrent",
+        }
         assert limits < set(exposed)
         assert ("x-aisix-request-id" in exposed) is (cors is RULES)
 
@@ -374,7 +430,10 @@ def test_two_preflights_on_one_connection():
 
 # Rewriting
 
-REWRITES = (UrlRewrite("^/openai/deployments/[^/]+/chat/completions$", CHAT), UrlRewrite("^/old/(?<rest>.*)$", "/v1/${rest}"))
+REWRITES = (
+    UrlRewrite("^/openai/deployments/[^/]+/chat/completions$", CHAT),
+    UrlRewrite("^/old/(?<rest>.*)$", "/v1/${rest}"),
+)
 
 
 @pytest.mark.parametrize(
@@ -406,9 +465,24 @@ def test_rewrites(path, status):
     [
         (RealIp(), "192.0.2.7", "10.0.0.1", "192.0.2.7"),
         (RealIp(), "::ffff:192.0.2.7", None, "192.0.2.7"),
-        (RealIp(trusted_proxies=(parse_network("192.0.2.0/24", bare=True),)), "192.0.2.7", "10.0.0.1, 10.0.0.2", "10.0.0.2"),
-        (RealIp(trusted_proxies=(parse_network("192.0.2.0/24", bare=True),)), "198.51.100.1", "10.0.0.1", "198.51.100.1"),
-        (RealIp(trusted_proxies=(parse_network("192.0.2.0/24", bare=True),)), "::ffff:192.0.2.7", "10.0.0.1", "10.0.0.1"),
+        (
+            RealIp(trusted_proxies=(parse_network("192.0.2.0/24", bare=True),)),
+            "192.0.2.7",
+            "10.0.0.1, 10.0.0.2",
+            "10.0.0.2",
+        ),
+        (
+            RealIp(trusted_proxies=(parse_network("192.0.2.0/24", bare=True),)),
+            "198.51.100.1",
+            "10.0.0.1",
+            "198.51.100.1",
+        ),
+        (
+            RealIp(trusted_proxies=(parse_network("192.0.2.0/24", bare=True),)),
+            "::ffff:192.0.2.7",
+            "10.0.0.1",
+            "10.0.0.1",
+        ),
     ],
 )
 def test_the_callers_address(real_ip, peer, forwarded, expected):
@@ -427,7 +501,9 @@ def test_what_the_exchange_knows():
     clock = Clock()
     clock.advance(42)
     room = front(serve, resources, clock)
-    Talk(site(room.resource(), clock, room)).send(b"POST /api/v1/chat/completions?x=1 HTTP/1.1\r\nhost: h\r\nx-a: 1\r\nx-a: 2\r\n\r\n")
+    Talk(site(room.resource(), clock, room)).send(
+        b"POST /api/v1/chat/completions?x=1 HTTP/1.1\r\nhost: h\r\nx-a: 1\r\nx-a: 2\r\n\r\n"
+    )
     (exchange,) = seen
     assert (exchange.method, exchange.path, exchange.endpoint.path) == ("POST", CHAT, CHAT)
     assert (exchange.arrived, exchange.arrived_at) == (42, NOW)

@@ -76,8 +76,14 @@ ACCEPTED = {
     "counted": (counted(b"hello"), b"POST / 5"),
     "chunked": (chunked(b"hello", b" ", b"world"), b"POST / 11"),
     "Chunked": (chunked(b"hello").replace(b"chunked", b"CHUNKED"), b"POST / 5"),
-    "chunk extensions": (post(headers=HOST + b"transfer-encoding: chunked\r\n", body=b"5;x=y\r\nhello\r\n0\r\n\r\n"), b"POST / 5"),
-    "trailers": (post(headers=HOST + b"transfer-encoding: chunked\r\n", body=b"1\r\na\r\n0\r\nx: y\r\n\r\n"), b"POST / 1"),
+    "chunk extensions": (
+        post(headers=HOST + b"transfer-encoding: chunked\r\n", body=b"5;x=y\r\nhello\r\n0\r\n\r\n"),
+        b"POST / 5",
+    ),
+    "trailers": (
+        post(headers=HOST + b"transfer-encoding: chunked\r\n", body=b"1\r\na\r\n0\r\nx: y\r\n\r\n"),
+        b"POST / 1",
+    ),
     "query": (post(b"/a?b=c"), b"POST /a?b=c 0"),
     "escapes": (post(b"/%2e%2e/a%00"), b"POST /%2e%2e/a%00 0"),
     "blank line first": (b"\r\n" + post(), b"POST / 0"),
@@ -109,7 +115,11 @@ def test_accepted(talk, data, body):
 REFUSED = {
     "no host": (post(headers=b""), 400, "exactly one Host header is needed"),
     "two hosts": (post(headers=HOST + b"host: h\r\n"), 400, "exactly one Host header is needed"),
-    "two hosts in 1.0": (post(headers=HOST + b"host: g\r\n", version=b"HTTP/1.0"), 400, "exactly one Host header is needed"),
+    "two hosts in 1.0": (
+        post(headers=HOST + b"host: g\r\n", version=b"HTTP/1.0"),
+        400,
+        "exactly one Host header is needed",
+    ),
     "host with a path": (post(headers=b"host: h/x\r\n"), 400, "Host header"),
     "host with a user": (post(headers=b"host: u@h\r\n"), 400, "Host header"),
     "host with a blank": (post(headers=b"host: a b\r\n"), 400, "Host header"),
@@ -126,7 +136,11 @@ REFUSED = {
     "no version": (b"POST / \r\n" + HOST + b"\r\n", 400, None),
     "two blanks": (b"POST  / HTTP/1.1\r\n" + HOST + b"\r\n", 400, None),
     "garbage": (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400, None),
-    "chunked in 1.0": (post(headers=HOST + b"transfer-encoding: chunked\r\n", version=b"HTTP/1.0", body=b"0\r\n\r\n"), 400, "Transfer-Encoding needs HTTP/1.1"),
+    "chunked in 1.0": (
+        post(headers=HOST + b"transfer-encoding: chunked\r\n", version=b"HTTP/1.0", body=b"0\r\n\r\n"),
+        400,
+        "Transfer-Encoding needs HTTP/1.1",
+    ),
     "folded": (post(headers=HOST + b"x: a\r\n b\r\n"), 400, "a folded header line"),
     "folded by a tab": (post(headers=HOST + b"x: a\r\n\tb\r\n"), 400, "a folded header line"),
     "folded at first": (b"POST / HTTP/1.1\r\n host: h\r\n\r\n", 400, "a folded header line"),
@@ -136,16 +150,40 @@ REFUSED = {
     "bad name": (post(headers=HOST + b"a\x00b: x\r\n"), 400, None),
     "NUL in a value": (post(headers=HOST + b"a: x\x00\r\n"), 400, None),
     "CR in a value": (post(headers=HOST + b"a: x\ry: z\r\n"), 400, None),
-    "TE and CL": (post(headers=HOST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n", body=b"0\r\n\r\n"), 400, None),
-    "CL and TE": (post(headers=HOST + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n", body=b"0\r\n\r\n"), 400, None),
+    "TE and CL": (
+        post(headers=HOST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n", body=b"0\r\n\r\n"),
+        400,
+        None,
+    ),
+    "CL and TE": (
+        post(headers=HOST + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n", body=b"0\r\n\r\n"),
+        400,
+        None,
+    ),
     "gzip": (post(headers=HOST + b"transfer-encoding: gzip\r\n"), 400, None),
     "gzip, chunked": (post(headers=HOST + b"transfer-encoding: gzip, chunked\r\n", body=b"0\r\n\r\n"), 400, None),
     "identity": (post(headers=HOST + b"transfer-encoding: identity\r\n"), 400, "Transfer-Encoding"),
-    "identity and length": (post(headers=HOST + b"transfer-encoding: identity\r\ncontent-length: 1\r\n", body=b"a"), 400, "Transfer-Encoding"),
-    "chunked twice": (post(headers=HOST + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", body=b"0\r\n\r\n"), 400, None),
+    "identity and length": (
+        post(headers=HOST + b"transfer-encoding: identity\r\ncontent-length: 1\r\n", body=b"a"),
+        400,
+        "Transfer-Encoding",
+    ),
+    "chunked twice": (
+        post(headers=HOST + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", body=b"0\r\n\r\n"),
+        400,
+        None,
+    ),
     "chunked, chunked": (post(headers=HOST + b"transfer-encoding: chunked, chunked\r\n", body=b"0\r\n\r\n"), 400, None),
-    "two lengths": (post(headers=HOST + b"content-length: 1\r\ncontent-length: 2\r\n", body=b"ab"), 400, "conflicting Content-Length headers"),
-    "same length twice": (post(headers=HOST + b"content-length: 2\r\nContent-Length: 2\r\n", body=b"ab"), 400, "conflicting Content-Length headers"),
+    "two lengths": (
+        post(headers=HOST + b"content-length: 1\r\ncontent-length: 2\r\n", body=b"ab"),
+        400,
+        "conflicting Content-Length headers",
+    ),
+    "same length twice": (
+        post(headers=HOST + b"content-length: 2\r\nContent-Length: 2\r\n", body=b"ab"),
+        400,
+        "conflicting Content-Length headers",
+    ),
     "length list": (post(headers=HOST + b"content-length: 2, 2\r\n", body=b"ab"), 400, None),
     "negative length": (post(headers=HOST + b"content-length: -1\r\n"), 400, None),
     "plus length": (post(headers=HOST + b"content-length: +1\r\n", body=b"a"), 400, None),
@@ -266,7 +304,9 @@ def test_a_refused_caller_gets_five_seconds_and_five_more(talk, clock):
     assert clock.getDelayedCalls() == []
 
 
-@pytest.mark.parametrize("data", [post(headers=HOST + b"content-length: 600\r\n"), chunked(b"x" * 600)], ids=["declared", "chunked"])
+@pytest.mark.parametrize(
+    "data", [post(headers=HOST + b"content-length: 600\r\n"), chunked(b"x" * 600)], ids=["declared", "chunked"]
+)
 def test_no_room_for_a_body(clock, resource, data):
     house = site(resource, clock, front(), request_body_limit_bytes=1000, body_budget_bytes=1000)
     first = Talk(house).send(post(headers=HOST + b"content-length: 500\r\n", body=b"x"))
@@ -443,7 +483,9 @@ def test_keep_alive(talk):
     assert one.wire.open
 
 
-@pytest.mark.parametrize("token", [b"close", b"Close", b"foo, close", b"close, te", b"te,close", b"te\r\nconnection: close"])
+@pytest.mark.parametrize(
+    "token", [b"close", b"Close", b"foo, close", b"close, te", b"te,close", b"te\r\nconnection: close"]
+)
 def test_the_caller_ends_the_connection(talk, token):
     one = talk().send(post(headers=HOST + b"connection: " + token + b"\r\n") + post())
     assert [said.body for said in one.answers()] == [b"POST / 0"]

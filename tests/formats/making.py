@@ -18,7 +18,9 @@ LETTERS = "abcdefghijklmnopqrstuvwx"
 
 def dumps(value: Any, spaced: bool = False) -> bytes:
     """JSON as providers write it."""
-    return json.dumps(value, ensure_ascii=False, separators=None if spaced else (",", ":")).encode("utf-8", "surrogatepass")
+    return json.dumps(value, ensure_ascii=False, separators=None if spaced else (",", ":")).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 def target(request: dict[str, Any] | None = None, upstream_model: str = "gpt-4o-2024", **response: Any) -> Target:

@@ -233,7 +233,11 @@ def test_the_upstream_name_is_escaped(name):
 
 
 EDITS = {
-    "rename": ({"param_renames": {"max_tokens": "max_completion_tokens"}}, {"max_tokens": b"5"}, b'"max_completion_tokens":5'),
+    "rename": (
+        {"param_renames": {"max_tokens": "max_completion_tokens"}},
+        {"max_tokens": b"5"},
+        b'"max_completion_tokens":5',
+    ),
     "rename, both there": (
         {"param_renames": {"max_tokens": "max_completion_tokens"}},
         {"max_tokens": b"5", "max_completion_tokens": b"6"},
@@ -283,7 +287,10 @@ def test_temperature_is_clamped(low, high, given, expected):
 @pytest.mark.parametrize(
     ("messages", "expected"),
     [
-        (b'[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]', [{"role": "user", "content": "ab"}]),
+        (
+            b'[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]',
+            [{"role": "user", "content": "ab"}],
+        ),
         (b'[{"role":"user","content":"a"}]', [{"role": "user", "content": "a"}]),
         (
             b'[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url"}]}]',
@@ -305,7 +312,14 @@ json_values = st.recursive(
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.dictionaries(st.text(max_size=6).filter(lambda n: n not in ("model", "messages", "stream", "stream_options")), json_values, max_size=4), st.booleans())
+@given(
+    st.dictionaries(
+        st.text(max_size=6).filter(lambda n: n not in ("model", "messages", "stream", "stream_options")),
+        json_values,
+        max_size=4,
+    ),
+    st.booleans(),
+)
 def test_any_other_members_survive(members, ascii_only):
     given = {**members, "model": "gpt", "messages": [{"role": "user", "content": "x", **members}]}
     data = json.dumps(given, ensure_ascii=ascii_only).encode("utf-8", "replace")
@@ -316,7 +330,12 @@ def test_any_other_members_survive(members, ascii_only):
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.one_of(st.binary(max_size=40), st.builds(lambda a, b: body()[: a % 60] + b + body()[a % 60 :], st.integers(0, 60), st.binary(max_size=4))))
+@given(
+    st.one_of(
+        st.binary(max_size=40),
+        st.builds(lambda a, b: body()[: a % 60] + b + body()[a % 60 :], st.integers(0, 60), st.binary(max_size=4)),
+    )
+)
 def test_garbage_is_refused_or_read(data):
     try:
         call = read_call(data, JSON)

@@ -10,14 +10,16 @@ from twisted_gateway.formats.openai_chat import DONE, FORMAT, judge, passage, un
 from twisted_gateway.wire.sse import Frame, Reader, encode
 
 from ..doubles.recordings import cuts, each_recording
-from .making import LETTERS, NOW, chat_call, choice, chunk, chunks_tube, dumps, framed, joined, say, target, written
+from .making import LETTERS, NOW, chat_call, chunk, chunks_tube, dumps, framed, joined, say, target, written
 
 GOOD = {
     "id": "c1",
     "object": "chat.completion",
     "created": 5,
     "model": "gpt-4o-2024",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "logprobs": None, "finish_reason": "stop"}],
+    "choices": [
+        {"index": 0, "message": {"role": "assistant", "content": "hi"}, "logprobs": None, "finish_reason": "stop"}
+    ],
     "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4, "x": {"y": 1}},
     "system_fingerprint": "fp",
 }
@@ -109,18 +111,38 @@ def test_a_whole_answer_with_broken_utf8():
 
 
 def test_unfolded_is_a_stream_a_caller_can_join():
-    calls = [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}, {"id": "b", "function": {"name": "g", "arguments": ""}}]
-    first = {"index": 0, "message": {"role": "assistant", "content": "hi", "tool_calls": calls}, "finish_reason": "tool_calls", "x": 1}
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+        {"id": "b", "function": {"name": "g", "arguments": ""}},
+    ]
+    first = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "hi", "tool_calls": calls},
+        "finish_reason": "tool_calls",
+        "x": 1,
+    }
     second = {"index": 1, "message": {"role": "assistant", "content": "ho"}, "finish_reason": None}
     frames = unfolded(dumps(GOOD | {"choices": [first, second]}))
     assert frames[-1] == DONE
     tube = chunks_tube()
     seen = written([*tube.received(frames), *tube.stopped(True)])
     assert seen[-1] == "[DONE]"
-    assert seen[-2] == {"id": "c1", "object": "chat.completion.chunk", "created": 5, "model": "gpt", "system_fingerprint": "fp", "choices": [], "usage": GOOD["usage"]}
+    assert seen[-2] == {
+        "id": "c1",
+        "object": "chat.completion.chunk",
+        "created": 5,
+        "model": "gpt",
+        "system_fingerprint": "fp",
+        "choices": [],
+        "usage": GOOD["usage"],
+    }
     found = joined(seen[:-1])
     assert found[0] == {
-        "delta": {"role": "assistant", "content": "hi", "tool_calls": {0: calls[0], 1: calls[1] | {"function": {"name": "g", "arguments": ""}}}},
+        "delta": {
+            "role": "assistant",
+            "content": "hi",
+            "tool_calls": {0: calls[0], 1: calls[1] | {"function": {"name": "g", "arguments": ""}}},
+        },
         "finish_reason": "tool_calls",
     }
     assert found[1] == {"delta": {"role": "assistant", "content": "ho"}, "finish_reason": "stop"}
@@ -130,7 +152,16 @@ def test_unfolded_is_a_stream_a_caller_can_join():
 
 @pytest.mark.parametrize(
     "choices",
-    [5, "x", {"a": 1}, [None], ["x"], [{"message": "x"}], [{"message": {"tool_calls": ["x"]}}], [{"message": {"tool_calls": [None]}}]],
+    [
+        5,
+        "x",
+        {"a": 1},
+        [None],
+        ["x"],
+        [{"message": "x"}],
+        [{"message": {"tool_calls": ["x"]}}],
+        [{"message": {"tool_calls": [None]}}],
+    ],
 )
 def test_what_cannot_be_unfolded(choices):
     with pytest.raises(StrayFrame):
@@ -143,7 +174,12 @@ def test_unfolding_no_choices(choices):
 
 
 def test_the_row():
-    assert (FORMAT.name, FORMAT.protocol, FORMAT.heartbeat(True), FORMAT.heartbeat(False)) == ("openai_chat", "openai", b":\n\n", b":\n\n")
+    assert (FORMAT.name, FORMAT.protocol, FORMAT.heartbeat(True), FORMAT.heartbeat(False)) == (
+        "openai_chat",
+        "openai",
+        b":\n\n",
+        b":\n\n",
+    )
     assert passage(chat_call(), target(), "gpt", NOW, LETTERS).held == 0
 
 
@@ -195,20 +231,33 @@ def test_recordings(recording):
     expected = recording.read
     choices = joined([one for one in objects if not _has_parts(one)])
     wanted = expected.get("choices") or {"0": expected}
-    deltas = {index: [entry["delta"] for one in objects for entry in one["choices"] if entry["index"] == int(index)] for index in wanted}
+    deltas = {
+        index: [entry["delta"] for one in objects for entry in one["choices"] if entry["index"] == int(index)]
+        for index in wanted
+    }
     for index, want in wanted.items():
         assert digest("".join(text_of(delta.get("content")) for delta in deltas[index])) == told(want["text"])
         assert digest("".join(map(thoughts_of, deltas[index]))) == told(want["reasoning"])
         assert digest("".join(delta.get("refusal") or "" for delta in deltas[index])) == told(want["refusal"])
         assert deltas[index][0]["role"] == "assistant"
         assert not any("role" in delta for delta in deltas[index][1:])
-        reasons = [entry["finish_reason"] for one in objects for entry in one["choices"] if entry["index"] == int(index)]
+        reasons = [
+            entry["finish_reason"] for one in objects for entry in one["choices"] if entry["index"] == int(index)
+        ]
         assert next((reason for reason in reversed(reasons) if reason), None) == want["finish_reason"]
         calls = choices.get(int(index), {"delta": {}})["delta"].get("tool_calls", {})
         assert [_tool(call) for call in calls.values()] == [_wanted(call) for call in want["tool_calls"]]
     usage, want = tube.usage, expected["usage"] or {}
-    counters = {"input": usage.prompt, "output": usage.completion, "total": usage.total, "cache_read": usage.cache_read, "reasoning": usage.reasoning}
-    assert {name: counters[name] for name in want if name in counters} == {k: v for k, v in want.items() if k in counters}
+    counters = {
+        "input": usage.prompt,
+        "output": usage.completion,
+        "total": usage.total,
+        "cache_read": usage.cache_read,
+        "reasoning": usage.reasoning,
+    }
+    assert {name: counters[name] for name in want if name in counters} == {
+        k: v for k, v in want.items() if k in counters
+    }
     assert tube.provider_model == expected["model"]
     assert tube.provider_request_id == expected["id"]
 
@@ -264,7 +313,10 @@ def test_recorded_whole_answers(recording):
     data, tube = whole(recording.body)
     assert json.loads(data) == original | {"model": "gpt"}
     assert tube.finish_reason == recording.read["finish_reason"]
-    assert (tube.usage.prompt, tube.usage.completion) == (recording.read["usage"]["input"], recording.read["usage"]["output"])
+    assert (tube.usage.prompt, tube.usage.completion) == (
+        recording.read["usage"]["input"],
+        recording.read["usage"]["output"],
+    )
 
 
 def test_a_frame_is_one_write_of_its_own():

@@ -73,9 +73,19 @@ def test_a_falsy_error_is_dropped(error):
 def test_unknown_members_are_kept_at_every_level():
     logprobs = {"content": [{"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}], "refusal": None}
     delta = {"role": "assistant", "content": "a", "annotations": [{"x": 1}], "reasoning_details": [{"t": 1}]}
-    delta |= {"refusal": None, "audio": {"id": "a"}, "function_call": {"name": "f", "arguments": ""}, "obfuscation": "zz"}
+    delta |= {
+        "refusal": None,
+        "audio": {"id": "a"},
+        "function_call": {"name": "f", "arguments": ""},
+        "obfuscation": "zz",
+    }
     one = chunk(choice(delta, logprobs=logprobs, content_filter_results={"hate": {"filtered": False}}))
-    one |= {"system_fingerprint": "fp", "service_tier": "default", "citations": ["u"], "x": {"deep": [1.5, {"y": None}]}}
+    one |= {
+        "system_fingerprint": "fp",
+        "service_tier": "default",
+        "citations": ["u"],
+        "x": {"deep": [1.5, {"y": None}]},
+    }
     (seen,) = through(one)
     assert seen == one | {"model": "gpt"}
     assert list(seen) == list(one)
@@ -121,7 +131,10 @@ def test_finish_reasons_pass(reason):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ([{"role": "assistant", "content": ""}, {"content": "a"}], [{"role": "assistant", "content": ""}, {"content": "a"}]),
+        (
+            [{"role": "assistant", "content": ""}, {"content": "a"}],
+            [{"role": "assistant", "content": ""}, {"content": "a"}],
+        ),
         ([{"content": "a"}, {"content": "b"}], [{"role": "assistant", "content": "a"}, {"content": "b"}]),
         ([{"role": "assistant", "content": "a"}] * 2, [{"role": "assistant", "content": "a"}, {"content": "a"}]),
         ([{"role": None, "content": "a"}, {"role": None}], [{"role": "assistant", "content": "a"}, {}]),
@@ -158,7 +171,11 @@ def test_each_choice_has_its_own_role():
         ({"extra": {"thought": "t", "x": 1}}, "extra.thought", {"extra": {"x": 1}, "reasoning_content": "t"}),
         ({"extra": "t"}, "extra.thought", {"extra": "t"}),
         ({"reasoning_content": "c"}, "reasoning_content", {"reasoning_content": "c"}),
-        ({"reasoning": "r", "reasoning_details": [{"text": "r"}]}, None, {"reasoning_details": [{"text": "r"}], "reasoning_content": "r"}),
+        (
+            {"reasoning": "r", "reasoning_details": [{"text": "r"}]},
+            None,
+            {"reasoning_details": [{"text": "r"}], "reasoning_content": "r"},
+        ),
     ],
 )
 def test_reasoning_has_one_name(delta, field, expected):
@@ -205,7 +222,12 @@ def tool(**members):
         ),
         pytest.param(
             [tool(id="a", name="f"), tool(arguments="1"), tool(id="b", name="g"), tool(arguments="2")],
-            [tool(id="a", name="f", index=0), tool(arguments="1", index=0), tool(id="b", name="g", index=1), tool(arguments="2", index=1)],
+            [
+                tool(id="a", name="f", index=0),
+                tool(arguments="1", index=0),
+                tool(id="b", name="g", index=1),
+                tool(arguments="2", index=1),
+            ],
             id="no index",
         ),
         pytest.param(
@@ -249,7 +271,9 @@ def test_choices_have_their_own_tool_calls():
     [
         pytest.param(chunk(usage=USAGE), {"choices": [], "usage": USAGE}, None, id="official"),
         pytest.param(chunk(choice({}), usage=USAGE), {"choices": [], "usage": USAGE}, None, id="an empty choice"),
-        pytest.param(chunk(choice({"content": ""}), usage=USAGE), {"choices": [], "usage": USAGE}, None, id="empty content"),
+        pytest.param(
+            chunk(choice({"content": ""}), usage=USAGE), {"choices": [], "usage": USAGE}, None, id="empty content"
+        ),
         pytest.param(
             chunk(choice({"content": "a"}), usage=USAGE),
             {"choices": [choice({"content": "a"})], "usage": USAGE},
@@ -323,7 +347,17 @@ def test_usage_counters_are_maxima():
 
 @pytest.mark.parametrize(
     ("data", "noise"),
-    [(b"ping", 1), (b": keep-alive", 1), (b"OPENROUTER PROCESSING", 1), (b"[]", 1), (b"[1, 2]", 1), (b'{"a": 1}', 1), (b"", 0), (b"  ", 0), (b'"x"', 1)],
+    [
+        (b"ping", 1),
+        (b": keep-alive", 1),
+        (b"OPENROUTER PROCESSING", 1),
+        (b"[]", 1),
+        (b"[1, 2]", 1),
+        (b'{"a": 1}', 1),
+        (b"", 0),
+        (b"  ", 0),
+        (b'"x"', 1),
+    ],
 )
 def test_noise_is_dropped_and_counted(data, noise):
     tube = chunks_tube()
@@ -334,7 +368,15 @@ def test_noise_is_dropped_and_counted(data, noise):
 
 @pytest.mark.parametrize(
     "data",
-    [b"{", b"[", b'{"choices":[}', b'{"choices":[]} x', b"[DONE", b'{"choices":[{"delta":' + b"[" * 100_000, b"{" + b'"a":{' * 5000]
+    [
+        b"{",
+        b"[",
+        b'{"choices":[}',
+        b'{"choices":[]} x',
+        b"[DONE",
+        b'{"choices":[{"delta":' + b"[" * 100_000,
+        b"{" + b'"a":{' * 5000,
+    ]
     + [b'{"choices":["x"]}', b'{"choices":[null]}', b'{"choices":[{"delta":{"tool_calls":["x"]}}]}'],
     ids=lambda data: data[:20],
 )
@@ -388,7 +430,12 @@ def test_an_error_in_the_stream(error, status, message, code):
     out = tube.received(framed(ROLE, {"error": error}, say("late")))
     assert len(out) == 1
     problem = tube.failure
-    assert (problem.status, problem.message, problem.code, problem.frame_type) == (status, message, code, "upstream_in_band_error")
+    assert (problem.status, problem.message, problem.code, problem.frame_type) == (
+        status,
+        message,
+        code,
+        "upstream_in_band_error",
+    )
     assert not tube.complete
     assert tube.received(framed(say("later"))) == []
 
@@ -440,7 +487,10 @@ def test_a_frame_with_nothing_to_edit_is_written_as_it_came():
 
 def test_other_frames_have_one_data_line_and_no_event():
     tube = chunks_tube()
-    frames = [Frame(dumps(ROLE), b"message", b"event: message\ndata: " + dumps(ROLE) + b"\n\n"), Frame(b'{"choices":\n[]}')]
+    frames = [
+        Frame(dumps(ROLE), b"message", b"event: message\ndata: " + dumps(ROLE) + b"\n\n"),
+        Frame(b'{"choices":\n[]}'),
+    ]
     out = [encode(frame) for frame in tube.received([*frames, *framed(say("x"))])]
     assert all(one.startswith(b"data: {") and one.count(b"\n") == 2 for one in out)
 

@@ -21,12 +21,23 @@ def facts(problem):
 ERRORS = {
     "example": (
         400,
-        {"error": {"message": "Invalid value for 'temperature'", "type": "x", "param": "temperature", "code": "invalid_value"}},
+        {
+            "error": {
+                "message": "Invalid value for 'temperature'",
+                "type": "x",
+                "param": "temperature",
+                "code": "invalid_value",
+            }
+        },
         (400, "Invalid value for 'temperature'", "invalid_value", "temperature"),
     ),
     "nulls": (400, {"error": {"message": "m", "param": None, "code": None}}, (400, "m", None, None)),
     "empty strings": (400, {"error": {"message": "m", "param": "", "code": ""}}, (400, "m", None, None)),
-    "401": (401, {"error": {"message": "bad key", "code": "invalid_api_key"}}, (401, "bad key", "invalid_api_key", None)),
+    "401": (
+        401,
+        {"error": {"message": "bad key", "code": "invalid_api_key"}},
+        (401, "bad key", "invalid_api_key", None),
+    ),
     "403": (403, {"error": {"message": "no"}}, (403, "no", None, None)),
     "404": (404, {"error": {"message": "no", "code": "model_not_found"}}, (404, "no", "model_not_found", None)),
     "418": (418, {"error": {"message": "tea"}}, (418, "tea", None, None)),
@@ -42,7 +53,11 @@ ERRORS = {
     "empty": (404, b"", (404, "upstream returned 404", None, None)),
     "not UTF-8": (400, b"a\xffb", (400, "a\ufffdb", None, None)),
     "a bomb": (400, b"[" * 70_000, (400, "[" * 1024 + "…", None, None)),
-    "long": (400, {"error": {"message": "ä" * 600, "code": "c" * 2000}}, (400, "ä" * 512 + "…", "c" * 1024 + "…", None)),
+    "long": (
+        400,
+        {"error": {"message": "ä" * 600, "code": "c" * 2000}},
+        (400, "ä" * 512 + "…", "c" * 1024 + "…", None),
+    ),
     "500": (500, {"error": {"message": "secret host 10.0.0.1"}}, (502, "upstream returned 500", None, None)),
     "503": (503, b"<html>", (502, "upstream returned 503", None, None)),
     "599": (599, b"", (502, "upstream returned 599", None, None)),
@@ -137,7 +152,10 @@ def test_before_the_commit_a_5xx_hides_its_text(error, expected):
 
 
 def test_an_openai_error_names_only_what_is_known():
-    assert OPENAI.body(Problem(status=404, type="t", message='say "x"')) == b'{"error":{"message":"say \\"x\\"","type":"t"}}'
+    assert (
+        OPENAI.body(Problem(status=404, type="t", message='say "x"'))
+        == b'{"error":{"message":"say \\"x\\"","type":"t"}}'
+    )
     full = Problem(status=429, type="t", message="m", code="c", param="p", members={"policy": {"id": "1"}})
     expected = {"message": "m", "type": "t", "param": "p", "code": "c", "policy": {"id": "1"}}
     assert json.loads(OPENAI.body(full)) == {"error": expected}
@@ -263,7 +281,10 @@ def test_quoted(name, expected):
     [
         ({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}, (1, 2, 3, 0, 0, 0, True)),
         ({"prompt_tokens": 1}, (1, 0, 0, 0, 0, 0, False)),
-        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 2}}, (9, 0, 0, 4, 2, 0, False)),
+        (
+            {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 2}},
+            (9, 0, 0, 4, 2, 0, False),
+        ),
         ({"completion_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 4}}, (0, 9, 0, 0, 0, 4, True)),
         ({"prompt_tokens": 9, "prompt_cache_hit_tokens": 3}, (9, 0, 0, 3, 0, 0, False)),
         ({"prompt_tokens": 9, "cached_tokens": 3}, (9, 0, 0, 3, 0, 0, False)),
@@ -280,7 +301,15 @@ def test_quoted(name, expected):
 def test_usage(report, expected):
     usage = Usage()
     read_usage(usage, report)
-    seen = (usage.prompt, usage.completion, usage.total, usage.cache_read, usage.cache_write, usage.reasoning, usage.final)
+    seen = (
+        usage.prompt,
+        usage.completion,
+        usage.total,
+        usage.cache_read,
+        usage.cache_write,
+        usage.reasoning,
+        usage.final,
+    )
     assert seen == expected
 
 

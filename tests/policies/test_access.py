@@ -70,7 +70,13 @@ def test_credentials(headers, token):
         (key(), {"authorization": f"Bearer {key().key_hash}"}, "unknown_key", "invalid API key", None),
         (key(disabled=True), {"x-api-key": "secret"}, "key_disabled", "API key has been disabled", "api_key_disabled"),
         (key(expires_at=99.9), {"x-api-key": "secret"}, "key_expired", "API key has expired", "api_key_expired"),
-        (key(disabled=True, expires_at=1), {"x-api-key": "secret"}, "key_disabled", "API key has been disabled", "api_key_disabled"),
+        (
+            key(disabled=True, expires_at=1),
+            {"x-api-key": "secret"},
+            "key_disabled",
+            "API key has been disabled",
+            "api_key_disabled",
+        ),
     ],
 )
 def test_denials(kept, headers, reason, message, code):
@@ -133,7 +139,10 @@ IP = (403, "permission_denied", "ip_restricted", "Access denied: your client IP 
         ({"asked": "GPT"}, (404, "model_not_found", None, 'model "GPT" not found')),
         ({"asked": "x", "allowed": ()}, (404, "model_not_found", None, 'model "x" not found')),
         ({"allowed": ()}, (403, "permission_denied", None, 'API key is not allowed to use model "gpt"')),
-        ({"allowed": ("gp", "gpt-*", "**")}, (403, "permission_denied", None, 'API key is not allowed to use model "gpt"')),
+        (
+            {"allowed": ("gp", "gpt-*", "**")},
+            (403, "permission_denied", None, 'API key is not allowed to use model "gpt"'),
+        ),
         ({"models": [model(allowed_cidrs=read_cidrs(["10.0.0.0/8"]))]}, IP),
         ({"models": [model(allowed_cidrs=read_cidrs(["192.0.2.7"]))]}, IP),
         ({"models": [model(allowed_cidrs=read_cidrs(["0.0.0.0/0"]))], "peer": ""}, IP),

@@ -33,29 +33,85 @@ GOOD = {
     "counted": (OK + b"content-length: 5\r\n\r\nhello", b"POST", True, True, 200, b"hello", b""),
     "counted, empty": (OK + b"content-length: 0\r\n\r\n", b"POST", True, True, 200, b"", b""),
     "counted, cut": (OK + b"content-length: 9\r\n\r\nhello", b"POST", False, True, 200, b"hello", b""),
-    "same length twice": (OK + b"content-length: 5, 5\r\ncontent-length: 5\r\n\r\nhello", b"POST", True, True, 200, b"hello", b""),
+    "same length twice": (
+        OK + b"content-length: 5, 5\r\ncontent-length: 5\r\n\r\nhello",
+        b"POST",
+        True,
+        True,
+        200,
+        b"hello",
+        b"",
+    ),
     "no phrase": (b"HTTP/1.1 200\r\ncontent-length: 1\r\n\r\na", b"POST", True, True, 200, b"a", b""),
     "empty phrase": (b"HTTP/1.1 200 \r\ncontent-length: 1\r\n\r\na", b"POST", True, True, 200, b"a", b""),
     "no headers": (b"HTTP/1.1 200 OK\r\n\r\nabc", b"POST", True, False, 200, b"abc", b""),
     "until close": (OK + b"x: y\r\n\r\nabc", b"POST", True, False, 200, b"abc", b""),
     "close": (OK + b"connection: close\r\ncontent-length: 1\r\n\r\na", b"POST", True, False, 200, b"a", b""),
-    "Close among others": (OK + b"connection: foo, CLOSE\r\ncontent-length: 1\r\n\r\na", b"POST", True, False, 200, b"a", b""),
+    "Close among others": (
+        OK + b"connection: foo, CLOSE\r\ncontent-length: 1\r\n\r\na",
+        b"POST",
+        True,
+        False,
+        200,
+        b"a",
+        b"",
+    ),
     "1.0": (b"HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\na", b"POST", True, False, 200, b"a", b""),
-    "1.0 kept": (b"HTTP/1.0 200 OK\r\nconnection: Keep-Alive\r\ncontent-length: 1\r\n\r\na", b"POST", True, True, 200, b"a", b""),
+    "1.0 kept": (
+        b"HTTP/1.0 200 OK\r\nconnection: Keep-Alive\r\ncontent-length: 1\r\n\r\na",
+        b"POST",
+        True,
+        True,
+        200,
+        b"a",
+        b"",
+    ),
     "chunked": (CHUNKED + b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n", b"POST", True, True, 200, b"hello world", b""),
     "chunk extension": (CHUNKED + b'5;a="b"\r\nhello\r\n0;x\r\n\r\n', b"POST", True, True, 200, b"hello", b""),
-    "chunk size with zeros": (CHUNKED + b"0000000A\r\n0123456789\r\n00\r\n\r\n", b"POST", True, True, 200, b"0123456789", b""),
+    "chunk size with zeros": (
+        CHUNKED + b"0000000A\r\n0123456789\r\n00\r\n\r\n",
+        b"POST",
+        True,
+        True,
+        200,
+        b"0123456789",
+        b"",
+    ),
     "trailers": (CHUNKED + b"1\r\na\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\n", b"POST", True, True, 200, b"a", b""),
     "chunked, cut": (CHUNKED + b"5\r\nhel", b"POST", False, True, 200, b"hel", b""),
     "chunked, no end": (CHUNKED + b"5\r\nhello\r\n", b"POST", False, True, 200, b"hello", b""),
     "chunked, half end": (CHUNKED + b"5\r\nhello\r\n0\r\n", b"POST", False, True, 200, b"hello", b""),
-    "chunked and length": (OK + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", b"POST", True, False, 200, b"a", b""),
+    "chunked and length": (
+        OK + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+        b"POST",
+        True,
+        False,
+        200,
+        b"a",
+        b"",
+    ),
     "204": (b"HTTP/1.1 204 No Content\r\n\r\n", b"POST", True, True, 204, b"", b""),
     "204 with length": (b"HTTP/1.1 204 x\r\ncontent-length: 5\r\n\r\n", b"POST", True, True, 204, b"", b""),
     "304": (b"HTTP/1.1 304 x\r\ntransfer-encoding: chunked\r\n\r\n", b"POST", True, True, 304, b"", b""),
     "HEAD": (OK + b"content-length: 5\r\n\r\n", b"HEAD", True, True, 200, b"", b""),
-    "100 first": (b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"content-length: 1\r\n\r\na", b"POST", True, True, 200, b"a", b""),
-    "103 twice": (b"HTTP/1.1 103 x\r\na: b\r\n\r\n" * 2 + OK + b"content-length: 1\r\n\r\na", b"POST", True, True, 200, b"a", b""),
+    "100 first": (
+        b"HTTP/1.1 100 Continue\r\n\r\n" + OK + b"content-length: 1\r\n\r\na",
+        b"POST",
+        True,
+        True,
+        200,
+        b"a",
+        b"",
+    ),
+    "103 twice": (
+        b"HTTP/1.1 103 x\r\na: b\r\n\r\n" * 2 + OK + b"content-length: 1\r\n\r\na",
+        b"POST",
+        True,
+        True,
+        200,
+        b"a",
+        b"",
+    ),
     "bytes behind": (OK + b"content-length: 1\r\n\r\naHTTP/1.1", b"POST", True, False, 200, b"a", b"HTTP/1.1"),
     "bytes behind chunks": (CHUNKED + b"0\r\n\r\nx", b"POST", True, False, 200, b"", b"x"),
     "body of a 204": (b"HTTP/1.1 204 x\r\n\r\nabc", b"POST", True, False, 204, b"", b"abc"),
@@ -184,7 +240,9 @@ STRICTER = {
 """Where we refuse what h11 takes; on the line to a provider the stricter reading wins."""
 
 LENIENT = {
-    "a head between h11's 16 KiB and our 64": b"HTTP/1.1 200 OK\r\nx: " + b"y" * 30000 + b"\r\ncontent-length: 0\r\n\r\n",
+    "a head between h11's 16 KiB and our 64": b"HTTP/1.1 200 OK\r\nx: "
+    + b"y" * 30000
+    + b"\r\ncontent-length: 0\r\n\r\n",
 }
 """Where h11's own bound, not the grammar, refuses."""
 
@@ -267,7 +325,9 @@ def responses(draw):
     minor = draw(st.sampled_from([1, 1, 1, 0]))
     method = draw(st.sampled_from([b"POST", b"GET", b"HEAD"]))
     body = draw(st.binary(max_size=60))
-    framing = draw(st.sampled_from(["length", "chunked", "close"])) if minor else draw(st.sampled_from(["length", "close"]))
+    framing = (
+        draw(st.sampled_from(["length", "chunked", "close"])) if minor else draw(st.sampled_from(["length", "close"]))
+    )
     lines = [f"HTTP/1.{minor} {status} {draw(st.sampled_from(['OK', '', 'Too many']))}"]
     lines += [f"{name}: {value}" for name, value in draw(extras)]
     if draw(st.booleans()):
@@ -299,7 +359,22 @@ def test_valid_responses(response, cuts):
     assert _without_framing(ours[2]) == _without_framing(theirs[2])
 
 
-NASTY = [b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"\x00", b";", b"0", b"f", b"content-length: 3\r\n", b"\x80", b",", b"-"]
+NASTY = [
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b" ",
+    b"\t",
+    b":",
+    b"\x00",
+    b";",
+    b"0",
+    b"f",
+    b"content-length: 3\r\n",
+    b"\x80",
+    b",",
+    b"-",
+]
 
 
 def mutated(data, choice):
@@ -343,7 +418,13 @@ def test_mutations_are_judged_as_by_h11():
             disagreed.append(("we take it", data, ours))
         elif ours == ("error",) and theirs != ("error",) and theirs[0] and not why_stricter(data):
             disagreed.append(("we refuse it", data, theirs))
-        elif ours != ("error",) and theirs != ("error",) and ours[0] and theirs[0] and (ours[1], ours[3]) != (theirs[1], theirs[3]):
+        elif (
+            ours != ("error",)
+            and theirs != ("error",)
+            and ours[0]
+            and theirs[0]
+            and (ours[1], ours[3]) != (theirs[1], theirs[3])
+        ):
             disagreed.append(("read otherwise", data, ours, theirs))
         else:
             agreed += 1
@@ -352,7 +433,14 @@ def test_mutations_are_judged_as_by_h11():
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(st.one_of(st.sampled_from([OK, CHUNKED, b"HTTP/1.1 ", b"content-length: ", b"5", b"\r\n\r\n", *NASTY]), st.binary(max_size=9))))
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from([OK, CHUNKED, b"HTTP/1.1 ", b"content-length: ", b"5", b"\r\n\r\n", *NASTY]),
+            st.binary(max_size=9),
+        )
+    )
+)
 def test_garbage_raises_nothing_but_malformed(pieces):
     reader = ResponseReader(b"POST")
     try:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import attrs
 
+from twisted_gateway.config.resources import Model
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Call, Headers, Target, Usage
 from twisted_gateway.formats.complaints import Complaints
-from twisted_gateway.formats.shortcut import Taken
+from twisted_gateway.formats.neutral import Event, Prompt
+from twisted_gateway.formats.shortcut import Taken as Taken
 from twisted_gateway.wire.series import Tube
 from twisted_gateway.wire.sse import Frame
 
@@ -19,14 +21,11 @@ class Quick(Protocol):
     """A passage that knows some reads by their bytes (`formats.shortcut`)."""
 
     def take(self, data: bytes) -> Taken | None:
-        """A read of whole frames as it goes out, or None when it must be read frame by frame."""
+        """The frames of a known shape that `data` begins with, or None: read on frame by frame."""
 
 
-class Passage(Tube, Protocol):
-    """The tube that carries one answer from a provider's dialect to the caller's, and learns from it on the way.
-
-    `stopped(True)` gives the dialect's success ending and is called once at most, after `complete` or `ended`.
-    """
+class Learnt(Protocol):
+    """What is learnt of an answer on its way; the relay reads it."""
 
     usage: Usage
     text_bytes: int
@@ -44,6 +43,55 @@ class Passage(Tube, Protocol):
     """Data events that were ignored because they are no part of the dialect."""
 
 
+class Passage(Learnt, Tube, Protocol):
+    """The tube that carries one answer from a provider's dialect to the caller's, and learns from it on the way.
+
+    `stopped(True)` gives the dialect's success ending and is called once at most, after `complete` or `ended`.
+    """
+
+
+class Decoder(Learnt, Protocol):
+    """Frames of one dialect to events. Also used beside the line, by whoever reads the meaning.
+
+    Raises `errors.StrayFrame` for what the dialect does not allow; an error object sets `failure` instead.
+    """
+
+    def received(self, frames: list[Frame]) -> list[Event]:
+        """The events of these frames: of a stream, or of a whole body as one frame."""
+
+    def stopped(self) -> list[Event]:
+        """The answer is over, well: what was kept back."""
+
+
+class Encoder(Protocol):
+    """Events to frames of one dialect: a stream, or a whole body as one frame given by `stopped`."""
+
+    def received(self, events: Sequence[Event], learnt: Learnt) -> list[Frame]:
+        """The frames of these events; `learnt.usage` holds what is counted so far."""
+
+    def stopped(self, learnt: Learnt) -> list[Frame]:
+        """The last frames of an answer that ended well, usage included."""
+
+    def complaint(self, problem: Problem) -> list[Frame] | None:
+        """The frames of an error in mid-stream, where the dialect needs to know what was sent; None: the usual one."""
+
+
+@attrs.frozen
+class Told:
+    """What an encoder must know of the caller: `shown` is the model's name in the answer.
+
+    `now` in seconds since the epoch, `letters` 24 random letters and digits, `fresh` gives 32 random hex digits.
+    """
+
+    call: Call
+    prompt: Prompt
+    target: Target
+    shown: str
+    now: float
+    letters: str
+    fresh: Callable[[], str]
+
+
 @attrs.frozen
 class Sent:
     """What one attempt sends: path below the provider's base, headers and body."""
@@ -57,7 +105,7 @@ class Sent:
 
 @attrs.frozen
 class Format:
-    """A wire dialect."""
+    """A wire dialect. The same-format road uses `sent` and `passage`; the other one meets in `neutral`."""
 
     name: str
     protocol: str
@@ -77,3 +125,15 @@ class Format:
     """A provider's error answer as we show it (`errors-and-headers.md` 3.2)."""
     heartbeat: Callable[[bool], bytes]
     """The bytes of one heartbeat; the argument says whether a data frame was written (`streaming.md` 8)."""
+    native: Callable[[Model, str], bool] = lambda model, family: family != "anthropic"
+    """(model, family of its provider key): whether the target speaks this dialect itself."""
+    refuse: Callable[[Model, str, bool], Problem | None] = lambda model, family, bridge: None
+    """(model, family, `proxy.responses_bridge`): why a target that does not speak it must not be asked, if so."""
+    prompt: Callable[[Call], Prompt] | None = None
+    """The call in neutral words; raises `errors.Refused` (400) for what cannot be carried."""
+    body: Callable[[Prompt, Target], Sent] | None = None
+    """A prompt in this dialect's words; raises `errors.Refused` (400) for what it cannot say."""
+    decoder: Callable[[bool], Decoder] | None = None
+    """(stream): reads this dialect's answers."""
+    encoder: Callable[[Told], Encoder] | None = None
+    """Writes this dialect's answers."""

@@ -1,0 +1,94 @@
+"""A passage between two dialects: one's decoder and the other's encoder, met in neutral events."""
+
+from __future__ import annotations
+
+from twisted_gateway.errors import Problem, StrayFrame, undecodable
+from twisted_gateway.exchange import Usage
+from twisted_gateway.formats.row import Decoder, Encoder
+from twisted_gateway.wire.sse import Frame
+
+
+class Translation:
+    """A `row.Passage`: what is learnt is the decoder's, what is written is the encoder's."""
+
+    held = 0
+
+    def __init__(self, decoder: Decoder, encoder: Encoder) -> None:
+        self._decoder = decoder
+        self._encoder = encoder
+        self._failure: Problem | None = None
+        self._stopped = False
+
+    def received(self, frames: list[Frame]) -> list[Frame]:
+        """The caller's frames for these of the provider; what came before a bad one is still told."""
+        made: list[Frame] = []
+        decoder = self._decoder
+        for frame in frames:
+            if self.failure is not None or decoder.ended:
+                break
+            try:
+                events = decoder.received([frame])
+                if events:
+                    made += [one._replace(events=tuple(events)) for one in self._encoder.received(events, decoder)]
+            except StrayFrame as stray:
+                self._failure = undecodable(str(stray))
+                break
+        return made
+
+    def stopped(self, clean: bool) -> list[Frame]:
+        """The encoder's last frames, once."""
+        if not clean or self._stopped:
+            return []
+        self._stopped = True
+        events = self._decoder.stopped()
+        made = self._encoder.received(events, self._decoder) if events else []
+        return [*made, *self._encoder.stopped(self._decoder)]
+
+    def complaint(self, problem: Problem) -> list[Frame] | None:
+        """The encoder's own way to tell an error in mid-stream, if it has one."""
+        return self._encoder.complaint(problem)
+
+    @property
+    def failure(self) -> Problem | None:
+        """See `row.Learnt`."""
+        return self._failure or self._decoder.failure
+
+    @property
+    def usage(self) -> Usage:
+        """See `row.Learnt`."""
+        return self._decoder.usage
+
+    @property
+    def text_bytes(self) -> int:
+        """See `row.Learnt`."""
+        return self._decoder.text_bytes
+
+    @property
+    def complete(self) -> bool:
+        """See `row.Learnt`."""
+        return self._decoder.complete
+
+    @property
+    def ended(self) -> bool:
+        """See `row.Learnt`."""
+        return self._decoder.ended
+
+    @property
+    def provider_request_id(self) -> str | None:
+        """See `row.Learnt`."""
+        return self._decoder.provider_request_id
+
+    @property
+    def provider_model(self) -> str | None:
+        """See `row.Learnt`."""
+        return self._decoder.provider_model
+
+    @property
+    def finish_reason(self) -> str | None:
+        """See `row.Learnt`."""
+        return self._decoder.finish_reason
+
+    @property
+    def noise(self) -> int:
+        """See `row.Learnt`."""
+        return self._decoder.noise
