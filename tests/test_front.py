@@ -386,11 +386,19 @@ def test_cors_on_a_refusal():
     [
         (
             RULES, "https://a.example", 204,
-            {"access-control-allow-origin": "https://a.example", "access-control-allow-headers": "authorization, x-stainless-os", "access-control-max-age": "600"},
+            {
+                "access-control-allow-origin": "https://a.example",
+                "access-control-allow-headers": "authorization, x-stainless-os",
+                "access-control-max-age": "600",
+            },
         ),
         (
             WIDE, "https://anyone", 204,
-            {"access-control-allow-origin": "*", "access-control-allow-headers": "x-a, x-b", "access-control-max-age": "5"},
+            {
+                "access-control-allow-origin": "*",
+                "access-control-allow-headers": "x-a, x-b",
+                "access-control-max-age": "5",
+            },
         ),
         (RULES, "https://b.example", 403, {}),
     ],
@@ -423,7 +431,10 @@ def test_what_is_no_preflight(path, headers, cors, status):
 def test_two_preflights_on_one_connection():
     clock = Clock()
     room = front(cors=RULES)
-    data = f"OPTIONS {CHAT} HTTP/1.1\r\nhost: h\r\norigin: https://a.example\r\naccess-control-request-method: POST\r\n\r\n".encode()
+    data = (
+        f"OPTIONS {CHAT} HTTP/1.1\r\nhost: h\r\norigin: https://a.example\r\n"
+        "access-control-request-method: POST\r\n\r\n"
+    ).encode()
     talk = Talk(site(room.resource(), clock, room)).send(data, data.replace(b"a.example", b"b.example"), data)
     assert [said.status for said in talk.answers("OPTIONS")] == [204, 403, 204]
 

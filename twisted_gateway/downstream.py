@@ -16,9 +16,8 @@ from zope.interface import implementer
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Exchange
-from twisted_gateway.formats.complaints import Complaints
 from twisted_gateway.formats.row import Format
-from twisted_gateway.wire.sse import encode
+from twisted_gateway.wire.sse import Frame, encode
 
 HeadLines = list[tuple[bytes, bytes]]
 
@@ -115,9 +114,12 @@ class Downstream:
         """A whole body with status 200, and the end."""
         self._whole(200, data, headers, content_type)
 
-    def complain(self, problem: Problem, complaints: Complaints | None = None) -> None:
-        """Tell an error in the caller's dialect: as JSON with its status, or as the last frame of a stream."""
-        complaints = complaints or self._format.complaints
+    def complain(self, problem: Problem, frames: list[Frame] | None = None) -> None:
+        """Tell an error in the caller's dialect: as JSON with its status, or as the last frame of a stream.
+
+        `frames` are what a dialect says in mid-stream, where that depends on what was sent before.
+        """
+        complaints = self._format.complaints
         if self.gone or self.finished:
             return
         self._exchange.problem = problem
@@ -125,9 +127,10 @@ class Downstream:
             headers = [(b"retry-after", b"%d" % problem.retry_after)] if problem.retry_after is not None else []
             self._whole(problem.status, complaints.body(problem), headers, b"application/json")
             return
-        data = encode(complaints.frame(problem))
-        self._exchange.bytes += len(data)
-        self._request.write(data)
+        if not problem.told:
+            data = b"".join(map(encode, frames or [complaints.frame(problem)]))
+            self._exchange.bytes += len(data)
+            self._request.write(data)
         self.finish()
 
     def finish(self) -> None:

@@ -34,6 +34,9 @@ class Problem:
     in_stream_type: str | None = None
     """The `type` an error frame has where it differs from that of a JSON error (`streaming.md` 11.3)."""
 
+    told: bool = False
+    """The caller was told already, in the provider's own frame: nothing more is written."""
+
     @property
     def frame_type(self) -> str:
         """The `type` in an error frame."""

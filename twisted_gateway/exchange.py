@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,6 +43,9 @@ class Headers(Protocol):
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
+
+    def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
+        """Lower-case name and first value of the headers that a pattern with one `*` names."""
 
 
 @attrs.frozen
@@ -139,6 +142,8 @@ class Exchange:
     arrived: float
     arrived_at: float
     """Seconds since the epoch."""
+    query: str = ""
+    """The URL's query, as it came."""
 
     caller: CallerKey | None = None
     call: Call | None = None

@@ -29,23 +29,24 @@ from twisted_gateway import __version__
 from twisted_gateway.addresses import client_address
 from twisted_gateway.config.resources import CallerKey, Model
 from twisted_gateway.config.rewrites import rewrite
-from twisted_gateway.config.settings import Cors, Proxy
+from twisted_gateway.config.settings import Proxy
 from twisted_gateway.config.snapshot import Snapshot
+from twisted_gateway.cors import CorsRules
 from twisted_gateway.errors import Problem, Refused, our_fault, quoted
 from twisted_gateway.exchange import Endpoint, Exchange
 from twisted_gateway.formats.complaints import BY_DIALECT, dialect_of
 
-ENDPOINTS = (Endpoint("/v1/chat/completions", "openai_chat"),)
+ENDPOINTS = (
+    Endpoint("/v1/chat/completions", "openai_chat"),
+    Endpoint("/v1/completions", "openai_completions"),
+    Endpoint("/v1/messages", "anthropic", "anthropic"),
+    Endpoint("/v1/messages/count_tokens", "anthropic_count_tokens", "anthropic"),
+    Endpoint("/v1/responses", "openai_responses"),
+)
 """The table: a new endpoint is a row here, and a format."""
 
 _SERVER = f"AISIX/{__version__}".encode("ascii")
 _VISIBLE = re.compile(rb"[\x21-\x7e]{1,256}")
-_RATE_HEADERS = tuple(
-    f"x-ratelimit-{what}-{unit}"
-    for unit in ("requests", "tokens", "concurrent")
-    for what in ("limit", "remaining", "reset")
-    if (what, unit) != ("reset", "concurrent")
-)
 
 
 class CallerHeaders:
@@ -129,6 +130,7 @@ class Front:
             self._add(app, f"{prefix}/v1/models/<path:name>", self.model, "GET")
             self._add(app, f"{prefix}/livez", self.livez, "GET")
             self._add(app, f"{prefix}/readyz", self.readyz, "GET")
+            self._add(app, f"{prefix}/v1/responses", self.websocket, "GET")
         self._add(app, "/", self.root, "GET")
         app.handle_errors(HTTPException)(self._routing_error)
         app.handle_errors(Exception)(self._handler_error)
@@ -163,6 +165,18 @@ class Front:
             message = f"model {quoted(name)} not found"
             raise Refused(Problem(status=404, type="model_not_found", code="model_not_found", message=message))
         return self._json(request, 200, self._model_object(name, found.model))
+
+    def websocket(self, request: IRequest) -> bytes:
+        """`GET /v1/responses`: clients that try a WebSocket first fall back to POST on a clean 426."""
+        text = "this endpoint speaks no WebSocket: send a POST"
+        self._headers(request).setRawHeaders(b"upgrade", [b"HTTP/1.1"])
+        self._headers(request).setRawHeaders(b"allow", [b"POST"])
+        return self.problem(request, _router_problem(426, "websocket_not_supported", text))
+
+    @staticmethod
+    def _headers(request: Any) -> Headers:
+        headers: Headers = request.responseHeaders
+        return headers
 
     def livez(self, request: IRequest) -> bytes:
         """`GET /livez`."""
@@ -248,6 +262,7 @@ class Front:
             snapshot=self.snapshot(),
             arrived=self.clock.seconds(),
             arrived_at=self.now(),
+            query=request.uri.partition(b"?")[2].decode("latin-1"),
         )
 
     def _peer(self, request: Any, headers: CallerHeaders) -> str:
@@ -334,56 +349,6 @@ class _Root(KleinResource):  # type: ignore[misc]
         request.notifyFinish().addErrback(lambda _: running.cancel())
         running.addErrback(lambda failure: failure.trap(CancelledError) and None)
         return NOT_DONE_YET
-
-
-class CorsRules:
-    """Answers to web pages of other origins (`extensions.md` 1.2)."""
-
-    def __init__(self, cors: Cors) -> None:
-        self._cors = cors
-        exposed = [name for item in cors.expose_headers for name in (_RATE_HEADERS if item == "x-ratelimit-*" else (item,))]
-        self._exposed = ", ".join(exposed).encode("ascii")
-
-    def allowed(self, headers: Headers) -> bytes | None:
-        """The value of `access-control-allow-origin` for a request, None when its origin is not allowed."""
-        origins = headers.getRawHeaders(b"origin")
-        if not origins:
-            return None
-        origin = origins[0]
-        if "*" in self._cors.allow_origins:
-            return b"*"
-        return origin if origin.decode("latin-1") in self._cors.allow_origins else None
-
-    def lines(self, headers: Headers) -> list[bytes]:
-        """The header lines of an answer made without a handler."""
-        origin = self.allowed(headers)
-        return [] if origin is None else [b"access-control-allow-origin: " + origin, b"vary: origin"]
-
-    def begin(self, request: Any, known: Callable[[bytes], bool]) -> bool:
-        """Set the headers of an allowed origin; answer a preflight. False when it was one."""
-        headers, put = request.requestHeaders, request.responseHeaders.setRawHeaders
-        origin = self.allowed(headers)
-        if origin is not None:
-            put(b"access-control-allow-origin", [origin])
-            put(b"vary", [b"origin"])
-            put(b"access-control-expose-headers", [self._exposed])
-        preflight = request.method == b"OPTIONS" and headers.hasHeader(b"access-control-request-method")
-        if not (preflight and headers.hasHeader(b"origin") and known(request.path)):
-            return True
-        request.setResponseCode(204 if origin is not None else 403)
-        if origin is not None:
-            put(b"access-control-allow-methods", [b"GET, POST, OPTIONS"])
-            asked = (headers.getRawHeaders(b"access-control-request-headers") or [b""])[0]
-            wide = "*" in self._cors.allow_headers
-            allowed = asked if wide else ", ".join(self._cors.allow_headers).encode("ascii")
-            if allowed:
-                put(b"access-control-allow-headers", [allowed])
-            put(b"access-control-max-age", [b"%d" % self._cors.max_age_secs])
-            put(b"vary", [b"origin, access-control-request-headers"])
-        else:
-            put(b"content-length", [b"0"])
-        request.finish()
-        return False
 
 
 _REASONS = {

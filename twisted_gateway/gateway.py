@@ -15,18 +15,20 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
-from twisted_gateway import providers, routing
+from twisted_gateway import providers, roads, routing
 from twisted_gateway.answer import Answer
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
 from twisted_gateway.exchange import Attempt, Call, Exchange, Outcome, Policy, Target, Ticket
-from twisted_gateway.formats.row import Format
+from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.relay import Relay
+from twisted_gateway.roads import Road
 from twisted_gateway.upstream import Upstream
 
 _LETTERS = string.ascii_letters + string.digits
+_HEX = "0123456789abcdef"
 _LONGEST_SILENT_WAIT = 15.0
 _USAGE_MEMORY = 600.0
 
@@ -47,6 +49,8 @@ class Gateway:
     """`random.choices`."""
     heartbeat_seconds: float
     demo_base: Callable[[], str | None]
+    bridge: bool = False
+    """`proxy.responses_bridge`."""
     running: set[Relay] = attrs.field(factory=set)
     in_flight: int = 0
     """Calls between arrival and settlement."""
@@ -115,18 +119,20 @@ class Gateway:
         last: AttemptFailed | None = None
         for target in targets:
             wait = deadlines(target.model, self.settings)
+            way = providers.reach(target.model.provider_key, self.demo_base())
+            road = roads.road(format, self.formats, call, target, way.family, self.bridge)
             try:
-                answer = await self._attempt(exchange, call, format, target, wait, downstream)
+                answer = await self._attempt(exchange, road, way, wait, downstream)
             except AttemptFailed as failed:
                 last = failed
                 if not failed.retryable or downstream.gone:
                     break
                 continue
-            attempt = exchange.attempts[-1]
             assert exchange.resolution is not None
             shown = routing.shown_name(call.model, exchange.resolution)
             letters = "".join(self.choose(_LETTERS, k=24))
-            passage = format.passage(call, target, shown, self.now(), letters)
+            passage = road.passage(shown, self.now(), letters, lambda: "".join(self.choose(_HEX, k=32)))
+            attempt = exchange.attempts[-1]
             relay = Relay(exchange, attempt, answer, passage, (), downstream, self.clock, wait.silence)
             self.running.add(relay)
             try:
@@ -137,37 +143,31 @@ class Gateway:
         raise last
 
     async def _attempt(
-        self, exchange: Exchange, call: Call, format: Format, target: Target, wait: Deadlines, downstream: Downstream
+        self, exchange: Exchange, road: Road, way: providers.Reach, wait: Deadlines, downstream: Downstream
     ) -> Answer:
         """An open answer from this target, asking again without `stream_options` where a server refuses them."""
-        key = target.model.provider_key
-        ask = self._no_usage.get(key.id, 0.0) <= self.clock.seconds()
+        key = road.target.model.provider_key
+        sent = road.sent(self._no_usage.get(key.id, 0.0) <= self.clock.seconds())
         try:
-            return await self._open(exchange, call, format, target, wait, downstream, ask)
+            return await self._open(exchange, road, way, sent, wait, downstream)
         except AttemptFailed as failed:
-            if not (ask and failed.status in (400, 422) and _names_stream_options(failed.problem)):
-                raise
-            if not format.sent(call, target, True).asked_usage:
+            if not (sent.asked_usage and failed.status in (400, 422) and _names_stream_options(failed.problem)):
                 raise
         self._no_usage[key.id] = self.clock.seconds() + _USAGE_MEMORY
-        return await self._open(exchange, call, format, target, wait, downstream, False)
+        return await self._open(exchange, road, way, road.sent(False), wait, downstream)
 
     async def _open(
         self,
         exchange: Exchange,
-        call: Call,
-        format: Format,
-        target: Target,
+        road: Road,
+        way: providers.Reach,
+        sent: Sent,
         wait: Deadlines,
         downstream: Downstream,
-        ask_usage: bool,
     ) -> Answer:
         """The only place where an upstream is opened."""
-        way = providers.reach(target.model.provider_key, self.demo_base())
-        if way.family == "anthropic":
-            raise Refused(_not_offered(format))
-        sent = format.sent(call, target, ask_usage)
-        headers = providers.headers(exchange, target, way, sent.accept)
+        call, target = road.call, road.target
+        headers = providers.headers(exchange, target, way, sent.accept, road.native)
         kind = "fallback" if exchange.attempts else "initial"
         attempt = Attempt(len(exchange.attempts), kind, target, self.clock.seconds())
         exchange.attempts.append(attempt)
@@ -177,8 +177,9 @@ class Gateway:
                 downstream.headers_of_stream = lambda: self._answer_headers(exchange)
                 downstream.promise(min(self.heartbeat_seconds or _LONGEST_SILENT_WAIT, _LONGEST_SILENT_WAIT))
 
+        url = way.url(sent.path, providers.forwarded_query(exchange, way))
         try:
-            return await self.upstream.open(call, attempt, format, way.url(sent.path), headers, sent, wait, accepted)
+            return await self.upstream.open(call, attempt, road.speaks, url, headers, sent, wait, accepted)
         except AttemptFailed as failed:
             attempt.problem = failed.problem
             attempt.ended_by = failed.problem.code or failed.problem.type
@@ -212,12 +213,3 @@ def _opened(tickets: Sequence[Ticket]) -> None:
 
 def _names_stream_options(problem: Problem) -> bool:
     return "stream_options" in problem.message or "stream_options" in (problem.param or "")
-
-
-def _not_offered(format: Format) -> Problem:
-    return Problem(
-        status=501,
-        type="not_implemented",
-        message=f"this provider does not support {format.name.replace('_', ' ')} yet",
-        kind="config",
-    )

@@ -23,14 +23,13 @@ _FAMILY_OF_ADAPTER = {"openai": "openai", "anthropic": "anthropic", "azure-opena
 _USER_AGENT = f"AISIX/{__version__}"
 
 _NEVER_BY_DEFAULTS = frozenset(
-    "authorization x-api-key x-goog-api-key api-key x-amz-security-token x-amz-date x-amz-content-sha256"
-    " proxy-authorization cookie host".split()
+    ["authorization", "x-api-key", "x-goog-api-key", "api-key", "x-amz-security-token", "x-amz-date", "x-amz-content-sha256", "proxy-authorization", "cookie", "host"]
 )
 _NEVER_FORWARDED = _NEVER_BY_DEFAULTS | frozenset(
-    "accept accept-encoding connection expect keep-alive proxy-authenticate set-cookie te trailer transfer-encoding"
-    " traceparent tracestate upgrade".split()
+    ["accept", "accept-encoding", "connection", "expect", "keep-alive", "proxy-authenticate", "set-cookie", "te", "trailer", "transfer-encoding", "traceparent", "tracestate", "upgrade"]
 )
 _NEVER_PREFIXES = ("content-", "x-aisix-", "x-stainless-")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _TEMPLATE = re.compile(r"\$\{([a-z_.]+)\}")
 
 
@@ -42,10 +41,22 @@ class Reach:
     base: str
     credential: tuple[str, str] = attrs.field(repr=False)
 
-    def url(self, path: str) -> str:
-        """The URL of an endpoint; a query in the base stays behind the path."""
-        parts = urlsplit(self.base)
-        return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path))
+    def url(self, path: str, query: str = "") -> str:
+        """The URL of an endpoint; a query in the base stays behind the path, before `query`."""
+        return _url(self.base, path, query)
+
+
+@lru_cache(1024)
+def _url(base: str, path: str, query: str) -> str:
+    parts = urlsplit(base)
+    both = "&".join(part for part in (parts.query, query) if part)
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, query=both))
+
+
+def forwarded_query(exchange: Exchange, way: Reach) -> str:
+    """What of the caller's query goes upstream: `beta=true`, to Anthropic (`streaming.md` section 2)."""
+    wished = way.family == "anthropic" and "beta=true" in exchange.query.split("&")
+    return "beta=true" if wished else ""
 
 
 def family(key: ProviderKey) -> str | None:
@@ -101,8 +112,13 @@ def _anthropic_base(base: str) -> str:
     return urlunsplit(parts._replace(path=path.removesuffix("/v1") + "/v1"))
 
 
-def headers(exchange: Exchange, target: Target, way: Reach, accept: str) -> list[tuple[str, str]]:
-    """The headers of an attempt, in the order of `policy.md` section 6; on a clash the earlier group wins."""
+def headers(
+    exchange: Exchange, target: Target, way: Reach, accept: str, native: bool = False
+) -> list[tuple[str, str]]:
+    """The headers of an attempt, in the order of `policy.md` section 6; on a clash the earlier group wins.
+
+    `native`: the caller speaks the provider's dialect, so Anthropic's version headers are its own (`streaming.md` 3.2).
+    """
     name, value = way.credential
     found = {
         name: value,
@@ -113,7 +129,7 @@ def headers(exchange: Exchange, target: Target, way: Reach, accept: str) -> list
         "x-aisix-request-id": exchange.id,
     }
     if way.family == "anthropic":
-        found["anthropic-version"] = "2023-06-01"
+        found.update(_anthropic_headers(exchange, native and target.model.provider_key.request.forward_anthropic_headers))
     wishes = target.model.provider_key.request
     if wishes.default_headers:
         for given, template in wishes.default_headers.items():
@@ -126,6 +142,15 @@ def headers(exchange: Exchange, target: Target, way: Reach, accept: str) -> list
             if key not in found and not forbidden(key):
                 found[key] = given
     return list(found.items())
+
+
+def _anthropic_headers(exchange: Exchange, own: bool) -> dict[str, str]:
+    version = exchange.headers.get("anthropic-version") if own else None
+    beta = exchange.headers.get("anthropic-beta") if own else None
+    found = {"anthropic-version": version if version and _DATE.fullmatch(version) else "2023-06-01"}
+    if beta and _sendable(beta):
+        found["anthropic-beta"] = beta
+    return found
 
 
 def forbidden(name: str) -> bool:

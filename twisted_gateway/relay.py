@@ -166,7 +166,8 @@ class Relay:
     def _broken(self, problem: Problem, outcome: Outcome | None = None) -> None:
         self._answer.cut()
         self._attempt.problem = problem
-        self._downstream.complain(problem)
+        own = getattr(self._passage, "complaint", None)
+        self._downstream.complain(problem, own(problem) if own is not None and self._stream else None)
         if outcome is None:
             outcome = Outcome.STALLED if problem.kind == "timeout" else Outcome.TRUNCATED
         self._end(outcome)

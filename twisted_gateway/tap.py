@@ -33,7 +33,7 @@ from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.connection import Agent, Pool
 from twisted_gateway.errors import Problem, shutting_down
 from twisted_gateway.formats import openai_chat
-from twisted_gateway.front import Condition, Front
+from twisted_gateway.front import ENDPOINTS, Condition, Front
 from twisted_gateway.gateway import Gateway
 from twisted_gateway.listener import Bounds, Site
 from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
@@ -131,6 +131,7 @@ class House(MultiService):  # type: ignore[misc]
             clock=reactor,
             now=time.time,
             new_id=lambda: str(uuid.uuid4()),
+            endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal)
         self._stopping = 0
@@ -167,6 +168,7 @@ class House(MultiService):  # type: ignore[misc]
             choose=random.choices,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
             demo_base=self._demo_base,
+            bridge=settings.proxy.responses_bridge,
         )
 
     def _client_of(self, key: ProviderKey) -> Client:

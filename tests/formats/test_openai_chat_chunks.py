@@ -363,7 +363,7 @@ def test_noise_is_dropped_and_counted(data, noise):
     tube = chunks_tube()
     assert tube.received([Frame(data)]) == []
     assert tube.noise == noise
-    assert not (tube.ended or tube.complete or tube.failure)
+    assert (tube.ended, tube.complete, tube.failure) == (False, False, None)
 
 
 @pytest.mark.parametrize(
@@ -374,10 +374,12 @@ def test_noise_is_dropped_and_counted(data, noise):
         b'{"choices":[}',
         b'{"choices":[]} x',
         b"[DONE",
-        b'{"choices":[{"delta":' + b"[" * 100_000,
+        b'{"choices":[{"delta":' + b"[" * 100000,
         b"{" + b'"a":{' * 5000,
-    ]
-    + [b'{"choices":["x"]}', b'{"choices":[null]}', b'{"choices":[{"delta":{"tool_calls":["x"]}}]}'],
+        b'{"choices":["x"]}',
+        b'{"choices":[null]}',
+        b'{"choices":[{"delta":{"tool_calls":["x"]}}]}',
+    ],
     ids=lambda data: data[:20],
 )
 def test_what_no_chunk_can_be_ends_the_stream(data):
@@ -479,7 +481,10 @@ def test_the_name_is_replaced_however_it_is_written(data):
 
 
 def test_a_frame_with_nothing_to_edit_is_written_as_it_came():
-    raw = b'data: {"object": "chat.completion.chunk", "id":"x","created":5,"model":"gpt","choices" : [{"index":0,"delta":{"role":"assistant"},"finish_reason":null}],"n":1.50e3}\n\n'
+    raw = (
+        b'data: {"object": "chat.completion.chunk", "id":"x","created":5,"model":"gpt","n":1.50e3,'
+        b'"choices" : [{"index":0,"delta":{"role":"assistant"},"finish_reason":null}]}\n\n'
+    )
     tube = chunks_tube()
     (out,) = tube.received([Frame(raw[6:-2], b"", raw)])
     assert encode(out) == raw

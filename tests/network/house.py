@@ -211,6 +211,7 @@ class Running:
             await until(lambda: not self.site.channels, lambda: f"{len(self.site.channels)} callers are left")
             self.check_books()
         finally:
+            await gatherResults([caller.reset() for caller in self.callers if not caller.closed])
             await self.house.stopService()
             globalLogPublisher.removeObserver(self.trouble)
         await until(lambda: self._held() <= self._before, lambda: f"left: {self._held() - self._before}", 2.0)

@@ -183,7 +183,7 @@ def test_the_limit_is_of_one_event_not_of_the_stream():
 
 
 def test_bytes_one_by_one_are_scanned_once():
-    """The work for a long event grows with its length, not with its square: bytes searched, not seconds, are counted."""
+    """The work for a long event grows with its length, not with its square: searched bytes are counted."""
 
     class Counting(bytearray):
         searched = 0
@@ -215,8 +215,32 @@ def test_a_long_stream_in_odd_pieces(end):
 
 
 tokens = st.sampled_from(
-    [b"data", b"event", b"id", b"retry", b":", b": ", b" ", b"\n", b"\r", b"\r\n", b"\n\n", b"\r\n\r\n", b"\r\r", BOM]
-    + [b"\xef", b"\xef\xbb", b"\xbb\xbf", b"{}", b"[DONE]", b"x", b"\x00", "ä".encode(), b"\xff", b"\xe2\x80\xa8"]
+    [
+        b"data",
+        b"event",
+        b"id",
+        b"retry",
+        b":",
+        b": ",
+        b" ",
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b"\n\n",
+        b"\r\n\r\n",
+        b"\r\r",
+        BOM,
+        b"\xef",
+        b"\xef\xbb",
+        b"\xbb\xbf",
+        b"{}",
+        b"[DONE]",
+        b"x",
+        b"\x00",
+        "ä".encode(),
+        b"\xff",
+        b"\xe2\x80\xa8",
+    ]
 )
 streams = st.lists(st.one_of(tokens, st.binary(max_size=3)), max_size=40).map(b"".join)
 

@@ -22,6 +22,7 @@ from twisted_gateway.config.checks import (
     Number,
     Parsed,
     Text,
+    Whole,
     keys_of,
     text,
 )
@@ -119,6 +120,7 @@ class RequestEdits:
     default_body_fields: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     param_renames: Mapping[str, str] = attrs.field(factory=dict)
     param_constraints: ParamConstraints = attrs.field(factory=ParamConstraints)
+    forward_anthropic_headers: Flag = True
 
 
 @attrs.frozen(slots=True)
@@ -190,6 +192,13 @@ class Model:
     stream_timeout: Millis | None = None
     first_event_timeout: Millis | None = None
     streaming: Flag = True
+    completions_via_chat: Flag = False
+    count_tokens_estimate: Flag = False
+    default_max_tokens: Annotated[int, Whole(low=1)] = 4096
+    thinking_style: Annotated[str, Choice(("adaptive", "budget", "none"))] | None = None
+    reasoning_effort_max: Annotated[str, Choice(("none", "high", "xhigh", "max"))] = "high"
+    json_schema_via_tool: Flag = False
+    estimate_message_start: Flag = False
     allowed_cidrs: Annotated[tuple[Network, ...] | None, Parsed(read_cidrs)] = None
 
     @property

@@ -127,6 +127,7 @@ class Proxy:
     max_header_bytes: Annotated[int, Whole(low=8192)] = 65536
     api_prefix: Annotated[str, Parsed(read_prefix)] = "/api"
     server_header: Flag = True
+    responses_bridge: Flag = False
     cors: Cors | None = None
     tls: ListenerTls | None = None
     real_ip: RealIp = attrs.field(factory=RealIp)

@@ -178,6 +178,8 @@ class Prompt:
     thought: Thought | None = None
     user: str | None = None
     choices: int = 1
+    count: bool = True
+    """Ask the target to report usage, where that must be asked for (`streaming.md` 3.1)."""
     extra: Mapping[str, Any] = attrs.field(factory=dict)
 
 
