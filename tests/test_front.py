@@ -455,7 +455,7 @@ REWRITES = (
         ("/old/chat/completions", 200),
         ("/old/models/x", 405),
         ("/old/nothing", 404),
-        ("/old/messages", 404),
+        ("/old/messages/x", 404),
         (CHAT, 200),
     ],
 )
@@ -464,7 +464,7 @@ def test_rewrites(path, status):
     assert said.status == status
     if status == 200:
         assert said.json["path"] == CHAT
-    if path == "/old/messages":
+    if path == "/old/messages/x":
         assert said.json["type"] == "error", "the dialect is that of the rewritten path"
 
 

@@ -107,7 +107,7 @@ BAD = [  # entry, change, the message after the label
         "provider_key",
         {"request": {"x": 1}},
         SCHEMA + "`/request/x`: unknown key (expected one of default_headers, "
-        "forward_client_headers, default_body_fields, param_renames, param_constraints)",
+        "forward_client_headers, default_body_fields, param_renames, param_constraints, forward_anthropic_headers)",
     ),
     (
         "provider_key",
@@ -132,12 +132,9 @@ BAD = [  # entry, change, the message after the label
         {"provider_key": "stage"},
         '`provider_key` references unknown provider key "stage" (defined provider keys: prod)',
     ),
-    (
-        "model",
-        {"completions_via_chat": True},
-        SCHEMA + "`/completions_via_chat`: unknown key (expected one of display_name, "
-        "provider, model_name, timeout, stream_timeout, first_event_timeout, streaming, allowed_cidrs, provider_key, provider_key_id)",  # noqa: E501
-    ),
+    ("model", {"completions_via_chat": 1}, SCHEMA + "`/completions_via_chat`: expected true or false, got an integer"),
+    ("model", {"default_max_tokens": 0}, SCHEMA + "`/default_max_tokens`: expected an integer of at least 1"),
+    ("model", {"thinking_style": "x"}, SCHEMA + '`/thinking_style`: expected "adaptive" or "budget" or "none"'),
     ("model", {"routing": {}}, "`routing` is known but not available in this version"),
     ("api_key", {"key_env": "KEY"}, "exactly one of `key`, `key_env` and `key_hash` is required"),
     ("api_key", {"key": ""}, "`key` must not be empty"),

@@ -325,7 +325,7 @@ json_values = st.recursive(
     st.booleans(),
 )
 def test_any_other_members_survive(members, ascii_only):
-    given = {**members, "model": "gpt", "messages": [{"role": "user", "content": "x", **members}]}
+    given = {**members, "model": "gpt", "messages": [{"content": "x", **members, "role": "user"}]}
     data = json.dumps(given, ensure_ascii=ascii_only).encode("utf-8", "replace")
     given = json.loads(data)
     out = json.loads(edited(data)[0])

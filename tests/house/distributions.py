@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -30,10 +31,8 @@ _TEST_HEAD = """\
 
 def declared() -> tuple[list[str], list[str]]:
     """The requirements in `setup.py`: of what runs, and of the extra `test`."""
-    import setuptools  # noqa: F401  (brings distutils where Python has none)
-    from distutils.core import run_setup  # type: ignore[import-not-found,unused-ignore]
-
-    setup = run_setup(str(ROOT / "setup.py"), stop_after="init")
+    import_module("setuptools")  # brings distutils where Python has none
+    setup = import_module("distutils.core").run_setup(str(ROOT / "setup.py"), stop_after="init")
     return list(setup.install_requires), list(setup.extras_require["test"])
 
 

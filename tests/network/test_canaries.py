@@ -186,7 +186,8 @@ def broken_requests(gateway: GatewayProcess) -> None:
     requests.get(f"{gateway.base_url}/v1/models?api_key={STRANGER}", timeout=5)
     requests.get(f"{gateway.base_url}/nowhere?key={STRANGER}", headers=ours, timeout=5)
     with socket.create_connection(("127.0.0.1", gateway.files.port), 5) as caller:
-        caller.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nAuthorization: Bearer {CALLER}\r\n folded\r\n\r\n".encode())
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nAuthorization: Bearer {CALLER}\r\n folded\r\n\r\n"
+        caller.sendall(head.encode())
         caller.recv(1000)
     with socket.create_connection(("127.0.0.1", gateway.files.port), 5) as caller:
         caller.sendall(f"{QUESTION} {STRANGER}\r\n\r\n".encode())

@@ -179,8 +179,8 @@ def test_all_errors_of_the_resources_file_are_told(tmp_path: Path, command: tupl
     files.resources_path.write_text(BAD)
     told = outcome((*command, "--config", "conf/aisix.yaml"), tmp_path)
     refused(told, "resources file conf/resources.yaml: ", " error(s):\n  - ", "(file): unknown top-level key `modelz`")
-    refused(told, 'provider_keys[0] ("demo")', 'models[0] ("one")', '"demoo"', 'api_keys[0] ("app")', "NO_SUCH_VARIABLE")
-    refused(told, "(line 2)", "(line 10)", "(line 13)")
+    refused(told, 'provider_keys[0] ("demo")', 'models[0] ("one")', 'api_keys[0] ("app")', '"demoo"')
+    refused(told, "NO_SUCH_VARIABLE", "(line 2)", "(line 10)", "(line 13)")
 
 
 @BOTH
