@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionRefusedError, DNSLookupError
 from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.client import PotentialDataLoss, ResponseDone, ResponseFailed
+from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.http import PotentialDataLoss
 from zope.interface import implementer
 
 from twisted_gateway.alarm import Alarm
@@ -34,8 +35,13 @@ _LEFTOVER_SECONDS = 1.0
 class Limits(Protocol):
     """Sizes in bytes (`extensions.md` 1)."""
 
-    max_event_bytes: int
-    max_body_bytes: int
+    @property
+    def max_event_bytes(self) -> int:
+        """One event of a stream."""
+
+    @property
+    def max_body_bytes(self) -> int:
+        """One whole answer."""
 
 
 class Sink(Protocol):

@@ -70,7 +70,7 @@ def _serve(words: list[str]) -> None:
         raise SystemExit(f"aisix: {error}") from None
     house.startService()
     reactor.addSystemEventTrigger("before", "shutdown", house.stopService)
-    reactor.run(installSignalHandlers=False)
+    reactor.run(installSignalHandlers=False)  # type: ignore[call-arg]
 
 
 def _install_reactor(words: list[str]) -> list[str]:

@@ -28,7 +28,8 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
-from twisted.web.client import PotentialDataLoss, ResponseDone
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -56,7 +57,7 @@ class HeaderLines(Headers):
         self._made: Headers | None = None
 
     @property
-    def _rawHeaders(self) -> Any:
+    def _rawHeaders(self) -> Any:  # type: ignore[override]
         if self._made is None:
             self._made = Headers()
             for name, value in self.lines:
@@ -209,22 +210,26 @@ class BodyTransport:
         """A body is only read."""
         raise NotImplementedError
 
-    writeSequence = write
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """A body is only read."""
+        raise NotImplementedError
 
     def getPeer(self) -> IAddress:
         """The provider's address."""
         assert self._connection is not None
-        return self._connection.transport.getPeer()
+        return self._connection.address(peer=True)
 
     def getHost(self) -> IAddress:
         """Our own address."""
         assert self._connection is not None
-        return self._connection.transport.getHost()
+        return self._connection.address(peer=False)
 
 
 @implementer(IHandshakeListener)
 class Connection(Protocol):
     """One connection to one origin: idle in the pool, or busy with one request."""
+
+    transport: Any
 
     def __init__(self, pool: Pool, origin: Origin, secure: bool) -> None:
         self.origin = origin
@@ -416,6 +421,11 @@ class Connection(Protocol):
                 cause = f"connection lost ({reason.type.__name__ if reason.type else 'unknown'})"
             self._fail(BrokenConnection(cause, self._received))
 
+    def address(self, *, peer: bool) -> IAddress:
+        """One end of the connection."""
+        address: IAddress = self.transport.getPeer() if peer else self.transport.getHost()
+        return address
+
     def pause(self, on: bool) -> None:
         """Stop or go on reading."""
         if self.alive:
@@ -436,7 +446,11 @@ class Pool:
     """Idle connections per origin: the newest is taken first, the old ones are closed."""
 
     def __init__(
-        self, clock: IReactorTime, idle_seconds: float, most_idle: int | None = None, tune: Callable[[Any], None] | None = None
+        self,
+        clock: IReactorTime,
+        idle_seconds: float,
+        most_idle: int | None = None,
+        tune: Callable[[Any], None] | None = None,
     ) -> None:
         self._clock = clock
         self._idle_seconds = idle_seconds
@@ -506,7 +520,7 @@ class Pool:
 
 
 @attrs.define
-class _Factory(Factory):  # type: ignore[misc]
+class _Factory(Factory):
     connection: Connection
 
     noisy = False
@@ -569,15 +583,17 @@ class Agent:
             return fail(Failure())
 
         def again(reason: Failure) -> Deferred[Response]:
-            reason.trap(BrokenConnection)
-            if reason.value.received:
+            broken = reason.value
+            if not isinstance(broken, BrokenConnection) or broken.received:
                 return fail(reason)
             return self._fresh(origin, method, path, lines, bodyProducer)
 
         answer.addErrback(again)
         return answer  # type: ignore[return-value]
 
-    def _fresh(self, origin: Origin, method: bytes, path: bytes, lines: list[tuple[bytes, bytes]], body: Any) -> Any:
+    def _fresh(
+        self, origin: Origin, method: bytes, path: bytes, lines: list[tuple[bytes, bytes]], body: Any
+    ) -> Deferred[Any]:
         def send(connection: Connection) -> Deferred[Response]:
             try:
                 return connection.send(method, path, lines, body)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer, IReactorTime
-from twisted.web.iweb import IRequest
 from zope.interface import implementer
 
 from twisted_gateway.alarm import Alarm
@@ -31,7 +30,7 @@ class Downstream:
 
     def __init__(
         self,
-        request: IRequest,
+        request: Any,
         exchange: Exchange,
         format: Format,
         clock: IReactorTime,
@@ -50,7 +49,7 @@ class Downstream:
         self.finished = False
         self.paused = False
         self._producing = False
-        request.notifyFinish().addErrback(self._left)
+        self._request.notifyFinish().addErrback(self._left)
 
     # What the trunk and the relay ask of it
 

@@ -326,7 +326,7 @@ class Front:
         return self.problem(request, our_fault(repr(failure.value)))
 
 
-class _Root(KleinResource):  # type: ignore[misc]
+class _Root(KleinResource):
     """klein's resource, with the endpoints' exact paths looked up in a table first: matching costs 60 us."""
 
     def __init__(self, front: Front) -> None:
@@ -345,7 +345,7 @@ class _Root(KleinResource):  # type: ignore[misc]
             request.write(front.problem(request, _router_problem(404, "unknown_url", "unknown URL")))
             request.finish()
             return NOT_DONE_YET
-        running = Deferred.fromCoroutine(front.serve(front._exchange(request, endpoint), request))  # type: ignore[arg-type]
+        running: Deferred[None] = Deferred.fromCoroutine(front.serve(front._exchange(request, endpoint), request))  # type: ignore[arg-type]
         request.notifyFinish().addErrback(lambda _: running.cancel())
         running.addErrback(lambda failure: failure.trap(CancelledError) and None)
         return NOT_DONE_YET

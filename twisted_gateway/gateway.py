@@ -181,7 +181,7 @@ class Gateway:
         try:
             return await self.upstream.open(call, attempt, road.speaks, url, headers, sent, wait, accepted)
         except AttemptFailed as failed:
-            attempt.problem = failed.problem
+            failed.problem = attempt.problem = providers.with_code(failed.problem, way.family)
             attempt.ended_by = failed.problem.code or failed.problem.type
             raise
         except BaseException:

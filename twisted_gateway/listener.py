@@ -74,11 +74,12 @@ def too_slow(what: str) -> Problem:
     return Problem(status=408, type="timeout", message=f"the request's {what} came too slowly", kind="request_timeout")
 
 
-class Request(server.Request):  # type: ignore[misc]
+class Request(server.Request):
     """A request whose body is bounded and kept as bytes; nothing is parsed that nobody asked for."""
 
     defaultContentType = None
     body = b""
+    channel: Any
 
     def __init__(self, channel: Any, *args: Any, **kw: Any) -> None:
         super().__init__(channel, *args, **kw)
@@ -160,11 +161,14 @@ class Request(server.Request):  # type: ignore[misc]
             self.channel.site.budget.give_back(reserved)
 
 
-class Channel(http.HTTPChannel):  # type: ignore[misc]
+class Channel(http.HTTPChannel):
     """One caller's connection. What twisted.web takes too easily is refused, in words the caller can read."""
 
-    requestFactory = Request
+    requestFactory: Any = Request
     site: Site
+    transport: Any
+    timeOut: Any
+    callLater: Any
     refusing = False
 
     _headers_done = False
@@ -184,7 +188,7 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         super().connectionMade()
         self.site.connected(self)
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """The connection is closed."""
         self.site.disconnected(self)
         if self._linger is not None and self._linger.active():
@@ -344,10 +348,10 @@ class Channel(http.HTTPChannel):  # type: ignore[misc]
         raw = transport if hasattr(transport, "dataBuffer") else getattr(transport, "transport", None)
         if raw is None or not hasattr(raw, "dataBuffer"):
             return 0
-        return len(raw.dataBuffer) - raw.offset + raw._tempDataLen
+        return int(len(raw.dataBuffer) - raw.offset + raw._tempDataLen)
 
 
-class Site(server.Site):  # type: ignore[misc]
+class Site(server.Site):
     """All connections of one listener.
 
     `refusal` makes the bytes of an answer given without a handler; `date` gives the `Date` header.
@@ -379,7 +383,7 @@ class Site(server.Site):  # type: ignore[misc]
         self._stall_call: Any = None
         self._date = (0, b"")
 
-    def buildProtocol(self, addr: Any) -> Channel | None:
+    def buildProtocol(self, addr: Any) -> Channel | None:  # type: ignore[override]
         """A channel for a new connection; None when there are too many."""
         most = self.bounds.max_connections
         if most and len(self.channels) >= most:
@@ -420,8 +424,9 @@ class Site(server.Site):  # type: ignore[misc]
         self.channels.discard(channel)
         self._receiving.discard(channel)
         if not self.channels:
-            self._stall_call = _cancelled(self._stall_call)
-            self._receiving_call = _cancelled(self._receiving_call)
+            _cancel(self._stall_call)
+            _cancel(self._receiving_call)
+            self._stall_call = self._receiving_call = None
 
     def note_receiving(self, channel: Channel, receiving: bool) -> None:
         """Whether a request is half in on a connection: only those are watched."""
@@ -467,6 +472,6 @@ class Site(server.Site):  # type: ignore[misc]
                 channel.transport.abortConnection()
 
 
-def _cancelled(call: Any) -> None:
+def _cancel(call: Any) -> None:
     if call is not None and call.active():
         call.cancel()

@@ -120,6 +120,9 @@ class Writer(Protocol):
     def flush(self) -> None:
         """Write what is kept, as far as that needs no waiting."""
 
+    def stop(self, patience: float = 1.0) -> None:
+        """Write all that is kept, waiting at most `patience` seconds."""
+
 
 class LineWriter:
     """Gathers lines and writes them to a file descriptor in one go, 50 ms after the first or when 64 KiB are there.

@@ -29,6 +29,11 @@ _NEVER_FORWARDED = _NEVER_BY_DEFAULTS | frozenset(
     ["accept", "accept-encoding", "connection", "expect", "keep-alive", "proxy-authenticate", "set-cookie", "te", "trailer", "transfer-encoding", "traceparent", "tracestate", "upgrade"]
 )
 _NEVER_PREFIXES = ("content-", "x-aisix-", "x-stainless-")
+_AZURE_CODES = {
+    "DeploymentNotFound": "model_not_found",
+    "ResponsibleAIPolicyViolation": "content_policy_violation",
+    "content_filter": "content_policy_violation",
+}
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _TEMPLATE = re.compile(r"\$\{([a-z_.]+)\}")
 
@@ -151,6 +156,12 @@ def _anthropic_headers(exchange: Exchange, own: bool) -> dict[str, str]:
     if beta and _sendable(beta):
         found["anthropic-beta"] = beta
     return found
+
+
+def with_code(problem: Problem, family: str) -> Problem:
+    """A provider's error with its code as we show it: Azure has names of its own (`errors-and-headers.md` 3.2)."""
+    code = _AZURE_CODES.get(problem.code or "") if family == "azure-openai" else None
+    return problem if code is None else attrs.evolve(problem, code=code)
 
 
 def forbidden(name: str) -> bool:

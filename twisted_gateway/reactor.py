@@ -16,7 +16,7 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.python import log
 
 
-class FlushingReactor(EPollReactor):  # type: ignore[misc]
+class FlushingReactor(EPollReactor):
     """See the module."""
 
     def __init__(self) -> None:

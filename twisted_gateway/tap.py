@@ -22,13 +22,14 @@ from twisted.python import usage
 from twisted.python.components import Componentized
 
 from twisted_gateway import __version__
+from twisted_gateway.addresses import Address
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
 from twisted_gateway.config.resources import ProviderKey
-from twisted_gateway.config.settings import Address, Settings, SettingsError
+from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.connection import Agent, Pool
 from twisted_gateway.errors import Problem, shutting_down
@@ -46,7 +47,7 @@ from twisted_gateway.upstream import Client, Upstream
 FORMATS = {row.name: row for row in (openai_chat.FORMAT,)}
 
 
-class Options(usage.Options):  # type: ignore[misc]
+class Options(usage.Options):
     """`twistd aisix`."""
 
     synopsis = "[--config FILE]"
@@ -89,7 +90,7 @@ def _reactor() -> Any:
     return reactor
 
 
-class House(MultiService):  # type: ignore[misc]
+class House(MultiService):
     """The gateway as one service: listeners, trunk, policies, signals, and the way out.
 
     `alone`: the process is the gateway's own. Otherwise (in a test) it leaves signals, stdout and the collector be.
@@ -338,6 +339,11 @@ class House(MultiService):  # type: ignore[misc]
             self.log.info("draining: {count} in flight", count=self.gateway.in_flight)
         self.reactor.callLater(min(0.1, max(0.0, self._until - now)) or 0.1, self._drain)
 
+    async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
+        for one in closing:
+            await one
+        await maybeDeferred(super().stopService)
+
     def stopService(self) -> Any:
         """Close listeners and connections; the last lines are written."""
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
@@ -349,12 +355,7 @@ class House(MultiService):  # type: ignore[misc]
             self.reactor.addSystemEventTrigger("after", "shutdown", self.lines.writer.stop)
         else:
             self.lines.writer.stop()
-        return Deferred.fromCoroutine(_all(closing)).addCallback(lambda _: super(House, self).stopService())
-
-
-async def _all(waiting: Sequence[Deferred[Any]]) -> None:
-    for one in waiting:
-        await one
+        return Deferred.fromCoroutine(self._closed(closing))
 
 
 class _Lag:

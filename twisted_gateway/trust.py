@@ -20,6 +20,9 @@ from twisted_gateway.config.resources import ProviderTls
 from twisted_gateway.config.settings import Upstream, UpstreamTls
 from twisted_gateway.connection import Origin
 
+_NO_LIMIT: Any = None
+"""The agent has the deadline for connecting, TLS included."""
+
 
 @implementer(IOpenSSLTrustRoot)
 @attrs.frozen
@@ -31,6 +34,7 @@ class TrustRoots:
     def _addCACertsToContext(self, context: SSL.Context) -> None:
         context.set_default_verify_paths()
         store = context.get_cert_store()
+        assert store is not None
         for pem in self.more:
             for certificate in _certificates(pem):
                 store.add_cert(certificate)
@@ -73,10 +77,10 @@ class Endpoints:
         try:
             version = ip_address(origin.host).version
         except ValueError:
-            endpoint: Any = HostnameEndpoint(self._reactor, origin.host.encode("ascii"), origin.port, timeout=None)
+            endpoint: Any = HostnameEndpoint(self._reactor, origin.host.encode("ascii"), origin.port, timeout=_NO_LIMIT)
         else:
             kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
-            endpoint = kind(self._reactor, origin.host, origin.port, timeout=None)
+            endpoint = kind(self._reactor, origin.host, origin.port, timeout=_NO_LIMIT)
         return wrapClientTLS(self._context(origin.host), endpoint) if origin.scheme == "https" else endpoint
 
     def _context(self, host: str) -> Any:
@@ -123,7 +127,8 @@ def _identity(boot: UpstreamTls) -> ssl.PrivateCertificate | None:
     if not boot.client_cert_file or not boot.client_key_file:
         return None
     pem = Path(boot.client_cert_file).read_bytes() + b"\n" + Path(boot.client_key_file).read_bytes()
-    return ssl.PrivateCertificate.loadPEM(pem)
+    identity: ssl.PrivateCertificate = ssl.PrivateCertificate.loadPEM(pem)
+    return identity
 
 
 def tuner(boot: Upstream) -> Callable[[Any], None]:

@@ -38,7 +38,7 @@ from twisted_gateway.wire.series import WholeBody
 from twisted_gateway.wire.sse import Reader
 
 
-class Client(HTTPClient):  # type: ignore[misc]
+class Client(HTTPClient):
     """treq's client, less what a gateway must not do (cookies, redirects, decompression, buffering)."""
 
     def __init__(self, agent: IAgent) -> None:

@@ -85,7 +85,7 @@ def member(found: Members, name: str, kind: type[T] | Any, default: Any = _MISSI
 def usage_shown(found: Members) -> bool:
     """Whether the caller asked for the usage chunk."""
     options = _object(found.get("stream_options"))
-    return bool(options) and _plain(options.get("include_usage")) is True
+    return options is not None and _plain(options.get("include_usage")) is True
 
 
 def prompt_bytes(messages: list[Message], found: Members) -> int:

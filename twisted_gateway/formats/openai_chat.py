@@ -291,7 +291,7 @@ class Chunks:
         if shown is not None and model != shown:
             if not changed:
                 old, new = b'"model":' + _encode(model), b'"model":' + _encode(shown)
-                changed = data.count(old) != 1
+                changed = data.count(old) != 1 or data.count(b'"model"') != 1
                 if not changed:
                     data = data.replace(old, new)
                     return Frame(escape_separators(data))
@@ -343,7 +343,7 @@ class Whole:
         shown, model = self._shown, answer.get("model")
         if shown is not None and model != shown:
             old, new = b'"model":' + _encode(model), b'"model":' + _encode(shown)
-            if not changed and model is not None and frame.data.count(old) == 1:
+            if not changed and model is not None and frame.data.count(old) == frame.data.count(b'"model"') == 1:
                 data = frame.data.replace(old, new)
                 return Frame(data, b"", data)
             answer["model"] = shown

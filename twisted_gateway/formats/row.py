@@ -27,20 +27,41 @@ class Quick(Protocol):
 class Learnt(Protocol):
     """What is learnt of an answer on its way; the relay reads it."""
 
-    usage: Usage
-    text_bytes: int
-    """UTF-8 bytes of text (all channels) seen so far."""
-    complete: bool
-    """The dialect's own idea of a whole answer is fulfilled (`streaming.md` 10)."""
-    ended: bool
-    """The end marker was seen: nothing more will come."""
-    failure: Problem | None
-    """An error object came inside the stream; frames before it were given, none after it."""
-    provider_request_id: str | None
-    provider_model: str | None
-    finish_reason: str | None
-    noise: int
-    """Data events that were ignored because they are no part of the dialect."""
+    @property
+    def usage(self) -> Usage:
+        """Counters reported so far."""
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of text (all channels) seen so far."""
+
+    @property
+    def complete(self) -> bool:
+        """The dialect's own idea of a whole answer is fulfilled (`streaming.md` 10)."""
+
+    @property
+    def ended(self) -> bool:
+        """The end marker was seen: nothing more will come."""
+
+    @property
+    def failure(self) -> Problem | None:
+        """An error object came inside the stream; frames before it were given, none after it."""
+
+    @property
+    def provider_request_id(self) -> str | None:
+        """The id of the provider's object."""
+
+    @property
+    def provider_model(self) -> str | None:
+        """The model's name there."""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it ended, in the provider's word."""
+
+    @property
+    def noise(self) -> int:
+        """Data events that were ignored because they are no part of the dialect."""
 
 
 class Passage(Learnt, Tube, Protocol):
