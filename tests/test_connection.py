@@ -741,6 +741,15 @@ def test_a_refused_connection(clock, pool):
     assert clock.getDelayedCalls() == []
 
 
+def test_an_endpoint_that_cannot_be_made(clock, pool):
+    def endpoint(origin):
+        raise ValueError("no host name")
+
+    ask = Ask(Agent(clock, pool, endpoint, 5.0))
+    assert ask.failure.check(ValueError)
+    assert (len(pool.open), clock.getDelayedCalls()) == (0, [])
+
+
 def test_the_endpoint_is_asked_for_the_origin(clock, pool, endpoint):
     seen = []
     agent = Agent(clock, pool, lambda origin: seen.append(origin) or endpoint, None)

@@ -501,6 +501,25 @@ def test_a_stream_that_falls_silent():
 # Heartbeats and the commit
 
 
+def test_silence_behind_a_whole_answer_is_its_end():
+    house = House(stream_timeout_ms=5000)
+    ask, request = house.stream()
+    house.write(request, sse(ROLE, say("a"), STOP))
+    assert ask.got.reason is None, "usage and the end marker may still come"
+    house.advance(5.5)
+    assert ask.frames[-1] == "[DONE]"
+    assert len(house.provider.gone) == 1
+    assert house.settled("complete").attempt.ended_by == "complete"
+
+
+def test_noise_and_comments_before_the_first_event(house):
+    ask, request = house.stream()
+    house.write(request, b": hold on\n\ndata: ping\n\n" * 500 + sse(ROLE, say("a"), STOP)[:-1])
+    house.write(request, b"\n" + sse(b"[DONE]"))
+    assert len(ask.frames) == 4
+    assert house.settled("complete").frames == 4
+
+
 def test_a_silent_provider_gets_a_heartbeat_and_may_still_fail_in_the_stream():
     house = House(heartbeat=5.0)
     ask, request = house.stream()
@@ -599,6 +618,16 @@ def test_the_end_of_the_process(house):
     house.settled("broken")
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_end_of_the_process_while_the_provider_is_awaited(house, stream):
+    ask = house.ask(stream=stream)
+    house.gateway.end_all(shutting_down())
+    house.flush()
+    assert ask.response.code == 503
+    assert ask.json["error"]["type"] == "shutting_down"
+    assert house.settled("broken").status == 503
+
+
 # stream_options that a server does not know
 
 
@@ -617,6 +646,7 @@ def test_a_server_that_refuses_our_option_is_asked_again_without(house, status, 
     second.setHeader("content-type", "text/event-stream")
     house.write(second, sse(ROLE, STOP, b"[DONE]"))
     assert ask.frames[-1] == "[DONE]"
+    assert [attempt.kind for attempt in house.ledger.exchanges[0].attempts] == ["initial", "retry"]
     house.stream()
     assert "stream_options" not in house.provider.bodies[2], "remembered"
     house.clock.advance(601)

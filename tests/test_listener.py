@@ -1,5 +1,8 @@
 """Strict parsing, bounds and deadlines of callers' connections, byte by byte and by the clock."""
 
+import tracemalloc
+from types import SimpleNamespace
+
 import pytest
 from twisted.internet.task import Clock
 from twisted.web.resource import Resource
@@ -309,15 +312,36 @@ def test_a_refused_caller_gets_five_seconds_and_five_more(talk, clock):
 )
 def test_no_room_for_a_body(clock, resource, data):
     house = site(resource, clock, front(), request_body_limit_bytes=1000, body_budget_bytes=1000)
-    first = Talk(house).send(post(headers=HOST + b"content-length: 500\r\n", body=b"x"))
-    assert house.budget.used == 500
+    first = Talk(house).send(post(headers=HOST + b"content-length: 500\r\n", body=b"x" * 499))
+    assert house.budget.used == 499
     one = Talk(house).send(data)
     check_refused(one.answer(), 503, "gateway has no room for this request body now")
     assert one.answer().json["error"]["type"] == "overloaded"
     assert one.answer().headers["retry-after"] == "1"
+    assert house.budget.used == 499, "a refused body is dropped at once"
     one.leave()
     first.leave()
     assert house.budget.used == 0
+
+
+def test_a_promised_body_takes_no_room(clock, resource):
+    house = site(resource, clock, front(), body_budget_bytes=1000)
+    idle = [Talk(house).send(post(headers=HOST + b"content-length: 900\r\n", body=b"x")) for _ in range(9)]
+    assert house.budget.used == 9
+    assert Talk(house).send(counted(b"x" * 500)).answer().status == 200
+    assert all(one.wire.open for one in idle)
+
+
+def test_a_body_in_small_pieces_takes_no_more_memory(talk):
+    one = talk(request_body_limit_bytes=0, body_budget_bytes=0)
+    one.send(post(headers=HOST + b"transfer-encoding: chunked\r\n"))
+    tracemalloc.start()
+    for _ in range(100):
+        one.send(b"2\r\nab\r\n" * 1000)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 400_000
+    assert one.send(b"0\r\n\r\n").answer().body == b"POST / 200000"
 
 
 def test_room_is_held_until_the_answer_ends(clock, resource):
@@ -507,6 +531,19 @@ def test_a_pipelined_request_waits_for_the_answer_before_it(talk, resource):
     resource.waiting[0].write(b"ok")
     resource.waiting[0].finish()
     assert [said.body for said in one.answers()] == [b"ok", b"POST /next 0"]
+
+
+def test_whoever_writes_behind_an_answer_that_is_not_taken_waits(talk, resource):
+    one = talk().send(counted(b"", b"/wait") + counted(b"", b"/wait"))
+    one.channel.pauseProducing()  # the transport has as much as it takes
+    resource.waiting[0].finish()
+    asked = []
+    producer = SimpleNamespace(pauseProducing=lambda: asked.append("pause"), resumeProducing=lambda: asked.append("on"))
+    resource.waiting[1].registerProducer(producer, True)
+    assert asked == ["pause"]
+    one.channel.resumeProducing()
+    assert asked == ["pause", "on"]
+    resource.waiting[1].unregisterProducer()
 
 
 def test_a_caller_who_pipelines_much_is_cut_off(talk, resource):

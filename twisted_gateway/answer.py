@@ -172,16 +172,16 @@ class Answer:
         """Look for the first data event, frame by frame; what comes behind it is left unread."""
         if self._reader is None:
             self._reader = self._choose(data)
-        while data and not self.opened.called and not self._cut:
-            end = data.find(b"\n\n") + 2
-            piece, data = (data[:end], data[end:]) if end >= 2 else (data, b"")
+        at, by_frames = 0, isinstance(self._reader, Reader)
+        while at < len(data) and not self.opened.called and not self._cut:
+            begun, blank = at, data.find(b"\n\n", at) if by_frames else -1
+            at = blank + 2 if blank >= 0 else len(data)
             try:
-                frames = self._reader.received(piece)
+                frames = self._reader.received(data[begun:at])
             except TooLong as error:
                 self._refuse(undecodable(str(error)))
                 return
-            self._unread = data
-            self._first(frames)
+            self._first(frames, data, at)
 
     def _choose(self, data: bytes) -> Reader | WholeBody:
         """A body that begins like JSON is one, whatever its content type says."""
@@ -189,12 +189,13 @@ class Answer:
             return WholeBody(self._limits.max_body_bytes)
         return Reader(self._limits.max_event_bytes)
 
-    def _first(self, frames: list[Frame]) -> None:
-        """What the first data event is decides about the attempt."""
+    def _first(self, frames: list[Frame], data: bytes = b"", at: int = 0) -> None:
+        """What the first data event is decides about the attempt. Of `data` what is behind `at` is still unread."""
         for position, frame in enumerate(frames):
             verdict = self._format.judge(self._call, frame)
             if verdict is True:
                 self._frames = frames[position:]
+                self._unread = data[at:]
                 self.opened.callback(self)
                 if self._sink is None and self._released is None and not self._cut and not self._over:
                     self.pause()

@@ -604,6 +604,10 @@ class Agent:
         return self._connect(origin).addCallback(send)
 
     def _connect(self, origin: Origin) -> Deferred[Connection]:
+        try:
+            endpoint = self._endpoint(origin)
+        except Exception:  # a host that is no name
+            return fail()
         connection = Connection(self.pool, origin, origin.scheme == "https")
         self.pool.open.add(connection)
         late = False
@@ -614,7 +618,7 @@ class Agent:
             ready.cancel()
 
         timer = None if self._connect_timeout is None else self._clock.callLater(self._connect_timeout, give_up)
-        connecting = self._endpoint(origin).connect(_Factory(connection))
+        connecting = endpoint.connect(_Factory(connection))
 
         def done(result: Any) -> Any:
             if timer is not None and timer.active():

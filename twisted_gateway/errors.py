@@ -80,6 +80,13 @@ def shown(text: str) -> str:
     return raw[:_SHOWN_BYTES].decode("utf-8", "ignore") + "…"
 
 
+def without(problem: Problem, secret: str) -> Problem:
+    """`problem` with a credential blotted out wherever a provider's words quote it."""
+    fields = {name: getattr(problem, name) for name in ("message", "code", "param", "detail")}
+    clean = {name: text.replace(secret, "***") for name, text in fields.items() if text and secret in text}
+    return attrs.evolve(problem, **clean) if clean else problem
+
+
 def quoted(name: str) -> str:
     """A name as 403 and 404 texts show it: in double quotes, `"` and `\\` escaped."""
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')

@@ -10,7 +10,7 @@ import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
@@ -20,7 +20,7 @@ from twisted_gateway.answer import Answer
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.downstream import Downstream, HeadLines
-from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
+from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault, without
 from twisted_gateway.exchange import Attempt, Call, Exchange, Outcome, Policy, Target, Ticket
 from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.relay import Relay
@@ -54,6 +54,10 @@ class Gateway:
     running: set[Relay] = attrs.field(factory=set)
     in_flight: int = 0
     """Calls between arrival and settlement."""
+    _opening: set[Deferred[Answer]] = attrs.field(factory=set)
+    """Attempts without an open answer yet."""
+    _ending: Problem | None = None
+    """Why the process ends, once it does."""
     _no_usage: dict[str, float] = attrs.field(factory=dict)
     """Provider keys whose server refuses `stream_options`, and until when that is believed (`streaming.md` 3.1)."""
     _log: Logger = attrs.field(factory=Logger)
@@ -81,6 +85,8 @@ class Gateway:
             downstream.complain(failed.problem)
         except (CancelledError, GeneratorExit):
             outcome = Outcome.ABANDONED if downstream.gone else Outcome.BROKEN
+            if self._ending is not None:
+                downstream.complain(self._ending)
         except Exception as error:
             self._log.failure("call {id} failed in the gateway", id=exchange.id)
             downstream.complain(our_fault(repr(error)))
@@ -121,13 +127,17 @@ class Gateway:
             wait = deadlines(target.model, self.settings)
             way = providers.reach(target.model.provider_key, self.demo_base())
             road = roads.road(format, self.formats, call, target, way.family, self.bridge)
+            opening = Deferred.fromCoroutine(self._attempt(exchange, road, way, wait, downstream))
+            self._opening.add(opening)
             try:
-                answer = await self._attempt(exchange, road, way, wait, downstream)
+                answer = await opening
             except AttemptFailed as failed:
                 last = failed
                 if not failed.retryable or downstream.gone:
                     break
                 continue
+            finally:
+                self._opening.discard(opening)
             assert exchange.resolution is not None
             shown = routing.shown_name(call.model, exchange.resolution)
             letters = "".join(self.choose(_LETTERS, k=24))
@@ -168,7 +178,8 @@ class Gateway:
         """The only place where an upstream is opened."""
         call, target = road.call, road.target
         headers = providers.headers(exchange, target, way, sent.accept, road.native)
-        kind = "fallback" if exchange.attempts else "initial"
+        last = exchange.attempt
+        kind = "initial" if last is None else "retry" if last.target is target else "fallback"
         attempt = Attempt(len(exchange.attempts), kind, target, self.clock.seconds())
         exchange.attempts.append(attempt)
 
@@ -181,7 +192,8 @@ class Gateway:
         try:
             return await self.upstream.open(call, attempt, road.speaks, url, headers, sent, wait, accepted)
         except AttemptFailed as failed:
-            failed.problem = attempt.problem = providers.with_code(failed.problem, way.family)
+            problem = without(failed.problem, target.model.provider_key.api_key)
+            failed.problem = attempt.problem = providers.with_code(problem, way.family)
             attempt.ended_by = failed.problem.code or failed.problem.type
             raise
         except BaseException:
@@ -198,7 +210,10 @@ class Gateway:
         return []
 
     def end_all(self, problem: Problem) -> None:
-        """End every running answer by an error: the process is going away."""
+        """End every call by an error, whether it is answered already or not: the process is going away."""
+        self._ending = problem
+        for opening in tuple(self._opening):
+            opening.cancel()
         for relay in tuple(self.running):
             relay.cut(problem, Outcome.BROKEN)
 

@@ -50,9 +50,13 @@ class Budget:
     limit: int
     used: int = 0
 
+    def has_room(self, size: int) -> bool:
+        """Whether `size` more bytes would fit."""
+        return not self.limit or self.used + size <= self.limit
+
     def take(self, size: int) -> bool:
         """Reserve `size` bytes; False when there is no room."""
-        if self.limit and self.used + size > self.limit:
+        if not self.has_room(size):
             return False
         self.used += size
         return True
@@ -83,7 +87,7 @@ class Request(server.Request):
 
     def __init__(self, channel: Any, *args: Any, **kw: Any) -> None:
         super().__init__(channel, *args, **kw)
-        self._pieces: list[bytes] = []
+        self._data = bytearray()
         self._size = 0
         self._reserved = 0
 
@@ -92,7 +96,7 @@ class Request(server.Request):
         self.content = None
 
     def reserve(self, size: int) -> bool:
-        """Take room for `size` more bytes of body."""
+        """Take room for `size` bytes of body that have come."""
         if not self.channel.site.budget.take(size):
             return False
         self._reserved += size
@@ -107,18 +111,18 @@ class Request(server.Request):
         limit = channel.site.bounds.request_body_limit_bytes
         if limit and self._size > limit:
             channel.refuse(too_large(limit))
-        elif self._size > self._reserved and not self.reserve(self._size - self._reserved):
+        elif not self.reserve(len(data)):
             channel.refuse(no_room())
         else:
-            self._pieces.append(data)
+            self._data += data
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The request is whole: render it."""
         self.method, self.uri, self.clientproto = command, path, version
         self.path = path.partition(b"?")[0]
         self.args = {}
-        self.body = b"".join(self._pieces)
-        self._pieces.clear()
+        self.body = bytes(self._data)
+        self._data.clear()
         self.process()
 
     def process(self) -> None:
@@ -151,9 +155,13 @@ class Request(server.Request):
 
     def connectionLost(self, reason: Failure) -> None:
         """The caller has left."""
-        self._release()
-        self._pieces.clear()
+        self.drop()
         _lost(self, reason)
+
+    def drop(self) -> None:
+        """Nobody wants what has come of the body."""
+        self._data.clear()
+        self._release()
 
     def _release(self) -> None:
         reserved, self._reserved = self._reserved, 0
@@ -182,7 +190,7 @@ class Channel(http.HTTPChannel):
         self.totalHeadersSize = self.MAX_LENGTH = bounds.max_header_bytes
         self.written = 0
         self.taken = 0
-        self.taken_at = 0.0
+        self.taken_at = self.site.clock.seconds()
         self.began = 0.0
         self.samples: deque[int] = deque(maxlen=_RATE_WINDOW + 1)
         super().connectionMade()
@@ -290,7 +298,7 @@ class Channel(http.HTTPChannel):
         limit = self.site.bounds.request_body_limit_bytes
         if length and limit and length > limit:
             return too_large(limit)
-        if length and not request.reserve(length):
+        if length and not self.site.budget.has_room(length):  # room is taken by what comes, not by what is promised
             return no_room()
         return None
 
@@ -323,6 +331,8 @@ class Channel(http.HTTPChannel):
         self.site.note_receiving(self, False)
         self.setTimeout(None)
         request = self.requests[-1] if self.requests else None
+        if request is not None:
+            request.drop()
         path = getattr(self, "_path", b"/").partition(b"?")[0]
         self.write(self.site.refusal(problem, getattr(self, "_command", b""), path, request))
         self._linger = self.site.clock.callLater(_DRAIN_SECONDS, self._end)
@@ -332,6 +342,12 @@ class Channel(http.HTTPChannel):
         self.loseConnection()
 
     # Writing, counted
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Whoever writes behind an answer that the caller has not taken yet waits from the beginning."""
+        super().registerProducer(producer, streaming)
+        if self._waitingForTransport:
+            producer.pauseProducing()
 
     def write(self, data: bytes) -> None:
         """Bytes to the caller."""

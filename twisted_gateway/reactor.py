@@ -40,8 +40,7 @@ class FlushingReactor(EPollReactor):
         """Every reader and writer, which are forgotten."""
         noted = list(self._noted)
         self._noted.clear()
-        self._blocked.clear()
-        found = super().removeAll()
+        found = super().removeAll()  # by `removeWriter`, which must know the blocked ones
         return [*found, *(one for one in noted if one not in found)]
 
     def getWriters(self) -> list[Any]:

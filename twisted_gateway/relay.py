@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import Answer
 from twisted_gateway.downstream import Downstream, HeadLines
-from twisted_gateway.errors import Problem, StrayFrame, broken_off, timed_out, undecodable
+from twisted_gateway.errors import Problem, StrayFrame, broken_off, timed_out, undecodable, without
 from twisted_gateway.exchange import Attempt, Exchange, Outcome
 from twisted_gateway.formats.row import Passage
 from twisted_gateway.line import Batch, Line
@@ -63,6 +63,8 @@ class Relay:
         if self._alarm is not None and not self._downstream.paused:
             self._alarm.set(self._silence)
         self._answer.join(self)
+        if self._downstream.paused and not self._over:  # joining goes on reading
+            self._answer.pause()
         return self.done
 
     # Sink of the answer
@@ -165,7 +167,7 @@ class Relay:
 
     def _broken(self, problem: Problem, outcome: Outcome | None = None) -> None:
         self._answer.cut()
-        self._attempt.problem = problem
+        problem = self._attempt.problem = without(problem, self._attempt.target.model.provider_key.api_key)
         own = getattr(self._passage, "complaint", None)
         self._downstream.complain(problem, own(problem) if own is not None and self._stream else None)
         if outcome is None:
@@ -173,6 +175,11 @@ class Relay:
         self._end(outcome)
 
     def _silent(self) -> None:
+        if self._passage.complete:  # the answer is whole, only its end marker did not come (section 10)
+            self._answer.cut()
+            self._write(self._line.stopped(True))
+            self._complete()
+            return
         self._broken(timed_out("silence_timeout", self._silence * 1000))
 
     def _abandoned(self) -> None:

@@ -345,7 +345,8 @@ class House(MultiService):
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
-        """Close listeners and connections; the last lines are written."""
+        """Close listeners and connections, ending what still runs; the last lines are written."""
+        self.gateway.end_all(shutting_down())
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
         for pool in self._pools:
             pool.close()

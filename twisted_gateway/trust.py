@@ -10,10 +10,13 @@ from typing import Any
 
 import attrs
 from OpenSSL import SSL, crypto
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from service_identity.pyopenssl import extract_patterns
 from twisted.internet import ssl
 from twisted.internet._sslverify import IOpenSSLTrustRoot
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_gateway.config.resources import ProviderTls
@@ -67,10 +70,15 @@ class Endpoints:
             more.append(own.ca_cert.encode("ascii", "replace"))
         for pem in more:
             _certificates(pem)
-        self._roots = TrustRoots(tuple(more))
         self._verify = boot.verify and (own is None or own.verify)
-        self._identity = _identity(boot)
-        self._contexts: dict[str, Any] = {}
+        key, certificate, chain = _identity(boot)
+        self._options = ssl.CertificateOptions(
+            privateKey=key,
+            certificate=certificate,
+            extraCertChain=chain or None,
+            trustRoot=TrustRoots(tuple(more)) if self._verify else None,
+            acceptableProtocols=[b"http/1.1"],
+        )
 
     def __call__(self, origin: Origin) -> IStreamClientEndpoint:
         """Where to connect to; names are looked up for each connection."""
@@ -81,54 +89,63 @@ class Endpoints:
         else:
             kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
             endpoint = kind(self._reactor, origin.host, origin.port, timeout=_NO_LIMIT)
-        return wrapClientTLS(self._context(origin.host), endpoint) if origin.scheme == "https" else endpoint
-
-    def _context(self, host: str) -> Any:
-        context = self._contexts.get(host)
-        if context is None:
-            context = ssl.optionsForClientTLS(
-                host,
-                trustRoot=self._roots,
-                clientCertificate=self._identity,
-                acceptableProtocols=[b"http/1.1"],
-            )
-            if not self._verify:
-                context = unverified(host, self._identity)
-            self._contexts[host] = context
-        return context
-
-
-def unverified(host: str, identity: ssl.PrivateCertificate | None) -> Any:
-    """A client context that accepts any certificate (`verify: false`); the name is still sent."""
-    options = ssl.CertificateOptions(
-        privateKey=None if identity is None else identity.privateKey.original,
-        certificate=None if identity is None else identity.original,
-        acceptableProtocols=[b"http/1.1"],
-    )
-    return _NameOnly(host, options)
+        if origin.scheme == "https":
+            return wrapClientTLS(ServerName(origin.host, self._options, self._verify), endpoint)
+        return endpoint
 
 
 @implementer(IOpenSSLClientConnectionCreator)
-class _NameOnly:
-    """Sends the server name, checks nothing."""
+class ServerName:
+    """Makes the TLS side of connections to one host: sends its name and, if told so, checks the certificate for it.
 
-    def __init__(self, host: str, options: ssl.CertificateOptions) -> None:
-        self._host = host
+    `ssl.optionsForClientTLS` will not do: it lets a certificate pass whose names it cannot read, or that has none
+    (Twisted 26.10). Here nothing passes but a match.
+    """
+
+    def __init__(self, host: str, options: ssl.CertificateOptions, verify: bool) -> None:
         self._options = options
+        self._verify = verify
+        try:
+            ip_address(host)
+        except ValueError:
+            self._wanted: Any = DNS_ID(host)
+            self._sent: bytes | None = self._wanted.hostname
+        else:
+            self._wanted = IPAddress_ID(host)
+            self._sent = None  # addresses are no server names (RFC 6066)
 
     def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         """See `IOpenSSLClientConnectionCreator`."""
-        connection = SSL.Connection(self._options.getContext(), None)
-        connection.set_tlsext_host_name(self._host.encode("idna"))
+        connection: SSL.Connection = self._options.clientConnectionForTLS(protocol)
+        connection.set_app_data(protocol)
+        if self._sent is not None:
+            connection.set_tlsext_host_name(self._sent)
+        if self._verify:
+            connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._check)
         return connection
 
+    def _check(self, connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+        """OpenSSL's question about each certificate of the chain; the one at depth 0 is the host's own."""
+        if depth or not ok:
+            return bool(ok)
+        try:
+            verify_service_identity(extract_patterns(certificate), [self._wanted], [])
+        except Exception:  # what is raised in here would be lost
+            connection.get_app_data().failVerification(Failure())
+            return False
+        return True
 
-def _identity(boot: UpstreamTls) -> ssl.PrivateCertificate | None:
+
+def _identity(boot: UpstreamTls) -> tuple[crypto.PKey | None, crypto.X509 | None, list[crypto.X509]]:
+    """The gateway's own key, certificate and the certificates between it and a root, for providers who ask."""
     if not boot.client_cert_file or not boot.client_key_file:
-        return None
-    pem = Path(boot.client_cert_file).read_bytes() + b"\n" + Path(boot.client_key_file).read_bytes()
-    identity: ssl.PrivateCertificate = ssl.PrivateCertificate.loadPEM(pem)
-    return identity
+        return None, None, []
+    certificate, *chain = _certificates(Path(boot.client_cert_file).read_bytes())
+    try:
+        key = crypto.load_privatekey(crypto.FILETYPE_PEM, Path(boot.client_key_file).read_bytes())
+    except crypto.Error as error:
+        raise ValueError(f"not a PEM private key: {error}") from None
+    return key, certificate, chain
 
 
 def tuner(boot: Upstream) -> Callable[[Any], None]:

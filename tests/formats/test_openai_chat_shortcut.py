@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from twisted_gateway.formats import openai_chat
+from twisted_gateway.formats import openai_chunks
 from twisted_gateway.formats.shortcut import Shortcuts
 from twisted_gateway.wire.sse import Frame, Reader, encode
 
@@ -201,13 +201,13 @@ def test_shortcuts_change_nothing_in_recordings(recording, usage_shown):
 def decoded(monkeypatch):
     """Counts decodes of JSON."""
     counted = []
-    real = openai_chat._decode
+    real = openai_chunks.read
 
     def counting(data):
         counted.append(data)
         return real(data)
 
-    monkeypatch.setattr(openai_chat, "_decode", counting)
+    monkeypatch.setattr(openai_chunks, "read", counting)
     return counted
 
 

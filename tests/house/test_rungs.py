@@ -35,11 +35,14 @@ ALLOWED: dict[tuple[str, ...], tuple[str, ...]] = {
     NOUNS: ("attrs",),
     KNOWLEDGE: (*_DATA, "prometheus_client"),
     JUDGEMENT: (*_DATA, *_QUIET, "zope.interface", "constantly", "re2"),
-    MOTION: (*_DATA, "twisted", "zope.interface", "treq", "yaml", "OpenSSL"),
+    MOTION: (*_DATA, "twisted", "zope.interface", "treq", "yaml", "OpenSSL", "service_identity"),
     TRUNK: (*_DATA, *_QUIET, "twisted.web.iweb"),
     DOORS: (*_DATA, *_QUIET, "twisted.web", "klein", "werkzeug"),
 }
 """What each rung may use beyond the standard library and the rungs below it."""
+
+DIALECTS = ("openai_chat", "openai_completions", "openai_responses", "anthropic", "opaque")
+"""Their modules in `formats` begin with these names; what begins otherwise is for all of them."""
 
 MAY_NAME_THE_REACTOR = ("tap", "command", "reactor", "workers")
 
@@ -94,6 +97,22 @@ def test_uses_only_what_its_rung_may(name: str, path: Path) -> None:
         and not inside(module, ALLOWED[places])
     }
     assert not odd, f"{name} may not import {sorted(odd)}"
+
+
+def dialect(module: str) -> str | None:
+    stem = module.removeprefix("twisted_gateway.").removeprefix("formats.").partition(".")[0]
+    return next((name for name in DIALECTS if stem.startswith(name)), None)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "formats").glob("*.py")), ids=lambda path: path.stem)
+def test_a_format_never_imports_another(path: Path) -> None:
+    own = dialect(path.stem)
+    met = {
+        dialect(module.removeprefix("twisted_gateway."))
+        for module in imported(path)
+        if module.startswith("twisted_gateway.formats.")
+    }
+    assert met <= {None, own}
 
 
 def test_only_the_root_names_the_reactor() -> None:

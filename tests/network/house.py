@@ -214,7 +214,7 @@ class Running:
             await gatherResults([caller.reset() for caller in self.callers if not caller.closed])
             await self.house.stopService()
             globalLogPublisher.removeObserver(self.trouble)
-        await until(lambda: self._held() <= self._before, lambda: f"left: {self._held() - self._before}", 2.0)
+        await until(lambda: self._held() <= self._before, lambda: f"left: {self._held() - self._before}", 0.8)
         assert not self.pool.open
         assert not self.pool.idle
 

@@ -266,3 +266,16 @@ async def test_a_stalled_caller_who_leaves_frees_its_provider(provider: Scripted
     await caller.reset()
     await provider.connections[0].when_closed()
     assert (await running.when_records(1))[0]["outcome"] == "abandoned"
+
+
+@ensureDeferred
+async def test_a_first_write_that_is_still_under_way_is_no_stall(provider: ScriptedProvider, start: Starter) -> None:
+    """The look at who takes nothing may come between a connection's first write and its going out."""
+    running = start()
+    caller = await running.open()
+    await until(lambda: bool(running.site.channels), lambda: "no connection")
+    (channel,) = running.site.channels
+    REACTOR.callLater(0, channel.write, b"HTTP/1.1 200 OK\r\n")
+    running.site._stall_call.reset(0)
+    await caller.when(lambda seen: bool(seen.reads) or seen.closed)
+    assert not caller.closed

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 
-from twisted_gateway.errors import Problem, StrayFrame, undecodable
-from twisted_gateway.exchange import Call, Headers, Target, Usage
+from twisted_gateway.errors import StrayFrame
+from twisted_gateway.exchange import Call, Headers, Target
 from twisted_gateway.formats import openai_body, openai_errors
 from twisted_gateway.formats.complaints import OPENAI
+from twisted_gateway.formats.openai_chunks import DONE as DONE
+from twisted_gateway.formats.openai_chunks import ChunkTube, WholeTube, judge, loads
 from twisted_gateway.formats.openai_delta import Choice
-from twisted_gateway.formats.openai_usage import read_usage
 from twisted_gateway.formats.row import Format, Passage, Sent
-from twisted_gateway.formats.shortcut import Shortcuts, Taken
-from twisted_gateway.wire.sse import Frame, escape_separators
+from twisted_gateway.wire.sse import Frame
 
-DONE = Frame(b"[DONE]", b"", b"data: [DONE]\n\n")
-_PREAMBLE = {"id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "usage", "obfuscation"}
-_ESCAPE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.")
-"""Escapes in JSON strings; the group is half a surrogate pair, of which some servers send one in each chunk."""
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -50,31 +44,10 @@ def sent(call: Call, target: Target, ask_usage: bool) -> Sent:
     return Sent("/chat/completions", body, accept, asked)
 
 
-def judge(call: Call, frame: Frame) -> Problem | bool:
-    """Whether a first event begins the answer, is noise, or is an error (`streaming.md` 7 and 11.2)."""
-    data = frame.data.strip()
-    if call.stream and data == b"[DONE]":
-        return True
-    if call.stream and data[:1] not in (b"{", b"["):
-        return False
-    try:
-        answer = _loads(data)
-    except StrayFrame as stray:
-        return undecodable(str(stray), detail=repr(data[:200]))
-    if not isinstance(answer, dict):
-        return False if call.stream else undecodable("not a JSON object")
-    problem = openai_errors.in_band(answer)
-    if problem is not None:
-        return openai_errors.before_commit(problem, answer)
-    if "choices" not in answer:
-        return False if call.stream else undecodable("no choices in it")
-    return True
-
-
 def unfolded(body: bytes) -> list[Frame]:
     """A whole answer as chunks, for a provider that answered JSON though a stream was asked."""
     try:
-        return _unfolded(_loads(body))
+        return _unfolded(loads(body))
     except (AttributeError, TypeError, ValueError):
         raise StrayFrame("its choices are not those of a chat completion") from None
 
@@ -96,275 +69,25 @@ def _unfolded(answer: dict[str, Any]) -> list[Frame]:
     return [*(Frame(_encode(chunk)) for chunk in chunks), DONE]
 
 
-def _loads(data: bytes) -> Any:
-    """JSON, see `_read`."""
-    return _read(data)[0]
+class Chunks(ChunkTube):
+    """The chunks of one streamed answer."""
+
+    kind = "chat.completion.chunk"
+    prefix = "chatcmpl-"
+
+    def new_choice(self) -> Choice:
+        """See `ChunkTube`."""
+        return Choice()
 
 
-def _read(data: bytes) -> tuple[Any, bytes]:
-    """JSON and its bytes, broken UTF-8 and halves of surrogate pairs replaced; raises `StrayFrame` for anything else."""
-    try:
-        return _decode(data), data
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        data = _ESCAPE.sub(_paired, data.decode("utf-8", "replace").encode())
-        try:
-            return _decode(data), data
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise StrayFrame(str(error)) from None
+class Whole(WholeTube):
+    """The one frame of an answer that is not streamed; a missing `usage` is zeros, as the peer has it."""
 
+    adds_usage = True
 
-def _paired(escape: re.Match[bytes]) -> bytes:
-    return rb"\ufffd" if escape[1] else escape[0]
-
-
-class Chunks:
-    """The chunks of one streamed answer, with the edits of `streaming.md` 15.1 and 15.2.
-
-    `shown` is the model's name for the caller, or None to keep the provider's. Most chunks differ from the one
-    before in a text alone: those go through `shortcuts`, by comparing bytes; all others are decoded, edited, and
-    encoded again only when more than the name changed.
-    """
-
-    held = 0
-
-    def __init__(self, call: Call, target: Target, shown: str | None, now: float, letters: str) -> None:
-        self.usage = Usage()
-        self.text_bytes = 0
-        self.complete = False
-        self.ended = False
-        self.failure: Problem | None = None
-        self.provider_request_id: str | None = None
-        self.provider_model: str | None = None
-        self.finish_reason: str | None = None
-        self.noise = 0
-        self._usage_shown = call.usage_shown
-        self._shown = shown
-        self._id = f"chatcmpl-{letters}"
-        self._created = 0
-        self._now = int(now)
-        self._choices: dict[int, Choice] = {}
-        self._reasoning_field = target.model.provider_key.response.reasoning_field
-        self._shortcuts = Shortcuts()
-
-    def take(self, data: bytes) -> Taken | None:
-        """The frames of a known shape that `data` begins with, as they go out; else None, and nothing has happened."""
-        if self.ended or self.failure is not None:
-            return None
-        taken = self._shortcuts.take(data)
-        if taken is not None:
-            self.text_bytes += taken.text_bytes
-        return taken
-
-    def received(self, frames: list[Frame]) -> list[Frame]:
-        """The caller's frames for these of the provider; none after the end marker or an error."""
-        out: list[Frame] = []
-        for frame in frames:
-            if self.ended or self.failure is not None:
-                break
-            try:
-                edited = self._edited(frame)
-            except StrayFrame as stray:  # the frames before it are good
-                self.failure = undecodable(str(stray))
-                break
-            if edited is not None:
-                out.append(edited)
-        return out
-
-    def stopped(self, clean: bool) -> list[Frame]:
-        """`[DONE]`, once, after a whole answer."""
-        return [DONE] if clean else []
-
-    def _edited(self, frame: Frame) -> Frame | None:
-        data = frame.data.strip()
-        if data[:1] != b"{":
-            if data == b"[DONE]":
-                self.ended = self.complete = True
-            elif data[:1] == b"[":
-                _loads(data)
-                self.noise += 1
-            elif data:
-                self.noise += 1
-            return None
-        chunk, sound = _read(data)
-        if sound is not data:
-            frame, data = Frame(sound), sound
-        self.failure = openai_errors.in_band(chunk)
-        if self.failure is not None:
-            read_usage(self.usage, chunk.get("usage"))
-            return None
-        if "choices" not in chunk:
-            self.noise += 1
-            return None
-        text_before = self.text_bytes
-        changed = self._edit(chunk)
-        if changed is None:
-            return None
-        made = self._written(frame, data, chunk, changed)
-        if self.text_bytes != text_before:
-            self._shortcuts.learn(frame, made, chunk)
-        return made
-
-    def _edit(self, chunk: dict[str, Any]) -> bool | None:
-        """Edits in place. True when more than the name changed, None when the caller must not see the chunk."""
-        changed = self._edit_envelope(chunk)
-        choices = chunk["choices"]
-        if not isinstance(choices, list):
-            choices = chunk["choices"] = []
-            changed = True
-        for position, choice in enumerate(choices):
-            if not isinstance(choice, dict):
-                raise StrayFrame(f"choices[{position}] is not an object")
-            changed = self._edit_choice(choice) or changed
-        self.complete = bool(self._choices) and all(seen.finished for seen in self._choices.values())
-        return self._edit_usage(chunk, choices, changed)
-
-    def _edit_envelope(self, chunk: dict[str, Any]) -> bool:
-        changed = False
-        given = chunk.get("id")
-        if isinstance(given, str) and given:
-            self._id = given
-            if self.provider_request_id is None:
-                self.provider_request_id = given
-        else:
-            chunk["id"] = self._id
-            changed = True
-        if chunk.get("object") != "chat.completion.chunk":
-            chunk["object"] = "chat.completion.chunk"
-            changed = True
-        created = chunk.get("created")
-        if not self._created:
-            positive = isinstance(created, int) and not isinstance(created, bool) and created > 0
-            self._created = created if positive and created is not None else self._now
-        if created != self._created:
-            chunk["created"] = self._created
-            changed = True
-        if "error" in chunk:  # a falsy one: the SDKs look at the member's name only
-            del chunk["error"]
-            changed = True
-        model = chunk.get("model")
-        if self.provider_model is None and isinstance(model, str) and model:
-            self.provider_model = model
-        if not isinstance(model, str) or (not model and self._shown is None):
-            chunk["model"] = self._shown or self.provider_model or ""
-            changed = True
-        return changed
-
-    def _edit_choice(self, choice: dict[str, Any]) -> bool:
-        index = choice.get("index")
-        changed = False
-        if not isinstance(index, int) or isinstance(index, bool):
-            index = choice["index"] = 0
-            changed = True
-        state = self._choices.get(index)
-        if state is None:
-            state = self._choices[index] = Choice()
-        changed = state.edit(choice, self._reasoning_field) or changed
-        self.text_bytes += state.text_bytes
-        if state.finish_reason is not None and (index == 0 or self.finish_reason is None):
-            self.finish_reason = state.finish_reason
-        return changed
-
-    def _edit_usage(self, chunk: dict[str, Any], choices: list[Any], changed: bool) -> bool | None:
-        usage = chunk.get("usage")
-        if not usage and "x_groq" in chunk and isinstance(chunk["x_groq"], dict):
-            read_usage(self.usage, chunk["x_groq"].get("usage"))
-        read_usage(self.usage, usage)
-        silent = all(self._choices[choice["index"]].silent(choice) for choice in choices)
-        if isinstance(usage, dict) and silent:
-            if not self._usage_shown:
-                return None
-            if choices:
-                chunk["choices"] = []
-                return True
-            return changed
-        if usage is None and "usage" in chunk and not self._usage_shown:
-            del chunk["usage"]
-            changed = True
-        if not choices and chunk.keys() <= _PREAMBLE:
-            return None
-        return changed
-
-    def _written(self, frame: Frame, data: bytes, chunk: dict[str, Any], changed: bool) -> Frame:
-        """The frame for an edited chunk: spliced where only the name differs, else encoded anew."""
-        shown = self._shown
-        model = chunk.get("model")
-        if shown is not None and model != shown:
-            if not changed:
-                old, new = b'"model":' + _encode(model), b'"model":' + _encode(shown)
-                changed = data.count(old) != 1 or data.count(b'"model"') != 1
-                if not changed:
-                    data = data.replace(old, new)
-                    return Frame(escape_separators(data))
-            chunk["model"] = shown
-        if changed:
-            return Frame(escape_separators(_encode(chunk)))
-        if frame.raw is not None and not frame.event and frame.raw.isascii():
-            return frame
-        return Frame(escape_separators(data))
-
-
-class Whole:
-    """The one frame of an answer that is not streamed (`streaming.md` 15.5): name restamped, the rest kept."""
-
-    held = 0
-    noise = 0
-
-    def __init__(self, shown: str | None) -> None:
-        self.usage = Usage()
-        self.text_bytes = 0
-        self.complete = False
-        self.ended = False
-        self.failure: Problem | None = None
-        self.provider_request_id: str | None = None
-        self.provider_model: str | None = None
-        self.finish_reason: str | None = None
-        self._shown = shown
-
-    def received(self, frames: list[Frame]) -> list[Frame]:
-        """The body as the caller gets it."""
-        return [self._edited(frame) for frame in frames]
-
-    def stopped(self, clean: bool) -> list[Frame]:
-        """Nothing: the body is its own end."""
-        return []
-
-    def _edited(self, frame: Frame) -> Frame:
-        answer, data = _read(frame.data)
-        if data is not frame.data:
-            frame = Frame(data, b"", data)
-        self._learn(answer)
-        changed = False
-        if not isinstance(answer.get("usage"), dict):
-            answer["usage"] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-            changed = True
-        if "error" in answer:
-            del answer["error"]
-            changed = True
-        shown, model = self._shown, answer.get("model")
-        if shown is not None and model != shown:
-            old, new = b'"model":' + _encode(model), b'"model":' + _encode(shown)
-            if not changed and model is not None and frame.data.count(old) == frame.data.count(b'"model"') == 1:
-                data = frame.data.replace(old, new)
-                return Frame(data, b"", data)
-            answer["model"] = shown
-            changed = True
-        data = _encode(answer) if changed else frame.data
-        return Frame(data, b"", data)
-
-    def _learn(self, answer: dict[str, Any]) -> None:
-        self.complete = self.ended = True
-        read_usage(self.usage, answer.get("usage"))
-        given, model = answer.get("id"), answer.get("model")
-        self.provider_request_id = given if isinstance(given, str) else None
-        self.provider_model = model if isinstance(model, str) else None
-        choices = answer.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if not isinstance(choice, dict):
-                continue
-            self.text_bytes += Choice().measured(choice.get("message"))
-            reason = choice.get("finish_reason")
-            if self.finish_reason is None and isinstance(reason, str):
-                self.finish_reason = reason
+    def measured(self, choice: dict[str, Any]) -> int:
+        """See `WholeTube`."""
+        return Choice().measured(choice.get("message"))
 
 
 def passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:

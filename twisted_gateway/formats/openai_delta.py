@@ -9,6 +9,12 @@ import attrs
 from twisted_gateway.errors import StrayFrame
 
 
+MOST = 1024
+"""Choices of an answer, and tool calls of a choice: what is remembered of each must not grow without end."""
+
+_LONGEST_PART = 1024
+
+
 @attrs.define
 class ToolCall:
     """What was already sent of one tool call: parts that are not to be sent again, as accumulators join them."""
@@ -113,6 +119,8 @@ class Choice:
         tool = self._tools.get(index)
         first = tool is None
         if tool is None:
+            if len(self._tools) >= MOST:
+                raise StrayFrame(f"more than {MOST} tool calls")
             tool = self._tools[index] = ToolCall()
         function = call.get("function")
         for name, holder in (("id", call), ("type", call), ("name", function)):
@@ -131,7 +139,7 @@ def _sent_once(tool: ToolCall, name: str, holder: dict[str, Any], first: bool) -
         del holder[name]
         return True
     if isinstance(value, str):
-        setattr(tool, name, value if sent is None else sent + value)
+        setattr(tool, name, value if sent is None else (sent + value)[:_LONGEST_PART])
     return False
 
 

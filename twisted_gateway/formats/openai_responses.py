@@ -11,10 +11,10 @@ import msgspec
 from twisted_gateway.config.resources import Model
 from twisted_gateway.errors import Problem, StrayFrame, bad_request, undecodable
 from twisted_gateway.exchange import Call, Headers, Target, Usage
-from twisted_gateway.formats import openai_body, openai_errors
+from twisted_gateway.formats import bodies, openai_body, openai_errors
 from twisted_gateway.formats.complaints import OPENAI, Complaints
 from twisted_gateway.formats.openai_responses_encoder import ResponsesEncoder
-from twisted_gateway.formats.openai_responses_events import error_frame, loads, read_usage, sound
+from twisted_gateway.formats.openai_responses_events import error_frame, read_usage
 from twisted_gateway.formats.openai_responses_prompt import prompt
 from twisted_gateway.formats.openai_responses_unfold import unfolded
 from twisted_gateway.formats.row import Format, Passage, Sent
@@ -60,24 +60,17 @@ _decode_response = msgspec.json.Decoder(_Response).decode
 
 def read_call(body: bytes, headers: Headers) -> Call:
     """The call in a request body; raises `Refused` with the 400s of `streaming.md` section 2."""
-    found = openai_body.members(body, headers)
-    model = _plain(found.get("model"))
+    found = bodies.members(body, headers)
+    model = bodies.plain(found.get("model"))
     if not isinstance(model, str):
-        openai_body.refuse("`model` field missing", "model")
-    stream = _plain(found.get("stream"))
+        bodies.refuse("`model` field missing", "model")
+    stream = bodies.plain(found.get("stream"))
     if stream is not None and not isinstance(stream, bool):
         del found["stream"]  # ignored, also by the provider
     return Call(model=model, stream=stream is True, body=body, prompt_bytes=_prompt_bytes(found), extra=found)
 
 
-def _plain(raw: msgspec.Raw | None) -> Any:
-    try:
-        return None if raw is None else msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
-def _prompt_bytes(found: openai_body.Members) -> int:
+def _prompt_bytes(found: bodies.Members) -> int:
     """UTF-8 bytes of the text the model will read, for an estimate (`streaming.md` 14.2)."""
     read = [found.get("instructions", _NULL)]
     given = found.get("input", _NULL)
@@ -105,9 +98,9 @@ def judge(call: Call, frame: Frame) -> Problem | bool:
     if call.stream and (data[:1] not in (b"{", b"[") or data == b"[DONE]"):
         return False
     try:
-        answer = loads(data)
+        answer, _ = bodies.read(data)
     except StrayFrame as stray:
-        return undecodable(str(stray), detail=repr(data[:200]))
+        return undecodable(str(stray))
     if not isinstance(answer, dict):
         return False if call.stream else undecodable("not a JSON object")
     facts = _error_facts(answer)
@@ -195,7 +188,7 @@ class Events:
         data = frame.data.strip()
         if data[:1] != b"{":
             if data[:1] == b"[" and data != b"[DONE]":
-                loads(data)
+                bodies.read(data)
             self.noise += data not in (b"", b"[DONE]")
             return None
         frame, event = _read(frame)
@@ -213,10 +206,10 @@ class Events:
         if kind.endswith(".delta"):
             text = bytes(event.delta)
             if text[:1] == b'"' and kind != "response.audio.delta":
-                self.text_bytes += openai_body.text_bytes(text)
+                self.text_bytes += bodies.text_bytes(text)
             return
         if kind == "error" or event.error:
-            self._complained(loads(data))
+            self._complained(bodies.read(data)[0])
         elif kind in _TERMINAL:
             self._ended(kind, event)
         elif self.provider_request_id is None:
@@ -264,7 +257,7 @@ class Whole:
     def received(self, frames: list[Frame]) -> list[Frame]:
         """The body as it came."""
         for frame in frames:
-            self._learn(loads(frame.data))
+            self._learn(bodies.read(frame.data)[0])
         return frames
 
     def stopped(self, clean: bool) -> list[Frame]:
@@ -277,7 +270,9 @@ class Whole:
         given, model = answer.get("id"), answer.get("model")
         self.provider_request_id = given if isinstance(given, str) else None
         self.provider_model = model if isinstance(model, str) else None
-        self.finish_reason = _finish_reason(_Response(status=answer.get("status"), incomplete_details=answer.get("incomplete_details")))
+        self.finish_reason = _finish_reason(
+            _Response(status=answer.get("status"), incomplete_details=answer.get("incomplete_details"))
+        )
         output = answer.get("output")
         self.text_bytes = sum(map(_measured, output)) if isinstance(output, list) else 0
 
@@ -294,10 +289,8 @@ def _read(frame: Frame) -> tuple[Frame, _Event]:
     try:
         return frame, _decode_event(data)
     except (msgspec.DecodeError, RecursionError):
-        try:
-            return frame, _decode_event(sound(data))
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise StrayFrame(str(error)) from None
+        _, data = bodies.read(data)
+        return frame, _decode_event(data)
 
 
 def _named(frame: Frame, name: bytes) -> Frame:
@@ -311,12 +304,12 @@ def _named(frame: Frame, name: bytes) -> Frame:
 
 
 def _response(raw: bytes) -> _Response:
-    for data in (raw, sound(raw)):
-        try:
-            return _decode_response(data)
-        except (msgspec.DecodeError, RecursionError):
-            continue
-    return _Response()
+    if raw[:1] != b"{":
+        return _Response()
+    try:
+        return _decode_response(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return _decode_response(bodies.read(raw)[1])
 
 
 def _finish_reason(response: _Response) -> str | None:
@@ -333,9 +326,8 @@ def _measured(value: Any) -> int:
         return sum(map(_measured, value))
     if not isinstance(value, dict):
         return 0
-    texts = (value.get(name) for name in ("text", "refusal", "arguments", "input"))
     inner = sum(_measured(value.get(name)) for name in ("content", "summary"))
-    return inner + sum(len(text.encode("utf-8", "replace")) for text in texts if isinstance(text, str))
+    return inner + sum(bodies.size(value.get(name)) for name in ("text", "refusal", "arguments", "input"))
 
 
 def passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:

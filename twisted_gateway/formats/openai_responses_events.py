@@ -1,21 +1,17 @@
-"""The events of the Responses dialect: numbered, named in `event:` and in `type` (`streaming.md` 6, `translation.md` 7)."""
+"""The events of the Responses dialect: numbered, and named twice (`streaming.md` 6, `translation.md` 7.3)."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 
-from twisted_gateway.errors import Problem, StrayFrame
+from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Usage
 from twisted_gateway.formats.openai_usage import count
 from twisted_gateway.wire.sse import Frame, escape_separators
 
-_ESCAPE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.")
-"""Escapes in JSON strings; the group is half a surrogate pair."""
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 
 class Script:
@@ -68,26 +64,6 @@ def error_frame(problem: Problem, number: int) -> Frame:
 def dump(value: Any) -> bytes:
     """JSON as it is written into a frame."""
     return escape_separators(_encode(value))
-
-
-def loads(data: bytes) -> Any:
-    """JSON, broken UTF-8 and halves of surrogate pairs replaced; raises `StrayFrame` for anything else."""
-    try:
-        return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        try:
-            return _decode(sound(data))
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise StrayFrame(str(error)) from None
-
-
-def sound(data: bytes) -> bytes:
-    """JSON bytes with broken UTF-8 and halves of surrogate pairs replaced."""
-    return _ESCAPE.sub(_paired, data.decode("utf-8", "replace").encode())
-
-
-def _paired(escape: re.Match[bytes]) -> bytes:
-    return rb"\ufffd" if escape[1] else escape[0]
 
 
 def read_usage(usage: Usage, report: Any) -> None:

@@ -11,6 +11,7 @@ import attrs
 import msgspec
 
 from twisted_gateway.exchange import Call
+from twisted_gateway.formats.bodies import INVALID, Members, member, refuse
 from twisted_gateway.formats.neutral import (
     Audio,
     Document,
@@ -25,10 +26,10 @@ from twisted_gateway.formats.neutral import (
     ToolResult,
     Turn,
 )
-from twisted_gateway.formats.openai_body import Members, member, refuse
 
 _STATE = ("previous_response_id", "conversation", "prompt")
-_OPENAI_ONLY = ("safety_identifier", "service_tier", "prompt_cache_key", "metadata")
+_OPENAI_ONLY = {"safety_identifier": str, "service_tier": str, "prompt_cache_key": str, "metadata": dict}
+_SCHEMA = ("name", "description", "schema", "strict")
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 _TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 _Object = dict[str, Any]
@@ -40,7 +41,7 @@ def prompt(call: Call) -> Prompt:
     _refuse_state(found)
     tools = _tools(found)
     schema, json_object, verbosity = _text(found)
-    extra = {name: member(found, name, Any, None) for name in _OPENAI_ONLY} | {"verbosity": verbosity}
+    extra = {name: member(found, name, kind | None, None) for name, kind in _OPENAI_ONLY.items()}
     return Prompt(
         dialect="openai_responses",
         turns=_turns(found),
@@ -55,7 +56,7 @@ def prompt(call: Call) -> Prompt:
         json_object=json_object,
         thought=_thought(found),
         user=member(found, "user", str | None, None),
-        extra={name: value for name, value in extra.items() if value is not None},
+        extra={name: value for name, value in {**extra, "verbosity": verbosity}.items() if value is not None},
     )
 
 
@@ -86,7 +87,7 @@ def _thought(found: Members) -> Thought | None:
     return Thought(effort=effort, shown=bool(shown))
 
 
-def _text(found: Members) -> tuple[Mapping[str, Any] | None, bool, Any]:
+def _text(found: Members) -> tuple[Mapping[str, Any] | None, bool, str | None]:
     """The schema of a structured answer, whether any JSON object is asked for, and the verbosity."""
     asked = member(found, "text", _Object | None, None) or {}
     form = asked.get("format") or {}
@@ -99,8 +100,11 @@ def _text(found: Members) -> tuple[Mapping[str, Any] | None, bool, Any]:
     if kind == "json_schema":
         if not isinstance(form.get("schema"), dict):
             _invalid("text.format.schema")
-        schema = {name: form[name] for name in ("name", "description", "schema", "strict") if form.get(name) is not None}
-    return schema, kind == "json_object", asked.get("verbosity")
+        schema = {name: form[name] for name in _SCHEMA if form.get(name) is not None}
+    verbosity = asked.get("verbosity")
+    if not isinstance(verbosity, str | None):
+        _invalid("text.verbosity")
+    return schema, kind == "json_object", verbosity
 
 
 # --- Tools
@@ -179,7 +183,9 @@ class _Conversation:
 
     def add(self, item: _Object, where: str) -> None:
         """One item; raises `Refused` for one that no other provider can have."""
-        kind = item.get("type") or ("message" if "role" in item else "item_reference")
+        kind = item.get("type")
+        if kind is None:
+            kind = "message" if "role" in item else "item_reference"
         write = _ITEMS.get(kind) if isinstance(kind, str) else None
         if write is None:
             refuse(f'input item type "{kind}" is not supported for this model', where)
@@ -280,7 +286,7 @@ def _content(given: Any, where: str) -> tuple[tuple[Part, ...], bool]:
 
 def _part(part: _Object, where: str) -> Part:
     kind = part.get("type")
-    if kind in _TEXTS:
+    if isinstance(kind, str) and kind in _TEXTS:
         text = part.get(_TEXTS[kind])
         return Text(text) if isinstance(text, str) else _invalid(where)
     if kind == "input_image":
@@ -348,4 +354,4 @@ def _dumps(value: Any) -> str:
 
 
 def _invalid(where: str) -> NoReturn:
-    refuse("invalid JSON request body", where)
+    refuse(INVALID, where)

@@ -6,6 +6,8 @@ from typing import Any
 
 from twisted_gateway.exchange import Usage
 
+_MOST = 2**53
+
 
 def read_usage(usage: Usage, report: Any) -> None:
     """Merge one `usage` object into the counters; anything that is not one is ignored."""
@@ -30,6 +32,21 @@ def read_usage(usage: Usage, report: Any) -> None:
 
 
 def count(report: Any, name: str) -> int:
-    """A counter of a report: a non-negative number, else 0."""
+    """A counter of a report: a non-negative number that a JSON reader keeps whole, else 0."""
     value = report.get(name) if isinstance(report, dict) else None
-    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _MOST else 0
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """The counters in these dialects; details only where there are any (`translation.md` section 6)."""
+    made: dict[str, Any] = {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.total or usage.prompt + usage.completion,
+    }
+    prompt = {"cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write}
+    if any(prompt.values()):
+        made["prompt_tokens_details"] = {name: value for name, value in prompt.items() if value}
+    if usage.reasoning:
+        made["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
+    return made

@@ -142,11 +142,13 @@ def _holes(chunk: dict[str, Any]) -> list[bytes] | None:
     choices = chunk["choices"]
     if len(choices) != 1 or chunk.get("usage") or choices[0].get("finish_reason") is not None:
         return None
-    said = [(name, text) for name, text in choices[0]["delta"].items() if text]
-    if len(said) != 1 or choices[0].get("logprobs"):
+    choice = choices[0]
+    delta = choice["delta"] if "delta" in choice else {"text": choice.get("text")}  # legacy completions have no delta
+    said = [(name, text) for name, text in delta.items() if text]
+    if len(said) != 1 or choice.get("logprobs"):
         return None
     ((name, text),) = said
-    if name not in ("content", "reasoning_content") or not isinstance(text, str) or not text:
+    if name not in ("content", "reasoning_content", "text") or not isinstance(text, str) or not text:
         return None
     holes = [_hole(name, text)]
     filler = chunk.get("obfuscation")

@@ -1,0 +1,57 @@
+"""The `usage` objects of Anthropic answers (`streaming.md` 14.1, `translation.md` section 6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted_gateway.exchange import Usage
+
+
+class Counters:
+    """Field-wise maxima of all reports, in `usage`; its `prompt` includes cached tokens, Anthropic's own does not."""
+
+    __slots__ = ("_input", "usage")
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self._input = 0
+
+    def read(self, report: Any, *, final: bool) -> bool:
+        """Merge one report; True when there was one. `final`: its `output_tokens` is a result, not a floor."""
+        if not isinstance(report, dict):
+            return False
+        usage = self.usage
+        self._input = max(self._input, _count(report, "input_tokens"))
+        output = _count(report, "output_tokens")
+        usage.merge(
+            completion=output,
+            cache_read=_count(report, "cache_read_input_tokens"),
+            cache_write=_count(report, "cache_creation_input_tokens"),
+            reasoning=_count(report.get("output_tokens_details"), "thinking_tokens"),
+        )
+        usage.prompt = self._input + usage.cache_read + usage.cache_write
+        usage.total = usage.prompt + usage.completion
+        if final and output:
+            usage.final = True
+        return True
+
+
+def written(usage: Usage, *, always_input: bool) -> dict[str, Any]:
+    """A usage object as Anthropic writes it: cache members and details only where they say something."""
+    made: dict[str, Any] = {}
+    fresh = max(0, usage.prompt - usage.cache_read - usage.cache_write)
+    if always_input or usage.prompt:
+        made["input_tokens"] = fresh
+    if usage.cache_write:
+        made["cache_creation_input_tokens"] = usage.cache_write
+    if usage.cache_read:
+        made["cache_read_input_tokens"] = usage.cache_read
+    made["output_tokens"] = usage.completion
+    if usage.reasoning:
+        made["output_tokens_details"] = {"thinking_tokens": usage.reasoning}
+    return made
+
+
+def _count(report: Any, name: str) -> int:
+    value = report.get(name) if isinstance(report, dict) else None
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0

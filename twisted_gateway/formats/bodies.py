@@ -1,0 +1,164 @@
+"""JSON bodies of whatever dialect: read member by member, sent on with few edits (`streaming.md` 2 and 3).
+
+A body is taken apart into its top-level members, whose bytes are kept: order, unknown members and the spelling of
+numbers survive, and a member that is written twice is sent on once, as it was understood.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+
+from twisted_gateway.errors import Problem, Refused, StrayFrame, bad_request
+from twisted_gateway.exchange import Headers, Target
+
+T = TypeVar("T")
+Members = dict[str, msgspec.Raw]
+
+INVALID = "invalid JSON request body"
+IMAGE_BYTES = 4 * 85
+"""What a picture counts in an estimate: 85 tokens (`streaming.md` 14.2)."""
+_JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
+_WHERE = re.compile(r" - at `\$(?:\[\.\.\.\])?\.?(.*)`$")
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
+"""Escapes in JSON strings; the group is half a surrogate pair, of which some servers send one in each chunk."""
+_MISSING = object()
+_members_decoder = msgspec.json.Decoder(Members)
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+def refuse(detail: str, param: str | None = None) -> NoReturn:
+    """Raise the 400 of a bad body. `param` says where in the body, when known."""
+    problem = bad_request(detail)
+    if param:
+        problem = Problem(status=400, type=problem.type, message=problem.message, param=param, kind=problem.kind)
+    raise Refused(problem)
+
+
+def members(body: bytes, headers: Headers) -> Members:
+    """The top-level members of a JSON body, undecoded. Raises `Refused` unless it is a UTF-8 JSON object."""
+    kind = headers.get("content-type")
+    if kind is None or _JSON_TYPE.fullmatch(kind.strip()) is None:
+        refuse(INVALID)
+    if body.startswith(b"\xef\xbb\xbf"):
+        body = body[3:]
+    try:
+        if not body.isascii():
+            body.decode("utf-8")
+        return _members_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        refuse(INVALID)
+
+
+def member(found: Members, name: str, kind: type[T] | Any, default: Any = _MISSING) -> Any:
+    """One member, decoded as `kind`. Raises `Refused` naming the member when it is missing or of another type."""
+    raw = found.get(name)
+    if raw is None:
+        if default is _MISSING:
+            refuse(INVALID, name)
+        return default
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        where = _WHERE.search(str(error))
+        inner = where[1] if where else ""
+        refuse(INVALID, name + (inner if inner.startswith("[") else f".{inner}" if inner else ""))
+    except (msgspec.DecodeError, RecursionError):
+        refuse(INVALID, name)
+
+
+def plain(raw: msgspec.Raw | bytes | None) -> Any:
+    """The value of a member, None where there is none or it cannot be read."""
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def inner_members(raw: msgspec.Raw | bytes | None) -> Members | None:
+    """The members of a member that is an object, else None."""
+    if raw is None or bytes(raw)[:1] != b"{":
+        return None
+    try:
+        return _members_decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def text_bytes(raw: bytes) -> int:
+    """UTF-8 bytes of a JSON string, given with its quotes."""
+    if b"\\" not in raw:
+        return max(0, len(raw) - 2)
+    try:
+        return len(msgspec.json.decode(raw, type=str).encode("utf-8", "replace"))
+    except (msgspec.DecodeError, RecursionError):
+        return len(raw)
+
+
+def size(text: Any) -> int:
+    """UTF-8 bytes of a text; 0 for anything else."""
+    if not isinstance(text, str):
+        return 0
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def edit(found: Mapping[str, Any], target: Target) -> dict[str, Any]:
+    """The members for an attempt, as JSON: model, renames, temperature, default fields (`streaming.md` section 3)."""
+    made: dict[str, Any] = dict(found)
+    wishes = target.model.provider_key.request
+    made["model"] = _encode(target.upstream_model)
+    for source, name in (wishes.param_renames or {}).items():
+        if source in made and source != name:
+            made = _renamed(made, source, name)
+    _clamp(made, wishes.param_constraints)
+    for name, value in (wishes.default_body_fields or {}).items():
+        made.setdefault(name, _encode(value))
+    return made
+
+
+def joined(found: Mapping[str, Any]) -> bytes:
+    """The object that has these members, whose values are JSON."""
+    return b"{" + b",".join([_encode(name) + b":" + bytes(raw) for name, raw in found.items()]) + b"}"
+
+
+def _renamed(found: dict[str, Any], source: str, name: str) -> dict[str, Any]:
+    """`source` called `name`, in its place; an older member of that name gives way."""
+    value = found[source]
+    return {
+        (name if key == source else key): (value if key == source else old) for key, old in found.items() if key != name
+    }
+
+
+def _clamp(found: dict[str, Any], bounds: Any) -> None:
+    value = plain(found.get("temperature"))
+    if bounds is None or not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    low, high = bounds.temperature_min, bounds.temperature_max
+    clamped = max(value, low) if low is not None else value
+    clamped = min(clamped, high) if high is not None else clamped
+    if clamped != value:
+        found["temperature"] = _encode(clamped)
+
+
+def read(data: bytes) -> tuple[Any, bytes]:
+    """JSON and its bytes, broken UTF-8 and halves of surrogate pairs replaced; raises `StrayFrame` for all else."""
+    try:
+        return _decode(data), data
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        data = _ESCAPE.sub(_paired, data.decode("utf-8", "replace").encode())
+        try:
+            return _decode(data), data
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise StrayFrame(str(error)) from None
+
+
+def _paired(escape: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if escape[1] else escape[0]
