@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from contextlib import suppress
 from typing import Any
@@ -133,9 +132,9 @@ def test_messages(item, turn):
             {
                 "type": "input_file",
                 "filename": "a.txt",
-                "file_data": "data:text/plain;base64," + base64.b64encode("aé".encode()).decode(),
+                "file_data": "data:text/plain;base64,YcOp",
             },
-            Document(media_type="text/plain", text="aé", title="a.txt"),
+            Document(media_type="text/plain", data="YcOp", title="a.txt"),
         ),
         ({"type": "input_audio", "input_audio": {"data": "QQ==", "format": "wav"}}, Audio("QQ==", "wav")),
     ],
@@ -155,7 +154,6 @@ def test_parts(part, wanted):
         ({"type": "input_text"}, "invalid JSON"),
         ({"type": "input_image"}, "invalid JSON"),
         ({"type": "input_file"}, "invalid JSON"),
-        ({"type": "input_file", "file_data": "data:text/plain;base64,?"}, "invalid JSON"),
         ({"type": "input_audio", "input_audio": {"data": "x"}}, "invalid JSON"),
     ],
 )

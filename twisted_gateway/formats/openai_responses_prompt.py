@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -327,16 +325,7 @@ def _file(part: _Object, where: str) -> Part:
         _invalid(f"{where}.file_data")
     title = title if isinstance(title, str) else ""
     media_type, held = _data_url(data) or ("application/pdf", data)
-    if media_type.startswith("text/"):
-        return Document(media_type=media_type, text=_decoded(held, where), title=title)
     return Document(media_type=media_type, data=held, title=title)
-
-
-def _decoded(data: str, where: str) -> str:
-    try:
-        return base64.b64decode(data, validate=True).decode("utf-8", "replace")
-    except (binascii.Error, ValueError):
-        _invalid(f"{where}.file_data")
 
 
 def _data_url(url: str) -> tuple[str, str] | None:

@@ -16,6 +16,7 @@ _MAX_CHUNK_LINE = 4_096
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_HEADER_LINES = re.compile(rb"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*)*")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 
 
@@ -39,15 +40,14 @@ class Head:
 
 def request_head(method: bytes, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The bytes of a request's head. Raises `Malformed` for anything that would break its lines."""
-    lines = [method + b" " + path + b" HTTP/1.1"]
-    for name, value in headers:
-        if _BAD_VALUE.search(value) or not _NAME.fullmatch(name):
-            raise Malformed("a header that cannot be sent")
-        lines.append(name + b": " + value)
+    given = list(headers)
+    names, values = [name for name, _ in given], [value for _, value in given]
+    if not all(names) or _NAME.fullmatch(b"".join(names)) is None or _BAD_VALUE.search(b"".join(values)):
+        raise Malformed("a header that cannot be sent")
     if _BAD_VALUE.search(path) or b" " in path:
         raise Malformed("a path that cannot be sent")
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+    lines = [name + b": " + value for name, value in given]
+    return b"\r\n".join((method + b" " + path + b" HTTP/1.1", *lines, b"\r\n"))
 
 
 class ResponseReader:
@@ -57,7 +57,18 @@ class ResponseReader:
     `reusable` whether another request may follow on the connection, `unread` is what came behind the response.
     """
 
-    __slots__ = ("_buffer", "_left", "_method", "_state", "_total", "finished", "head", "reusable", "unread", "until_close")
+    __slots__ = (
+        "_buffer",
+        "_left",
+        "_method",
+        "_state",
+        "_total",
+        "finished",
+        "head",
+        "reusable",
+        "unread",
+        "until_close",
+    )
 
     def __init__(self, method: bytes) -> None:
         self._method = method
@@ -242,7 +253,11 @@ def _parse_head(data: bytes) -> Head:
     if match is None:
         raise Malformed("an invalid status line")
     minor, status, phrase = match.groups()
-    return Head(int(minor), int(status), phrase or b"", tuple(_parse_header(line) for line in rest))
+    if _HEADER_LINES.fullmatch(data, len(first)) is None:
+        raise Malformed("an invalid header line")
+    pairs = [line.partition(b":") for line in rest]
+    headers = tuple((name.lower(), value.strip(b" \t")) for name, _, value in pairs)
+    return Head(int(minor), int(status), phrase or b"", headers)
 
 
 def _parse_header(line: bytes) -> tuple[bytes, bytes]:
