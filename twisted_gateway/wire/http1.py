@@ -15,6 +15,7 @@ MAX_HEAD = 65_536
 _MAX_CHUNK_LINE = 4_096
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NAMES = re.compile(_NAME.pattern + rb"|")
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _HEADER_LINES = re.compile(rb"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*)*")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
@@ -42,7 +43,7 @@ def request_head(method: bytes, path: bytes, headers: Iterable[tuple[bytes, byte
     """The bytes of a request's head. Raises `Malformed` for anything that would break its lines."""
     given = list(headers)
     names, values = [name for name, _ in given], [value for _, value in given]
-    if not all(names) or _NAME.fullmatch(b"".join(names)) is None or _BAD_VALUE.search(b"".join(values)):
+    if not all(names) or _NAMES.fullmatch(b"".join(names)) is None or _BAD_VALUE.search(b"".join(values)):
         raise Malformed("a header that cannot be sent")
     if _BAD_VALUE.search(path) or b" " in path:
         raise Malformed("a path that cannot be sent")
