@@ -512,6 +512,15 @@ def test_silence_behind_a_whole_answer_is_its_end():
     assert house.settled("complete").attempt.ended_by == "complete"
 
 
+def test_the_head_does_not_wait_for_a_frame_that_the_caller_may_see(house):
+    ask, request = house.stream()
+    house.write(request, sse({"id": "c", "choices": []}))
+    assert ask.response.code == 200
+    house.write(request, sse(ROLE, STOP, b"[DONE]"))
+    assert len(ask.frames) == 3
+    house.settled("complete")
+
+
 def test_noise_and_comments_before_the_first_event(house):
     ask, request = house.stream()
     house.write(request, b": hold on\n\ndata: ping\n\n" * 500 + sse(ROLE, say("a"), STOP)[:-1])
@@ -616,16 +625,6 @@ def test_the_end_of_the_process(house):
     assert json.loads(Reader().received(ask.got.data)[-1].data)["error"]["type"] == "shutting_down"
     assert len(house.provider.gone) == 1
     house.settled("broken")
-
-
-@pytest.mark.parametrize("stream", [True, False])
-def test_the_end_of_the_process_while_the_provider_is_awaited(house, stream):
-    ask = house.ask(stream=stream)
-    house.gateway.end_all(shutting_down())
-    house.flush()
-    assert ask.response.code == 503
-    assert ask.json["error"]["type"] == "shutting_down"
-    assert house.settled("broken").status == 503
 
 
 # stream_options that a server does not know

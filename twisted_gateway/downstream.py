@@ -105,7 +105,7 @@ class Downstream:
             self._beat.set(self._heartbeat_seconds)
 
     def flush_head(self) -> None:
-        """Send the head though there is no frame to send with it: a policy holds the first ones."""
+        """Send the head though there is no frame to send with it: the first ones are held, or not for the caller."""
         if not self.gone and not self._request.startedWriting:
             self._request.write(b"")
 
@@ -127,7 +127,7 @@ class Downstream:
             self._whole(problem.status, complaints.body(problem), headers, b"application/json")
             return
         if not problem.told:
-            data = b"".join(map(encode, frames or [complaints.frame(problem)]))
+            data = b"".join(map(encode, [complaints.frame(problem)] if frames is None else frames))
             self._exchange.bytes += len(data)
             self._request.write(data)
         self.finish()

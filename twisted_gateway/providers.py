@@ -35,6 +35,7 @@ _AZURE_CODES = {
     "content_filter": "content_policy_violation",
 }
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TEMPLATE = re.compile(r"\$\{([a-z_.]+)\}")
 
 
@@ -144,7 +145,7 @@ def headers(
                 found[key] = filled
     for pattern in wishes.forward_client_headers or ():
         for key, given in exchange.headers.matching(pattern):
-            if key not in found and not forbidden(key):
+            if key not in found and not forbidden(key) and not _CONTROL.search(given):
                 found[key] = given
     return list(found.items())
 

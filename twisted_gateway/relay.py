@@ -63,6 +63,8 @@ class Relay:
         if self._alarm is not None and not self._downstream.paused:
             self._alarm.set(self._silence)
         self._answer.join(self)
+        if self._stream and not self._over:
+            self._downstream.flush_head()
         if self._downstream.paused and not self._over:  # joining goes on reading
             self._answer.pause()
         return self.done
@@ -167,6 +169,8 @@ class Relay:
 
     def _broken(self, problem: Problem, outcome: Outcome | None = None) -> None:
         self._answer.cut()
+        self._passage.stopped(False)
+        problem = self._passage.failure or problem
         problem = self._attempt.problem = without(problem, self._attempt.target.model.provider_key.api_key)
         own = getattr(self._passage, "complaint", None)
         self._downstream.complain(problem, own(problem) if own is not None and self._stream else None)

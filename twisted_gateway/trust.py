@@ -90,8 +90,9 @@ class Endpoints:
             kind = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
             endpoint = kind(self._reactor, origin.host, origin.port, timeout=_NO_LIMIT)
         if origin.scheme == "https":
-            return wrapClientTLS(ServerName(origin.host, self._options, self._verify), endpoint)
-        return endpoint
+            endpoint = wrapClientTLS(ServerName(origin.host, self._options, self._verify), endpoint)
+        made: IStreamClientEndpoint = endpoint
+        return made
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -32,6 +32,7 @@ from tests.doubles.provider import (
     sse,
     sse_chat,
 )
+from twisted_gateway.errors import shutting_down
 
 from .conftest import Starter
 from .faults import BEGUN, EVENTS, HALF, JSON, WHOLE
@@ -138,6 +139,24 @@ def check_abandoned(record: dict[str, Any], attempt_status: int | None) -> None:
     (attempt,) = record["attempts"]
     assert attempt["ended_by"] == "abandoned"
     assert attempt.get("status") == attempt_status
+
+
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name)
+@ensureDeferred
+async def test_the_process_ends(phase: Phase, provider: ScriptedProvider, start: Starter) -> None:
+    provider.answers(phase.script)
+    running = start(BEATS)
+    caller = await running.open(chat(phase.stream))
+    request = await provider.when_request(1)
+    await phase.reached(caller, running)
+    running.gateway.end_all(shutting_down())
+    await request.connection.when_closed()
+    (record,) = await running.when_records(1)
+    assert (record["outcome"], record["error_class"]) == ("broken", "shutting_down")
+    await caller.when_ended()
+    assert b'"type":"shutting_down"' in caller.body
+    assert caller.status == record["status_code"]
+    assert running.gateway.in_flight == 0
 
 
 # Before there is a call

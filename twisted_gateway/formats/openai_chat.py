@@ -62,7 +62,8 @@ def _unfolded(answer: dict[str, Any]) -> list[Frame]:
             delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
         rest = {name: value for name, value in choice.items() if name not in ("message", "finish_reason")}
         begun.append({**rest, "delta": delta, "finish_reason": None})
-        ends.append({"index": rest.get("index", 0), "delta": {}, "finish_reason": choice.get("finish_reason") or "stop"})
+        reason = choice.get("finish_reason") or "stop"
+        ends.append({"index": rest.get("index", 0), "delta": {}, "finish_reason": reason})
     chunks = [{**whole, "choices": [choice]} for choice in (*begun, *ends)]
     if answer.get("usage"):
         chunks.append({**whole, "choices": [], "usage": answer["usage"]})

@@ -1,0 +1,151 @@
+"""A provider in a thread of this process that speaks every dialect, answers from a script and keeps what it was asked.
+
+The request's `model` names the script. A script gives what is said to a request (`Said`), so that a tool's result can be
+answered with a text.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import attrs
+
+from . import answers
+from .answers import Said
+
+DIALECTS = {
+    "/v1/chat/completions": (answers.chat_stream, answers.chat_whole),
+    "/v1/messages": (answers.messages_stream, answers.messages_whole),
+    "/v1/responses": (answers.responses_stream, answers.responses_whole),
+    "/v1/completions": (answers.completions_stream, answers.completions_whole),
+}
+COUNTED = 417
+"""The answer of `count_tokens`."""
+PAUSE = 0.0005
+"""Seconds between two events."""
+
+
+@attrs.frozen
+class Refusal:
+    """An answer that is an error."""
+
+    status: int
+    message: str
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Asked:
+    """A request as it came."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
+
+
+Script = Callable[[Asked], Said | Refusal]
+
+
+@attrs.define
+class Provider:
+    """Where it is, and what it was asked, in order."""
+
+    url: str
+    scripts: Mapping[str, Script]
+    asked: list[Asked] = attrs.field(factory=list)
+
+    def answer(self, asked: Asked) -> Said | Refusal:
+        """What the script says."""
+        self.asked.append(asked)
+        script = self.scripts.get(asked.body.get("model", ""))
+        return script(asked) if script else Refusal(404, f"no script {asked.body.get('model')!r}")
+
+    def since(self, mark: int) -> list[Asked]:
+        """What was asked after so many requests."""
+        return self.asked[mark:]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    provider: Provider
+
+    def do_GET(self) -> None:
+        self._whole(404, {"error": {"message": f"nothing at {self.path}", "type": "not_found_error"}})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        asked = Asked(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+        path = self.path.partition("?")[0]
+        said = self.provider.answer(asked)
+        if isinstance(said, Refusal):
+            self._refuse(path, said)
+        elif path == "/v1/messages/count_tokens":
+            self._whole(200, {"input_tokens": COUNTED})
+        elif path not in DIALECTS:
+            self._refuse(path, Refusal(404, f"nothing at {path}"))
+        elif body.get("stream"):
+            self._stream(DIALECTS[path][0](said, body))
+        else:
+            self._whole(200, DIALECTS[path][1](said, body))
+
+    def _refuse(self, path: str, refusal: Refusal) -> None:
+        kind = {429: "rate_limit_error", 404: "not_found_error"}.get(refusal.status, "invalid_request_error")
+        error: dict[str, Any] = {"type": kind, "message": refusal.message}
+        if path.startswith("/v1/messages"):
+            self._whole(refusal.status, {"type": "error", "error": error}, refusal.headers)
+        else:
+            self._whole(refusal.status, {"error": {**error, "param": None, "code": None}}, refusal.headers)
+
+    def _whole(self, status: int, document: Any, headers: Mapping[str, str] | None = None) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _stream(self, events: Iterator[answers.Event]) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for event in events:
+            piece = answers.sse(iter([event]))
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            time.sleep(PAUSE)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+@contextmanager
+def serving(scripts: Mapping[str, Script]) -> Iterator[Provider]:
+    """A provider that serves while the block runs."""
+    handler = type("Handler", (_Handler,), {})
+    with _Server(("127.0.0.1", 0), handler) as server:
+        handler.provider = Provider(f"http://127.0.0.1:{server.server_address[1]}", scripts)  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield handler.provider  # type: ignore[attr-defined]
+        finally:
+            server.shutdown()
+            thread.join(5)
