@@ -253,7 +253,8 @@ def test_patterns(pattern, names):
 
 @pytest.mark.parametrize("value", ["a\x01b", "a\x7fb"])
 def test_a_header_that_cannot_be_sent_is_not_copied(value):
-    assert sent([("x-one", value), ("x-two", "a\tb")], forward_client_headers=("x-*",)).keys() - sent().keys() == {"x-two"}
+    found = sent([("x-one", value), ("x-two", "a\tb")], forward_client_headers=("x-*",))
+    assert found.keys() - sent().keys() == {"x-two"}
 
 
 def test_nothing_is_copied_without_a_pattern():

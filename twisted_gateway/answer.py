@@ -266,6 +266,12 @@ class ErrorBody:
         if not self.done.called:
             self.done.callback(self._data)
 
+    def enough(self) -> None:
+        """It takes too long: the status is known, and what has come of the text must do."""
+        self.stop()
+        if not self.done.called:
+            self.done.callback(self._data)
+
     def stop(self) -> None:
         """Close the connection: no more of it is wanted."""
         if self.transport is not None:

@@ -80,6 +80,11 @@ def shown(text: str) -> str:
     return raw[:_SHOWN_BYTES].decode("utf-8", "ignore") + "…"
 
 
+def ended_by(problem: Problem) -> str:
+    """What ended an attempt, in words of our own: the timer's name, else the type."""
+    return problem.code if problem.kind == "timeout" and problem.code else problem.type
+
+
 def without(problem: Problem, secret: str) -> Problem:
     """`problem` with a credential blotted out wherever a provider's words quote it."""
     fields = {name: getattr(problem, name) for name in ("message", "code", "param", "detail")}

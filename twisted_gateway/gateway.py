@@ -20,7 +20,7 @@ from twisted_gateway.answer import Answer
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.downstream import Downstream, HeadLines
-from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault, without
+from twisted_gateway.errors import AttemptFailed, Problem, Refused, ended_by, our_fault, without
 from twisted_gateway.exchange import Attempt, Call, Exchange, Outcome, Policy, Target, Ticket
 from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.relay import Relay
@@ -194,7 +194,7 @@ class Gateway:
         except AttemptFailed as failed:
             problem = without(failed.problem, target.model.provider_key.api_key)
             failed.problem = attempt.problem = providers.with_code(problem, way.family)
-            attempt.ended_by = failed.problem.code or failed.problem.type
+            attempt.ended_by = ended_by(failed.problem)
             raise
         except BaseException:
             attempt.ended_by = "abandoned"

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import Answer
 from twisted_gateway.downstream import Downstream, HeadLines
-from twisted_gateway.errors import Problem, StrayFrame, broken_off, timed_out, undecodable, without
+from twisted_gateway.errors import Problem, StrayFrame, broken_off, ended_by, timed_out, undecodable, without
 from twisted_gateway.exchange import Attempt, Exchange, Outcome
 from twisted_gateway.formats.row import Passage
 from twisted_gateway.line import Batch, Line
@@ -206,7 +206,7 @@ class Relay:
         attempt.noise = passage.noise
         attempt.ended = self._clock.seconds()
         problem = attempt.problem
-        attempt.ended_by = outcome.value if problem is None else problem.code or problem.type
+        attempt.ended_by = outcome.value if problem is None else ended_by(problem)
         self._downstream.join(None)
         if not self.done.called:
             self.done.callback(outcome)

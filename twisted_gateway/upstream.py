@@ -114,7 +114,7 @@ class Upstream:
         """A status that is no success, as `AttemptFailed`."""
         status = response.code
         body = ErrorBody()
-        timer.watch(body.done)
+        timer.watch(body.done, body.enough)
         response.deliverBody(body)
         text = await timer.waiting
         after = first_value(response.headers, b"retry-after") or b""
@@ -147,10 +147,13 @@ class _Deadline:
         self._seconds = wait.first_event if call.stream else wait.request
         self._name = "first_event_timeout" if call.stream else "request_timeout"
         self.waiting: Deferred[Any] = Deferred()
+        self._give_up: Callable[[], None] | None = None
         self.problem: Problem | None = None
 
-    def watch(self, waiting: Deferred[Any]) -> None:
+    def watch(self, waiting: Deferred[Any], give_up: Callable[[], None] | None = None) -> None:
+        """Wait for that; when the time is over, `give_up`, or cancel it."""
         self.waiting = waiting
+        self._give_up = give_up
 
     def start(self) -> None:
         """The request is being written."""
@@ -162,6 +165,9 @@ class _Deadline:
 
     def _ring(self) -> None:
         assert self._seconds is not None
+        if self._give_up is not None:
+            self._give_up()
+            return
         self.problem = timed_out(self._name, self._seconds * 1000)
         self.waiting.cancel()
 

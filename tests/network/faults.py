@@ -155,7 +155,7 @@ BEFORE_THE_HEAD = [
         TRANSPORT,
     ),
     _row("an endless head", [Raw(b"HTTP/1.1 200 OK\r\n"), Endless(b"x-filler: abcdefghij\r\n" * 64)], TRANSPORT),
-    _row("endless interim heads", [Endless(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 8)], FIRST, REQUEST, model="hasty"),
+    _row("endless interim heads", [Endless(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 8)], TRANSPORT),
     _row("an upgrade nobody asked for", [Raw(b"HTTP/1.1 101 Switching\r\nupgrade: x\r\n\r\n"), Stall()], TRANSPORT),
     _row(
         "interim heads, then a good answer",
@@ -190,7 +190,7 @@ def _status_rows() -> list[Fault]:
         for kind, body in BODIES.items():
             content_type = b"application/json" if kind == "JSON" else b"text/html"
             kept = status == 529 or status < 500
-            ended_by = "its_code" if kind == "JSON" and status < 500 else "upstream_error"
+            ended_by = "upstream_error"
             after = "7" if status in (429, 529) else None
             told = Told(status if kept else 502, "upstream_error", _status_message(status, kind), ended_by, after)
             script = _plain(body, content_type, status, [(b"retry-after", b"7")])
@@ -209,8 +209,7 @@ HEADS = [
     _row(
         "500, and its body stalls",
         [Head(500, JSON, "length", 100), Send(b'{"error":'), Stall()],
-        FIRST,
-        REQUEST,
+        Told(502, "upstream_error", "upstream returned 500"),
         model="hasty",
     ),
     _row(
@@ -221,7 +220,7 @@ HEADS = [
 ]
 
 GZIP = (b"content-encoding", b"gzip")
-TOLD_IN_BAND = Told(502, "upstream_error", "the provider's own words", "its_code")
+TOLD_IN_BAND = Told(502, "upstream_error", "the provider's own words")
 IN_BAND_429 = {"error": {"message": "too many", "type": "rate_limit", "code": 429}}
 NOT_THE_ANSWER = [
     _row("200 HTML", _plain(HTML, b"text/html"), DECODE),
@@ -288,7 +287,7 @@ MID_STREAM = [
     _row(
         "an error later",
         _both(_events(frames=[*BEGUN, _data(ERROR), *FRAMES]), json_answer(ERROR)),
-        Framed("upstream_in_band_error", ended_by="its_code"),
+        Framed("upstream_in_band_error"),
         TOLD_IN_BAND,
     ),
     _row("half a frame, then close", _half(Close()), CUT_SHORT, ABORTED),
@@ -323,7 +322,7 @@ MID_STREAM = [
     _row(
         "an error in the read of a text",
         _both(_at_once(*BEGUN[1:], _data(ERROR), *FRAMES), json_answer(ERROR)),
-        Framed("upstream_in_band_error", ended_by="its_code"),
+        Framed("upstream_in_band_error"),
         TOLD_IN_BAND,
     ),
     _row("a close in the read of a text", [*_at_once(*BEGUN[1:], HALF)[:-2], Close()], CUT_SHORT, ABORTED),

@@ -10,6 +10,10 @@ from twisted_gateway.errors import StrayFrame
 from twisted_gateway.exchange import Call, Headers, Target
 from twisted_gateway.formats import openai_body, openai_errors
 from twisted_gateway.formats.complaints import OPENAI
+from twisted_gateway.formats.openai_chat_decoder import ChatDecoder
+from twisted_gateway.formats.openai_chat_encoder import ChatEncoder
+from twisted_gateway.formats.openai_chat_prompt import prompt
+from twisted_gateway.formats.openai_chat_request import body
 from twisted_gateway.formats.openai_chunks import DONE as DONE
 from twisted_gateway.formats.openai_chunks import ChunkTube, WholeTube, judge, loads
 from twisted_gateway.formats.openai_delta import Choice
@@ -107,4 +111,8 @@ FORMAT = Format(
     unfolded=unfolded,
     error_body=openai_errors.error_body,
     heartbeat=lambda bound: b":\n\n",
+    prompt=prompt,
+    body=body,
+    decoder=ChatDecoder,
+    encoder=ChatEncoder,
 )

@@ -25,23 +25,24 @@ class ChatDecoder(AnswerDecoder):
 
     def new_choice(self, index: int) -> ChoiceReader:
         """See `AnswerDecoder`."""
-        return ChatChoice(index, self._reasoning)
+        return ChatChoice(index, "delta" if self._stream else "message", self._reasoning)
 
 
 class ChatChoice(ChoiceReader):
-    """One choice: deltas of a stream, or the message of a whole answer."""
+    """One choice: each `delta` of a stream, or the `message` of a whole answer. Some providers send both."""
 
-    def __init__(self, index: int, reasoning: tuple[str, ...]) -> None:
+    def __init__(self, index: int, holder: str, reasoning: tuple[str, ...]) -> None:
         super().__init__(index)
+        self._holder = holder
         self._reasoning = reasoning
         self._calls = _Calls(index)
 
     def say(self, entry: dict[str, Any], events: list[Event]) -> None:
         """See `ChoiceReader`."""
-        whole = isinstance(entry.get("message"), dict)
-        delta = entry["message"] if whole else entry.get("delta")
+        delta = entry.get(self._holder)
         if not isinstance(delta, dict):
             return
+        whole = self._holder == "message"
         thought = next((text for name in self._reasoning if (text := _at(delta, name))), "")
         if thought:
             events.append(Mused(thought, self.index))

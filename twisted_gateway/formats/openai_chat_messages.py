@@ -36,11 +36,12 @@ _ROLES = {
     "tool": "tool",
     "function": "tool",
 }
-_ANTHROPIC_BLOCKS = frozenset(
+_NAMES = (
     "image document search_result tool_use tool_result server_tool_use web_search_tool_result web_fetch_tool_result"
     " code_execution_tool_result bash_code_execution_tool_result text_editor_code_execution_tool_result"
-    " container_upload mcp_tool_use mcp_tool_result".split()
+    " container_upload mcp_tool_use mcp_tool_result"
 )
+_ANTHROPIC_BLOCKS = frozenset(_NAMES.split())
 """Blocks that callers write into chat messages for Anthropic targets: kept as they are."""
 _encode = msgspec.json.Encoder().encode
 

@@ -14,10 +14,11 @@ from twisted_gateway.formats.neutral import ForeignTool, Prompt, Thought, Tool, 
 from twisted_gateway.formats.openai_chat_messages import ANTHROPIC, DIALECT, turns
 
 _Object = dict[str, Any]
-_READ = frozenset(
+_NAMES = (
     "model messages stream max_completion_tokens max_tokens temperature top_p top_k stop tools functions tool_choice"
-    " function_call parallel_tool_calls response_format reasoning_effort user n".split()
+    " function_call parallel_tool_calls response_format reasoning_effort user n"
 )
+_READ = frozenset(_NAMES.split())
 """Members that a field of the prompt stands for; `metadata`, `safety_identifier` and `thinking` are kept besides."""
 _MODES = {"auto": "auto", "none": "none", "required": "required", "any": "required"}
 

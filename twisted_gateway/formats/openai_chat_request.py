@@ -69,7 +69,7 @@ def _request(prompt: Prompt, target: Target) -> _Object:
         "user": prompt.user,
     }
     extra = prompt.extra if own else {}
-    return {**{name: value for name, value in extra.items() if request.get(name) is None}, **request}
+    return request | {name: value for name, value in extra.items() if request.get(name) is None}
 
 
 def _response_format(prompt: Prompt) -> _Object | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted_gateway.formats.bodies import refuse
 from twisted_gateway.formats.names import short_name
@@ -93,7 +93,7 @@ class _Writer:
         refusal = "".join(part.text for part in turn.parts if isinstance(part, Refusal))
         calls = [_tool_call(part) for part in turn.parts if isinstance(part, ToolCall)]
         for part in turn.parts:
-            if isinstance(part, Image | Document | Audio | ToolResult):
+            if isinstance(part, Image | Document | Audio | ToolResult) or _is_unknown(part):
                 _unsupported(part)
         if texts or not (calls or refusal):
             message["content"] = texts
@@ -146,6 +146,11 @@ def _tool_call(call: ToolCall) -> _Object:
     return {"id": call.id, "type": "function", "function": function}
 
 
+def _is_unknown(part: Part) -> bool:
+    """A part of chat's own that no assistant can have said. What Anthropic's server tools did is left out instead."""
+    return isinstance(part, Foreign) and part.dialect == DIALECT and part.block.get("type") != "audio"
+
+
 def _kept(turn: Turn) -> _Object:
     """What a chat caller's own message had besides: reasoning, and an answer that was spoken."""
     kept: _Object = {}
@@ -171,7 +176,7 @@ def _failed(text: str) -> str:
     return text if text.startswith(_ERROR) else _ERROR + text
 
 
-def _unsupported(part: Part) -> Any:
+def _unsupported(part: Part) -> NoReturn:
     """The 400 that names what chat cannot say."""
     if isinstance(part, Foreign):
         kind = part.block.get("type")

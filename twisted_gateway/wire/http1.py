@@ -13,6 +13,7 @@ import attrs
 
 MAX_HEAD = 65_536
 _MAX_CHUNK_LINE = 4_096
+_MOST_HEADS = 100
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NAMES = re.compile(_NAME.pattern + rb"|")
@@ -133,7 +134,11 @@ class ResponseReader:
         after = end + 4
         if head.status == 101:
             raise Malformed("an upgrade that was not asked for")
+        self._total += 1
+        if self._total > _MOST_HEADS:
+            raise Malformed("one informational response after another")
         if head.status >= 200:
+            self._total = 0
             self._choose_body(head)
         return after
 
