@@ -82,7 +82,7 @@ def shown(text: str) -> str:
 
 def ended_by(problem: Problem) -> str:
     """What ended an attempt, in words of our own: the timer's name, else the type."""
-    return problem.code if problem.kind == "timeout" and problem.code else problem.type
+    return problem.code if problem.kind == "timeout" and problem.code else problem.frame_type
 
 
 def without(problem: Problem, secret: str) -> Problem:

@@ -220,7 +220,7 @@ HEADS = [
 ]
 
 GZIP = (b"content-encoding", b"gzip")
-TOLD_IN_BAND = Told(502, "upstream_error", "the provider's own words")
+TOLD_IN_BAND = Told(502, "upstream_error", "the provider's own words", "upstream_in_band_error")
 IN_BAND_429 = {"error": {"message": "too many", "type": "rate_limit", "code": 429}}
 NOT_THE_ANSWER = [
     _row("200 HTML", _plain(HTML, b"text/html"), DECODE),
