@@ -171,6 +171,11 @@ class Answer:
     def _look(self, data: bytes) -> None:
         """Look for the first data event, frame by frame; what comes behind it is left unread."""
         if self._reader is None:
+            data = self._unread + data
+            self._unread = b""
+            if not data.strip():
+                self._unread = data[:1]  # blank so far: what it is is not told yet
+                return
             self._reader = self._choose(data)
         at, by_frames = 0, isinstance(self._reader, Reader)
         while at < len(data) and not self.opened.called and not self._cut:

@@ -489,6 +489,13 @@ class Pool:
         if idle and connection in idle:
             idle.remove(connection)
 
+    def close_idle(self) -> None:
+        """Close what is idle, and what becomes so: nobody will ask for it any more."""
+        self._most_idle = 0
+        for idle in tuple(self._idle.values()):
+            for connection in tuple(idle):
+                connection.abort()
+
     def close(self) -> None:
         """Close every connection, idle or busy."""
         if self._sweep is not None and self._sweep.active():

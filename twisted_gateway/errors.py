@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 _SHOWN_BYTES = 1024
+_SHORTEST_SECRET = 12
 
 
 @attrs.frozen(kw_only=True)
@@ -86,7 +87,12 @@ def ended_by(problem: Problem) -> str:
 
 
 def without(problem: Problem, secret: str) -> Problem:
-    """`problem` with a credential blotted out wherever a provider's words quote it."""
+    """`problem` with a credential blotted out wherever a provider's words quote it.
+
+    One that is shorter than any real key (`none`, `ollama`) is a word like others.
+    """
+    if len(secret) < _SHORTEST_SECRET:
+        return problem
     fields = {name: getattr(problem, name) for name in ("message", "code", "param", "detail")}
     clean = {name: text.replace(secret, "***") for name, text in fields.items() if text and secret in text}
     return attrs.evolve(problem, **clean) if clean else problem

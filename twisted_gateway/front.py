@@ -219,6 +219,10 @@ class Front:
                 return values[0].decode("ascii")
         return self.new_id()
 
+    def asks_for_a_key(self, path: bytes) -> bool:
+        """Whether a POST to this path is a model call, which nobody makes without a key."""
+        return (b"POST", path) in self._fast
+
     def plain_path(self, path: bytes) -> str:
         """A path without the API prefix, as logs and labels show it."""
         text = path.decode("latin-1")
@@ -353,6 +357,7 @@ class _Root(KleinResource):
 
 _REASONS = {
     400: b"Bad Request",
+    401: b"Unauthorized",
     408: b"Request Timeout",
     413: b"Content Too Large",
     431: b"Request Header Fields Too Large",

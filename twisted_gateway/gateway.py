@@ -107,6 +107,8 @@ class Gateway:
             outcome = Outcome.ABANDONED
         if outcome is Outcome.ABANDONED:
             exchange.status = 499
+        if not downstream.finished and not downstream.gone:
+            downstream.abort()  # nothing could be told: let the caller see it rather than wait
         exchange.ended = self.clock.seconds()
         for ticket in reversed(tickets):
             try:

@@ -22,6 +22,7 @@ from twisted_gateway.errors import Problem, bad_request, no_room, too_large
 
 _DRAIN_BYTES = 32 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
+_SMALL_BODY = 65_536
 _RATE_WINDOW = 20
 _SWEEP = 1.0
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
@@ -257,7 +258,7 @@ class Channel(http.HTTPChannel):
         if self.refusing:
             return
         request = self.requests[-1]
-        problem = self._head_problem(request) or self._length_problem(request)
+        problem = self._head_problem(request) or self._length_problem(request) or self._early_problem(request)
         if problem is not None:
             self.refuse(problem)
             return
@@ -292,6 +293,11 @@ class Channel(http.HTTPChannel):
         if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
             return bad_request("Transfer-Encoding")
         return None
+
+    def _early_problem(self, request: Request) -> Problem | None:
+        if self.length is not None and self.length <= _SMALL_BODY:
+            return None
+        return self.site.early(request, self._path.partition(b"?")[0])
 
     def _length_problem(self, request: Request) -> Problem | None:
         length = self.length
@@ -370,7 +376,8 @@ class Channel(http.HTTPChannel):
 class Site(server.Site):
     """All connections of one listener.
 
-    `refusal` makes the bytes of an answer given without a handler; `date` gives the `Date` header.
+    `refusal` makes the bytes of an answer given without a handler; `date` gives the `Date` header. `early` is asked
+    about requests with a large body, or one of unknown length, before any of it is read.
     """
 
     draining = False
@@ -383,6 +390,7 @@ class Site(server.Site):
         bounds: Bounds,
         refusal: Callable[[Problem, bytes, bytes, Request | None], bytes],
         stalled: Callable[[], None] = lambda: None,
+        early: Callable[[Request, bytes], Problem | None] = lambda request, path: None,
     ) -> None:
         super().__init__(
             resource, Request, timeout=bounds.idle_timeout_secs or None, reactor=clock, parsePOSTFormSubmission=False
@@ -391,6 +399,7 @@ class Site(server.Site):
         self.bounds = bounds
         self.budget = Budget(bounds.body_budget_bytes)
         self.refusal = refusal
+        self.early = early
         self.channels: set[Channel] = set()
         self.turned_away = 0
         self._stalled = stalled

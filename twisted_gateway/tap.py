@@ -28,13 +28,13 @@ from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
-from twisted_gateway.config.resources import ProviderKey
+from twisted_gateway.config.resources import ProviderKey, ProviderTls
 from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.connection import Agent, Pool
 from twisted_gateway.errors import Problem, shutting_down
 from twisted_gateway.formats import openai_chat, openai_responses
-from twisted_gateway.front import ENDPOINTS, Condition, Front
+from twisted_gateway.front import ENDPOINTS, CallerHeaders, Condition, Front
 from twisted_gateway.gateway import Gateway
 from twisted_gateway.listener import Bounds, Site
 from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
@@ -112,8 +112,7 @@ class House(MultiService):
         self.condition = Condition()
         self.ports: list[Any] = []
         self.demo_port: Any = None
-        self._clients: dict[Any, Client] = {}
-        self._pools: list[Pool] = []
+        self._clients: dict[Any, tuple[Client, Pool]] = {}
         self._client(None)
         self._check_tls(self.snapshot())
         self.accounting = Accounting(
@@ -134,7 +133,7 @@ class House(MultiService):
             new_id=lambda: str(uuid.uuid4()),
             endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
         )
-        self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal)
+        self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
         self._stopping = 0
         self.stopped: Deferred[None] = Deferred()
 
@@ -173,13 +172,12 @@ class House(MultiService):
         )
 
     def _client_of(self, key: ProviderKey) -> Client:
-        own = key.tls if key.tls.ca_cert or not key.tls.verify else None
-        return self._client(own)
+        return self._client(_own_tls(key))
 
     def _client(self, own: Any) -> Client:
         """The client for a provider key's own TLS; each has its own pool (`operations.md` 10)."""
-        client = self._clients.get(own)
-        if client is None:
+        known = self._clients.get(own)
+        if known is None:
             boot = self.settings.upstream
             pool = Pool(self.reactor, boot.pool_idle_timeout_secs, boot.pool_max_idle_per_host, tuner(boot))
             try:
@@ -188,13 +186,33 @@ class House(MultiService):
                 where = "upstream.tls" if own is None else "a provider key's tls"
                 raise SettingsError(f"{where}: {error}") from None
             timeout = boot.connect_timeout_ms / 1000 or None
-            client = self._clients[own] = Client(Agent(self.reactor, pool, endpoints, timeout))
-            self._pools.append(pool)
-        return client
+            known = self._clients[own] = Client(Agent(self.reactor, pool, endpoints, timeout)), pool
+        return known[0]
+
+    @property
+    def _pools(self) -> list[Pool]:
+        return [pool for _, pool in self._clients.values()]
 
     def _check_tls(self, snapshot: Snapshot) -> None:
         for key in snapshot.provider_keys_by_name.values():
             self._client_of(key)
+
+    def _forget_clients(self, snapshot: Snapshot) -> None:
+        """Clients whose trust no provider key asks for any more: their idle connections are closed."""
+        used = {None, *(_own_tls(key) for key in snapshot.provider_keys_by_name.values())}
+        for own in [own for own in self._clients if own not in used]:
+            self._clients.pop(own)[1].close_idle()
+
+    def _early(self, request: Any, path: bytes) -> Problem | None:
+        """What can be told of a request with a large body before any of it is read (`DESIGN.md` section 7, item 17)."""
+        if not self.front.asks_for_a_key(path):
+            return None
+        try:
+            access.identify(CallerHeaders(request.requestHeaders), self.snapshot(), time.time())
+        except access.Denied as denial:
+            self.metrics.decided("api_key", "denied", denial.reason)
+            return denial.problem
+        return None
 
     def _demo_base(self) -> str | None:
         return None if self.demo_port is None else f"http://127.0.0.1:{self.demo_port.getHost().port}/v1"
@@ -305,6 +323,7 @@ class House(MultiService):
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
             return
         state.applied(snapshot)
+        self._forget_clients(snapshot)
         self.log.info("reloaded: generation {generation}", generation=snapshot.generation)
         for warning in snapshot.warnings:
             self.log.warn("{warning}", warning=warning)
@@ -372,6 +391,11 @@ class _Lag:
         self._tell(max(0.0, now - self._due))
         self._due = now + self._every
         self._reactor.callLater(self._every, self._tick)
+
+
+def _own_tls(key: ProviderKey) -> ProviderTls | None:
+    """A provider key's own trust, None where the boot file's is all there is."""
+    return key.tls if key.tls.ca_cert or not key.tls.verify else None
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -105,6 +105,4 @@ class Mark:
 def gateway(place: str, provider: Provider, folder: Path) -> GatewayProcess:
     """A gateway for a kind of provider, not started yet."""
     changes = {"observability": {"log_format": "json"}, "proxy": {"responses_bridge": True}}
-    files = GatewayFiles(folder, documents(place, provider.url), changes)
-    files.changes = {**changes, "proxy": {"responses_bridge": True, "addr": f"127.0.0.1:{files.port}"}}
-    return GatewayProcess(files)
+    return GatewayProcess(GatewayFiles(folder, documents(place, provider.url), changes))

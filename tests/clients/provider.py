@@ -1,6 +1,7 @@
 """A provider in a thread of this process that speaks every dialect, answers from a script and keeps what it was asked.
 
-The request's `model` names the script. A script gives what is said to a request (`Said`), so that a tool's result can be
+The request's `model` names the script, with or without the `our-` of the gateway's aliases, so that the same client can be
+pointed at it directly. A script gives what is said to a request (`Said`), so that a tool's result can be
 answered with a text.
 """
 
@@ -64,7 +65,7 @@ class Provider:
     def answer(self, asked: Asked) -> Said | Refusal:
         """What the script says."""
         self.asked.append(asked)
-        script = self.scripts.get(asked.body.get("model", ""))
+        script = self.scripts.get(asked.body.get("model", "").removeprefix("our-"))
         return script(asked) if script else Refusal(404, f"no script {asked.body.get('model')!r}")
 
     def since(self, mark: int) -> list[Asked]:
@@ -77,7 +78,11 @@ class _Handler(BaseHTTPRequestHandler):
     provider: Provider
 
     def do_GET(self) -> None:
-        self._whole(404, {"error": {"message": f"nothing at {self.path}", "type": "not_found_error"}})
+        if self.path == "/v1/models":
+            models = [{"id": f"our-{name}", "object": "model", "created": 0} for name in self.provider.scripts]
+            self._whole(200, {"object": "list", "data": models})
+        else:
+            self._refuse(self.path, Refusal(404, f"nothing at {self.path}"))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))

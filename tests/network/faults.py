@@ -220,6 +220,7 @@ HEADS = [
 ]
 
 GZIP = (b"content-encoding", b"gzip")
+TOLD_429 = Told(429, "upstream_error", "too many", "upstream_in_band_error")
 TOLD_IN_BAND = Told(502, "upstream_error", "the provider's own words", "upstream_in_band_error")
 IN_BAND_429 = {"error": {"message": "too many", "type": "rate_limit", "code": 429}}
 NOT_THE_ANSWER = [
@@ -232,7 +233,7 @@ NOT_THE_ANSWER = [
     _row("204", [Head(204, framing="close"), End()], ABORTED),
     _row("200 JSON, though a stream may be wanted", json_answer(chat_object("Hello")), Good()),
     _row("200 JSON error object", json_answer(ERROR), TOLD_IN_BAND),
-    _row("200 JSON error with a status", json_answer(IN_BAND_429), Told(429, "upstream_error", "too many")),
+    _row("200 JSON error with a status", json_answer(IN_BAND_429), TOLD_429),
     _row("200 JSON without its content type", _plain(WHOLE, b"text/plain"), Good()),
     _row("gzip", [Head(200, [*EVENTS, GZIP]), Send(b"\x1f\x8b\x08" + b"\0" * 99), End()], DECODE),
     _row("gzip, and the body stalls", [Head(200, [*JSON, GZIP]), Stall()], DECODE),
@@ -262,7 +263,7 @@ FIRST_EVENT = [
     _row("comments for ever", [Head(200, EVENTS), Endless(b": \n\n")], FIRST, REQUEST, model="hasty"),
     _row("half a first frame, then the end", _events(frames=[HALF]), ABORTED, DECODE),
     _row("a first frame of broken JSON", _events(frames=[b'data: {"id":\n\n', *FRAMES]), DECODE),
-    _row("an error first", _events(frames=[_data(IN_BAND_429)]), Told(429, "upstream_error", "too many"), DECODE),
+    _row("an error first", _events(frames=[_data(IN_BAND_429)]), TOLD_429, DECODE),
     _row(
         "an error first, its text hidden",
         _events(frames=[_data({"error": {"message": "stack trace", "code": 500}})]),
