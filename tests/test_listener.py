@@ -1,5 +1,6 @@
 """Strict parsing, bounds and deadlines of callers' connections, byte by byte and by the clock."""
 
+import re
 import tracemalloc
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from twisted_gateway.listener import Budget
+from twisted_gateway.policies.access import Denied
 
 from .doubles.cutting import by_sizes
 from .fronts import Talk, front, site
@@ -112,7 +114,36 @@ def test_accepted(talk, data, body):
     assert (whole.answer().status, whole.answer().body) == (200, body)
     assert whole.wire.open is (b"HTTP/1.0" not in data)
     bytewise = talk().send(*by_sizes(data, 1))
-    assert bytewise.raw == whole.raw
+    assert undated(bytewise.raw) == undated(whole.raw)
+
+
+def undated(raw):
+    """An answer without the second it was given in."""
+    return re.sub(rb"(?i)\r\ndate: [^\r]*", b"", raw)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"content-length: 65536\r\n", 200),
+        (b"content-length: 65537\r\n", 401),
+        (b"transfer-encoding: chunked\r\n", 401),
+        (b"content-length: 65537\r\nx-api-key: k\r\n", 200),
+    ],
+)
+def test_a_large_body_needs_a_key_first(talk, headers, status):
+    def early(request, path):
+        assert path == b"/up"
+        return None if request.getHeader(b"x-api-key") else Denied("unknown_key", "invalid API key").problem
+
+    said = talk(request_body_limit_bytes=0, body_budget_bytes=0)
+    said.channel.site.early = early
+    said.send(post(b"/up?x=1", headers=HOST + headers))
+    if status == 401:
+        assert said.answer().status == 401
+        assert b"invalid API key" in said.answer().body
+    else:
+        assert said.raw == b""
 
 
 REFUSED = {

@@ -296,7 +296,8 @@ def test_the_legacy_call():
 
 def test_usage_anywhere():
     decoder = ChatDecoder(True)
-    made = decoder.received(framed(say("x", usage={"prompt_tokens": 1}), say("y", x_groq={"usage": {"total_tokens": 9}})))
+    chunks = say("x", usage={"prompt_tokens": 1}), say("y", x_groq={"usage": {"total_tokens": 9}})
+    made = decoder.received(framed(*chunks))
     assert made.count(Counted()) == 2
     assert decoder.usage == Usage(prompt=1, total=9)
     assert Counted() not in decoder.received(framed(say("z", usage=None), say("z", usage={})))
