@@ -130,7 +130,7 @@ class Request(server.Request):
         """Hand the request to the one resource there is."""
         self.site = self.channel.site
         self.prepath = []
-        self.postpath = [part.decode("ascii", "replace").encode() for part in self.path[1:].split(b"/")]
+        self.postpath = self.path[1:].split(b"/")
         try:
             self.site.resource.render(self)
         except BaseException:
@@ -142,12 +142,35 @@ class Request(server.Request):
             self.sentLength += len(data)
             self.channel.write(b"%x\r\n%b\r\n" % (len(data), data))
             return
-        if not self.startedWriting:
-            self.responseHeaders.setRawHeaders(b"date", [self.channel.site.date()])
-            if self.channel.site.draining:
-                self.responseHeaders.setRawHeaders(b"connection", [b"close"])
-                self.channel.persistent = False
-        _write(self, data)
+        if self.startedWriting or self._disconnected:
+            _write(self, data)
+            return
+        self.startedWriting = 1
+        head = self._head()
+        self.sentLength += len(data)
+        if self.method == b"HEAD" or self.code in http.NO_BODY_CODES:
+            self.write = lambda data: None  # type: ignore[method-assign]
+            data = b""
+        elif self.chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self.channel.write(head + data)
+
+    def _head(self) -> bytes:
+        """Status line and headers; decides whether the body is chunked."""
+        channel = self.channel
+        lines = [b"%b %d %b" % (self.clientproto, self.code, self.code_message), b"Date: " + channel.site.date()]
+        if channel.site.draining:
+            self.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            channel.persistent = False
+        counted = False
+        for name, values in self.responseHeaders.getAllRawHeaders():
+            counted = counted or name == b"Content-Length"
+            lines += [name + b": " + value for value in values]
+        bodiless = self.method == b"HEAD" or self.code in http.NO_BODY_CODES
+        if not counted and not bodiless and self.clientproto == b"HTTP/1.1":
+            lines.append(b"Transfer-Encoding: chunked")
+            self.chunked = 1
+        return b"\r\n".join((*lines, b"", b""))
 
     def finish(self) -> None:
         """The answer is whole."""

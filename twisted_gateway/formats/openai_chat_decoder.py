@@ -21,20 +21,20 @@ class ChatDecoder(AnswerDecoder):
 
     def __init__(self, stream: bool, reasoning_field: str | None = None) -> None:
         super().__init__(stream)
-        self._reasoning = (*_REASONING, reasoning_field) if reasoning_field else _REASONING
+        self._path = tuple(reasoning_field.split(".")) if reasoning_field else ()
 
     def new_choice(self, index: int) -> ChoiceReader:
         """See `AnswerDecoder`."""
-        return ChatChoice(index, "delta" if self._stream else "message", self._reasoning)
+        return ChatChoice(index, "delta" if self._stream else "message", self._path)
 
 
 class ChatChoice(ChoiceReader):
     """One choice: each `delta` of a stream, or the `message` of a whole answer. Some providers send both."""
 
-    def __init__(self, index: int, holder: str, reasoning: tuple[str, ...]) -> None:
+    def __init__(self, index: int, holder: str, path: tuple[str, ...]) -> None:
         super().__init__(index)
         self._holder = holder
-        self._reasoning = reasoning
+        self._path = path
         self._calls = _Calls(index)
 
     def say(self, entry: dict[str, Any], events: list[Event]) -> None:
@@ -43,7 +43,7 @@ class ChatChoice(ChoiceReader):
         if not isinstance(delta, dict):
             return
         whole = self._holder == "message"
-        thought = next((text for name in self._reasoning if (text := _at(delta, name))), "")
+        thought = self._thought(delta)
         if thought:
             events.append(Mused(thought, self.index))
         self._content(delta.get("content"), events)
@@ -66,6 +66,13 @@ class ChatChoice(ChoiceReader):
         if native == "function_call" or (native == "stop" and self._calls.any):
             return "tool_calls"
         return native
+
+    def _thought(self, delta: dict[str, Any]) -> str:
+        """The reasoning, whatever the provider calls it."""
+        for name in _REASONING:
+            if name in delta and (text := _text(delta[name])):
+                return text
+        return _at(delta, self._path) if self._path else ""
 
     def _content(self, content: Any, events: list[Event]) -> None:
         """Content is a text; Mistral has a list of parts when it reasons."""
@@ -189,10 +196,10 @@ class _Calls:
             events.append(Arguments(call.number, text, self._choice))
 
 
-def _at(delta: dict[str, Any], path: str) -> str:
+def _at(delta: dict[str, Any], path: tuple[str, ...]) -> str:
     """The text at a path of names, "" where there is none."""
     holder: Any = delta
-    for name in path.split("."):
+    for name in path:
         holder = holder.get(name) if isinstance(holder, dict) else None
     return _text(holder)
 

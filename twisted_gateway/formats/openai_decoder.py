@@ -27,6 +27,8 @@ from twisted_gateway.formats.openai_delta import MOST
 from twisted_gateway.formats.openai_usage import read_usage
 from twisted_gateway.wire.sse import Frame
 
+_TEXTS = (Said, Mused, Declined, Arguments)
+
 
 class ChoiceReader:
     """Reads the entries of one choice. `finished` once its `Finished` was given."""
@@ -175,7 +177,7 @@ class AnswerDecoder:
 
     def _learn(self, events: list[Event]) -> None:
         for event in events:
-            if isinstance(event, Said | Mused | Declined | Arguments):
+            if isinstance(event, _TEXTS):
                 self.text_bytes += size(event.text)
             elif isinstance(event, Calling):
                 self.text_bytes += size(event.name)
