@@ -34,6 +34,7 @@ setup(
             "hypothesis>=6.130",
             "h11>=0.16",
             "openai>=2",
+            "anthropic>=2",
             "requests>=2.32",
             "mypy>=1.18",
             "mypy-zope>=1.0.13",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.targets import PLAIN, STREAM, Target, cpu_ns, pss_kb
+from bench.targets import CROSSED, PLAIN, STREAM, Target, cpu_ns, pss_kb
 from bench.tools import Cores, Failed, Mock, complaint, finish
 
 Figures = dict[str, float]
@@ -76,6 +76,17 @@ def paced(lab: Lab, target: Target) -> Figures:
     chunks = lab.plan.paced_chunks
     lab.mock.set(n=chunks, d=20_000)
     return lab.run(target, "-c", 64, "-n", 64, "-x", chunks).per("contents")
+
+
+def crossed(lab: Lab, target: Target) -> Figures:
+    """The paced load twice in a row: passed through, and translated from another dialect."""
+    chunks = lab.plan.paced_chunks
+    lab.mock.set(n=chunks, d=20_000)
+    through = lab.run(target, "-c", 64, "-n", 64, "-x", chunks).per("contents")["us"]
+    translated = lab.run(target, "-c", 64, "-n", 64, "-x", chunks, body=CROSSED).per("contents")["us"]
+    lab.mock.set(n=2000, gather=1)
+    burst = lab.run(target, "-c", 8, "-t", lab.plan.seconds, "-x", 2000, body=CROSSED).per("contents")["us"]
+    return {"us": translated, "times": translated / through, "burst": burst}
 
 
 def lone(lab: Lab, target: Target) -> Figures:
@@ -188,10 +199,12 @@ class Metric:
     direct: bool = True  # says something where there is no gateway
     rounds: int | None = None  # at most
     fresh: bool = False  # needs a new process
+    only: str = ""  # the one target that can do it
 
 
 METRICS = {
     "paced": Metric(paced, direct=False),
+    "crossed": Metric(crossed, direct=False, only="gateway"),
     "lone": Metric(lone, direct=False),
     "burst": Metric(burst, direct=False),
     "stream": Metric(stream, direct=False),

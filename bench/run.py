@@ -136,7 +136,7 @@ def measure(lab: Lab, chosen: Sequence[targets.Target], metrics: Sequence[str]) 
         for turn in range(rounds):
             _tell(f"{name} {turn + 1}/{rounds}")
             for target in chosen:
-                if metric.direct or target.command:
+                if (metric.direct or target.command) and metric.only in ("", target.name):
                     lab.mock.set()
                     results.add(target.name, name, one(lab, metric, target))
     _tell("")

@@ -23,6 +23,8 @@ PLAIN = (
     '{"role":"user","content":"Tell me a story about a fox and a dog, please."}]}'
 )
 STREAM = PLAIN.replace('"messages"', '"stream":true,"stream_options":{"include_usage":true},"messages"', 1)
+CROSSED = STREAM.replace('"model":"mock"', '"model":"mock-anthropic"', 1)
+"""The same call, served by a provider of another dialect."""
 LIVES = 3  # how often a target may die by itself before it is left out
 
 BOOT = """\
@@ -41,8 +43,10 @@ RESOURCES = """\
 _format_version: "1"
 provider_keys:
   - {{display_name: mock, provider: openai, api_key: sk-upstream, api_base: "http://127.0.0.1:{mock}/v1"}}
+  - {{display_name: other, provider: anthropic, api_key: sk-upstream, api_base: "http://127.0.0.1:{mock}"}}
 models:
   - {{display_name: mock, provider: openai, model_name: mock, provider_key: mock}}
+  - {{display_name: mock-anthropic, provider: anthropic, model_name: mock, provider_key: other}}
 api_keys:
   - {{display_name: bench, key: {key}, allowed_models: ["*"]}}
 """

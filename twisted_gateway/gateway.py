@@ -128,6 +128,10 @@ class Gateway:
         for target in targets:
             wait = deadlines(target.model, self.settings)
             way = providers.reach(target.model.provider_key, self.demo_base())
+            ready = format.ready(call, target.model, way.family)
+            if ready is not None:
+                downstream.answer(ready, [])
+                return Outcome.COMPLETE
             road = roads.road(format, self.formats, call, target, way.family, self.bridge)
             opening = Deferred.fromCoroutine(self._attempt(exchange, road, way, wait, downstream))
             self._opening.add(opening)

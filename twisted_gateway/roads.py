@@ -12,7 +12,7 @@ import attrs
 from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import Call, Target
 from twisted_gateway.formats.neutral import Prompt
-from twisted_gateway.formats.row import Format, Passage, Sent, Told
+from twisted_gateway.formats.row import Decoder, Format, Passage, Sent, Told
 from twisted_gateway.formats.translation import Translation
 
 _SPOKEN = {"anthropic": "anthropic"}
@@ -45,11 +45,14 @@ class Road:
         """The tube for the answer. `shown` None keeps the provider's model name."""
         if self.prompt is None:
             return self.format.passage(self.call, self.target, shown, now, letters)
-        assert self.speaks.decoder is not None
         assert self.format.encoder is not None
         name = shown or self.target.upstream_model
         told = Told(self.call, self.prompt, self.target, name, now, letters, fresh)
-        return Translation(self.speaks.decoder(self.call.stream), self.format.encoder(told))
+        return Translation(self._decoder(), self.format.encoder(told))
+
+    def _decoder(self) -> Decoder:
+        assert self.speaks.decoder is not None
+        return self.speaks.decoder(self.call.stream, self.target.model.provider_key.response.reasoning_field)
 
 
 def road(format: Format, formats: Mapping[str, Format], call: Call, target: Target, family: str, bridge: bool) -> Road:

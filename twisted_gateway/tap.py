@@ -33,7 +33,7 @@ from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.connection import Agent, Pool
 from twisted_gateway.errors import Problem, shutting_down
-from twisted_gateway.formats import openai_chat, openai_completions, openai_responses
+from twisted_gateway.formats import anthropic, openai_chat, openai_completions, openai_responses
 from twisted_gateway.front import ENDPOINTS, CallerHeaders, Condition, Front
 from twisted_gateway.gateway import Gateway
 from twisted_gateway.listener import Bounds, Site
@@ -44,7 +44,16 @@ from twisted_gateway.policies.accounting import ACCESS, Accounting
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
 
-FORMATS = {row.name: row for row in (openai_chat.FORMAT, openai_completions.FORMAT, openai_responses.FORMAT)}
+FORMATS = {
+    row.name: row
+    for row in (
+        openai_chat.FORMAT,
+        openai_completions.FORMAT,
+        openai_responses.FORMAT,
+        anthropic.FORMAT,
+        anthropic.COUNT_TOKENS,
+    )
+}
 
 
 class Options(usage.Options):

@@ -35,7 +35,7 @@ class Tool:
 
 @attrs.frozen
 class Said:
-    """One answer. `error`: it breaks off behind the text with this message; `length`: the limit of tokens was reached."""
+    """One answer. `error`: it breaks off behind the text with this message; `length`: it ran out of tokens."""
 
     text: str = ""
     thinking: str = ""

@@ -1,4 +1,4 @@
-"""Lets one test speak to the synchronous and to the asynchronous client of a Python SDK: what either gives is awaited."""
+"""Lets one test use the sync and the async client of a Python SDK: what either gives is awaited."""
 
 from __future__ import annotations
 
@@ -35,11 +35,13 @@ async def entered(manager: Any) -> AsyncIterator[Any]:
 
 
 async def failure(asking: Any, errors: type[Exception], text: Any) -> dict[str, Any]:
-    """The error of a streamed call, and the text that came before it."""
-    read = ""
+    """The error of a streamed call, raised or told as an event (Responses), and the text that came before it."""
+    read, told = "", {}
     try:
         async for element in each(await value(asking())):
             read += text(element)
+            if getattr(element, "type", None) == "response.failed":
+                told = {"class": element.type, "message": element.response.error.message}
     except errors as error:
         headers = getattr(getattr(error, "response", None), "headers", {})
         return {
@@ -49,4 +51,4 @@ async def failure(asking: Any, errors: type[Exception], text: Any) -> dict[str, 
             "after": headers.get("retry-after"),
             "text": read,
         }
-    return {"text": read}
+    return {"text": read, **told}

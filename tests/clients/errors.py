@@ -13,8 +13,9 @@ CLASSES = {
     "limited": ("RateLimitError", 429),
     "refused": ("BadRequestError", 400),
 }
-BROKEN_OFF = ("APIError", "APIStatusError")
-"""Of an error behind the first events, when the status was told long ago."""
+BROKEN_OFF = ("APIError", "APIStatusError", "response.failed")
+"""Of an error behind the first events, when the status was told long ago. In Responses it is an event like others,
+except that the npm package raises for the gateway's `error` before it."""
 
 
 def check_failures(failed: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,7 +1,8 @@
 """The npm packages of `package-lock.json`, installed once into a folder of their own below the user's cache.
 
-The folder is named after the lock file, so another checkout with the same pins shares it. Nothing of a package is run while it
-is installed: Node itself comes as a package too (`node-linux-*`), and `claude` and `codex` are started from where they lie.
+The folder is named after the lock file, so another checkout with the same pins shares it. Nothing of a package is run
+while it is installed: Node itself comes as a package (`node-linux-*`), and `claude` and `codex` are started from where
+they lie.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 PINS = ("package.json", "package-lock.json")
 SECONDS = 420
 NPM = ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1")
-UNREACHABLE = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ERR_SOCKET|network", re.IGNORECASE)
+UNREACHABLE = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ERR_SOCKET")
 ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
 
 

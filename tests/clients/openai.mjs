@@ -157,15 +157,18 @@ async function loop() {
 
 async function failure(asking) {
   let text = "";
+  let told = {};
   try {
-    for await (const chunk of await asking())
+    for await (const chunk of await asking()) {
       text += chunk.choices?.[0]?.delta.content ?? (chunk.type === "response.output_text.delta" ? chunk.delta : "");
+      if (chunk.type === "response.failed") told = { class: chunk.type, message: chunk.response.error.message };
+    }
   } catch (error) {
     const { status = null, type = null, message } = error;
     const after = error.headers?.get("retry-after") ?? null;
     return { class: error.constructor.name, status, type, message, after, text };
   }
-  return { text };
+  return { text, ...told };
 }
 const wrong = new OpenAI({ maxRetries: 0, apiKey: "sk-wrong" });
 const failing = {

@@ -1,8 +1,8 @@
 """A provider in a thread of this process that speaks every dialect, answers from a script and keeps what it was asked.
 
-The request's `model` names the script, with or without the `our-` of the gateway's aliases, so that the same client can be
-pointed at it directly. A script gives what is said to a request (`Said`), so that a tool's result can be
-answered with a text.
+The request's `model` names the script, with or without the `our-` of the gateway's aliases, so that the same client can
+be pointed at it directly. A script gives what is said to a request (`Said`), so that a tool's result can be answered
+with a text. Members that the official SDKs do not know are refused, as providers do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import attrs
+from anthropic.types.beta.message_count_tokens_params import MessageCountTokensParams
+from anthropic.types.beta.message_create_params import MessageCreateParamsStreaming
+from openai.types import chat
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming as ChatParams
+from openai.types.completion_create_params import CompletionCreateParamsStreaming as TextParams
 
 from . import answers
 from .answers import Said
@@ -26,6 +31,19 @@ DIALECTS = {
     "/v1/messages": (answers.messages_stream, answers.messages_whole),
     "/v1/responses": (answers.responses_stream, answers.responses_whole),
     "/v1/completions": (answers.completions_stream, answers.completions_whole),
+}
+KNOWN: Mapping[str, Any] = {
+    "/v1/chat/completions": ChatParams.__annotations__,
+    "/v1/completions": TextParams.__annotations__,
+    "/v1/messages": MessageCreateParamsStreaming.__annotations__,
+    "/v1/messages/count_tokens": MessageCountTokensParams.__annotations__,
+}
+KNOWN_IN_CHAT: Mapping[str, Any] = {
+    "assistant": chat.ChatCompletionAssistantMessageParam.__annotations__,
+    "developer": chat.ChatCompletionDeveloperMessageParam.__annotations__,
+    "system": chat.ChatCompletionSystemMessageParam.__annotations__,
+    "tool": chat.ChatCompletionToolMessageParam.__annotations__,
+    "user": chat.ChatCompletionUserMessageParam.__annotations__,
 }
 COUNTED = 417
 """The answer of `count_tokens`."""
@@ -49,6 +67,14 @@ class Asked:
     path: str
     headers: Mapping[str, str]
     body: Mapping[str, Any]
+
+
+def unknown(path: str, body: Mapping[str, Any]) -> list[str]:
+    """The members that nobody would know."""
+    found = sorted(set(body) - set(KNOWN.get(path, body)))
+    for message in body["messages"] if path == "/v1/chat/completions" else ():
+        found += [f"messages.{name}" for name in set(message) - set(KNOWN_IN_CHAT[message["role"]])]
+    return found
 
 
 Script = Callable[[Asked], Said | Refusal]
@@ -88,7 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         asked = Asked(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
         path = self.path.partition("?")[0]
-        said = self.provider.answer(asked)
+        odd = unknown(path, body)
+        said = Refusal(400, f"Extra inputs are not permitted: {odd}") if odd else self.provider.answer(asked)
         if isinstance(said, Refusal):
             self._refuse(path, said)
         elif path == "/v1/messages/count_tokens":

@@ -1,7 +1,7 @@
 """What the provider says to which model, and what a client should read of it.
 
-A reading is a plain dictionary, the same whatever the client: text, thinking, tool calls as `[id, name, arguments]`, the stop
-reason in the client's own words, and usage as `[fresh input, cached input, output]`.
+A reading is a plain dictionary, the same whatever the client: text, thinking, tool calls as `[id, name, arguments]`,
+the stop reason in the client's own words, and usage as `[fresh input, cached input, output]`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The official Python package `anthropic`, sync and async, on a provider that speaks Messages and on one that does not."""
+"""The official Python package `anthropic`, sync and async, on a provider that speaks Messages and on another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`claude -p` from npm, with nothing set but address and key, on a provider that speaks Messages and on one that does not."""
+"""`claude -p` from npm, with nothing set but address and key, on a provider that speaks Messages and on another."""
 
 from __future__ import annotations
 

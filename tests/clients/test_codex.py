@@ -38,7 +38,9 @@ def ask(clients: Clients, house: Callable[[str], House], tmp_path: Path) -> Ask:
 @pytest.mark.parametrize("place", PLACES)
 def test_prints_the_answer(place: str, ask: Ask, house: Callable[[str], House]) -> None:
     mark = house(place).mark()
-    ask(place, agents.PLAIN).check("The heron waits in the shallows.")
+    ended = ask(place, agents.PLAIN)
+    ended.check("The heron waits in the shallows.")
+    assert "Reconnecting" not in ended.stderr, "it tries a WebSocket first, and should see at once that there is none"
     assert [one.path for one in mark.asked()] == [PATHS[place]]
     assert agents.PLAIN in json.dumps(mark.asked()[0].body)
     assert [line["outcome"] for line in mark.calls(1)] == ["complete"]

@@ -70,7 +70,7 @@ def _printed(command: list[str], folder: Path, environment: Any) -> dict[str, An
 
 @pytest.mark.parametrize("alias", PLAIN)
 @pytest.mark.parametrize("way", OPENAI_WAYS)
-@pytest.mark.parametrize("place", (DIRECT, *OPENAI))
+@pytest.mark.parametrize("place", [DIRECT, *OPENAI])
 def test_openai_reads_what_was_said(place: str, way: str, alias: str, run: Run) -> None:
     if way.startswith("chat"):
         expected = chat_reading(alias)
@@ -109,7 +109,7 @@ def test_openai_lists_the_aliases(place: str, run: Run) -> None:
 
 @pytest.mark.parametrize("alias", PLAIN)
 @pytest.mark.parametrize("way", ["stream", "whole", "helper"])
-@pytest.mark.parametrize("place", (DIRECT, *ANTHROPIC))
+@pytest.mark.parametrize("place", [DIRECT, *ANTHROPIC])
 def test_anthropic_reads_what_was_said(place: str, way: str, alias: str, run: Run) -> None:
     assert run("anthropic.mjs", place)["read"][f"{way} {alias}"] == messages_reading(alias)
 

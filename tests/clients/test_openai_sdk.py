@@ -115,7 +115,8 @@ def responses_answer(answer: Any) -> dict[str, Any]:
 
 async def responses_streamed(client: Any, model: str) -> dict[str, Any]:
     """Events; the last one has everything."""
-    events = [event async for event in each(await value(client.responses.create(model=model, stream=True, **RESPONSES)))]
+    stream = await value(client.responses.create(model=model, stream=True, **RESPONSES))
+    events = [event async for event in each(stream)]
     assert [event.sequence_number for event in events] == list(range(len(events)))
     read = responses_answer(events[-1].response)
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == read["text"]

@@ -215,9 +215,29 @@ def test_arguments_as_an_object_are_written_out():
     assert turns(user(text("x")), {**call("a"), "arguments": {"b": 1}})[1].parts == (ToolCall("a", "f", '{"b":1}'),)
 
 
+def test_tools_in_the_input_join_the_others():
+    function = {"type": "function", "name": "g", "parameters": {"type": "object"}}
+    hosted = {"type": "namespace", "name": "n", "tools": [function]}
+    item = {"type": "additional_tools", "role": "developer", "tools": [function, hosted]}
+    found = made(input=[item, user(text("x"))], tools=[{**function, "name": "f"}])
+    assert [tool.name for tool in found.tools] == ["f", "g"]
+    assert found.turns == (Turn("user", (Text("x"),)),)
+
+
+def test_updated_settings_hold_for_the_answer():
+    effort = {"type": "configuration_update", "reasoning": {"effort": "low"}}
+    form = {"format": {"type": "json_object"}}
+    later = {"type": "configuration_update", "reasoning": {"effort": "high"}, "text": form}
+    found = made(input=[effort, user(text("x")), later], reasoning={"effort": "medium", "summary": "auto"})
+    assert (found.thought, found.json_object) == (Thought(effort="high", shown=True), True)
+
+
 @pytest.mark.parametrize(
     ("item", "named"),
     [
+        ({"type": "additional_tools"}, "invalid JSON"),
+        ({"type": "additional_tools", "tools": [5]}, "invalid JSON"),
+        ({"type": "configuration_update", "reasoning": "low"}, "invalid JSON"),
         ({"type": "item_reference", "id": "x"}, "item_reference"),
         ({"id": "x"}, "item_reference"),
         ({"type": "computer_call", "id": "x"}, "computer_call"),

@@ -209,7 +209,7 @@ def _foreign(part: Foreign, ids: Ids) -> _Object:
     """A block that the caller wrote in Anthropic's own words."""
     block = dict(part.block)
     kind = block.get("type")
-    if part.dialect in ("openai_responses", "openai_completions"):
+    if part.dialect != "anthropic":
         _unsupported(str(kind))
     for name in ("tool_use_id", "id"):
         if isinstance(block.get(name), str) and kind in ("tool_result", "tool_use"):

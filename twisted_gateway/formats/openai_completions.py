@@ -163,6 +163,6 @@ FORMAT = Format(
     native=lambda model, family: family != "anthropic",
     refuse=refuse,
     prompt=prompt,
-    decoder=CompletionsDecoder,
+    decoder=lambda stream, reasoning_field: CompletionsDecoder(stream),
     encoder=CompletionsEncoder,
 )

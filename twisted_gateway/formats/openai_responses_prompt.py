@@ -37,12 +37,13 @@ def prompt(call: Call) -> Prompt:
     """The call in neutral words; raises `Refused` (400) for what only OpenAI itself could do."""
     found: Members = dict(call.extra)
     _refuse_state(found)
-    tools = _tools(found)
-    schema, json_object, verbosity = _text(found)
+    conversation = _conversation(found)
+    tools = _tools(found, conversation.tools)
+    schema, json_object, verbosity = _text(found, conversation.updates.get("text"))
     extra = {name: member(found, name, kind | None, None) for name, kind in _OPENAI_ONLY.items()}
     return Prompt(
         dialect="openai_responses",
-        turns=_turns(found),
+        turns=tuple(conversation.turns),
         stream=call.stream,
         max_tokens=_max_tokens(found),
         temperature=member(found, "temperature", float | None, None),
@@ -52,7 +53,7 @@ def prompt(call: Call) -> Prompt:
         parallel_tools=member(found, "parallel_tool_calls", bool | None, None),
         json_schema=schema,
         json_object=json_object,
-        thought=_thought(found),
+        thought=_thought(found, conversation.updates.get("reasoning")),
         user=member(found, "user", str | None, None),
         extra={name: value for name, value in {**extra, "verbosity": verbosity}.items() if value is not None},
     )
@@ -72,10 +73,8 @@ def _max_tokens(found: Members) -> int | None:
     return member(found, "max_tokens", int | None, None) if limit is None else limit
 
 
-def _thought(found: Members) -> Thought | None:
-    asked = member(found, "reasoning", _Object | None, None)
-    if asked is None:
-        return None
+def _thought(found: Members, update: _Object | None) -> Thought | None:
+    asked = {**(member(found, "reasoning", _Object | None, None) or {}), **(update or {})}
     effort = asked.get("effort")
     shown = asked.get("summary") or asked.get("generate_summary")
     if effort is None and not shown:
@@ -85,9 +84,9 @@ def _thought(found: Members) -> Thought | None:
     return Thought(effort=effort, shown=bool(shown))
 
 
-def _text(found: Members) -> tuple[Mapping[str, Any] | None, bool, str | None]:
+def _text(found: Members, update: _Object | None) -> tuple[Mapping[str, Any] | None, bool, str | None]:
     """The schema of a structured answer, whether any JSON object is asked for, and the verbosity."""
-    asked = member(found, "text", _Object | None, None) or {}
+    asked = {**(member(found, "text", _Object | None, None) or {}), **(update or {})}
     form = asked.get("format") or {}
     if not isinstance(form, dict):
         _invalid("text.format")
@@ -108,10 +107,14 @@ def _text(found: Members) -> tuple[Mapping[str, Any] | None, bool, str | None]:
 # --- Tools
 
 
-def _tools(found: Members) -> tuple[Tool, ...]:
-    """The functions; tools that the provider would run itself are dropped."""
+def _tools(found: Members, added: list[Tool]) -> tuple[Tool, ...]:
+    """The functions, those of the input behind the others; tools that the provider would run itself are dropped."""
     given = member(found, "tools", list[_Object] | None, None) or []
-    return tuple(_tool(tool, f"tools[{at}]") for at, tool in enumerate(given) if tool.get("type") == "function")
+    return (*_functions(given, "tools"), *added)
+
+
+def _functions(given: list[_Object], where: str) -> list[Tool]:
+    return [_tool(tool, f"{where}[{at}]") for at, tool in enumerate(given) if tool.get("type") == "function"]
 
 
 def _tool(tool: _Object, where: str) -> Tool:
@@ -158,7 +161,7 @@ def _allowed(given: _Object) -> ToolChoice:
 # --- Input
 
 
-def _turns(found: Members) -> tuple[Turn, ...]:
+def _conversation(found: Members) -> _Conversation:
     conversation = _Conversation()
     instructions = member(found, "instructions", str | None, None)
     if instructions:
@@ -170,14 +173,16 @@ def _turns(found: Members) -> tuple[Turn, ...]:
         conversation.add(item, f"input[{at}]")
     if not any(turn.role != "system" for turn in conversation.turns):
         refuse("`input` field missing" if given is None else "input must not be empty", "input")
-    return tuple(conversation.turns)
+    return conversation
 
 
 class _Conversation:
-    """The turns that input items make."""
+    """The turns that input items make, and what items change of the call: more `tools`, newer settings (`updates`)."""
 
     def __init__(self) -> None:
         self.turns: list[Turn] = []
+        self.tools: list[Tool] = []
+        self.updates: dict[str, _Object] = {}
 
     def add(self, item: _Object, where: str) -> None:
         """One item; raises `Refused` for one that no other provider can have."""
@@ -234,6 +239,21 @@ class _Conversation:
     def reasoning(self, item: _Object, where: str) -> None:
         """Dropped: what another provider signed is of no use."""
 
+    def additional_tools(self, item: _Object, where: str) -> None:
+        """Tools in the input, as codex gives them."""
+        given = item.get("tools")
+        if not isinstance(given, list) or not all(isinstance(tool, dict) for tool in given):
+            _invalid(f"{where}.tools")
+        self.tools += _functions(given, f"{where}.tools")
+
+    def configuration_update(self, item: _Object, where: str) -> None:
+        """Settings that hold from here on, so for the answer."""
+        for name in ("reasoning", "text"):
+            given = item.get(name)
+            if not isinstance(given, dict | None):
+                _invalid(f"{where}.{name}")
+            self.updates[name] = {**self.updates.get(name, {}), **(given or {})}
+
 
 _ITEMS: Mapping[str, Callable[[_Conversation, _Object, str], None]] = {
     "message": _Conversation.message,
@@ -242,6 +262,8 @@ _ITEMS: Mapping[str, Callable[[_Conversation, _Object, str], None]] = {
     "function_call_output": _Conversation.output,
     "custom_tool_call_output": _Conversation.output,
     "reasoning": _Conversation.reasoning,
+    "additional_tools": _Conversation.additional_tools,
+    "configuration_update": _Conversation.configuration_update,
 }
 
 

@@ -151,11 +151,13 @@ class Format:
     """(model, family of its provider key): whether the target speaks this dialect itself."""
     refuse: Callable[[Model, str, bool], Problem | None] = lambda model, family, bridge: None
     """(model, family, `proxy.responses_bridge`): why a target that does not speak it must not be asked, if so."""
+    ready: Callable[[Call, Model, str], bytes | None] = lambda call, model, family: None
+    """(call, model, family): a whole answer that needs no provider, if there is one."""
     prompt: Callable[[Call], Prompt] | None = None
     """The call in neutral words; raises `errors.Refused` (400) for what cannot be carried."""
     body: Callable[[Prompt, Target], Sent] | None = None
     """A prompt in this dialect's words; raises `errors.Refused` (400) for what it cannot say."""
-    decoder: Callable[[bool], Decoder] | None = None
-    """(stream): reads this dialect's answers."""
+    decoder: Callable[[bool, str | None], Decoder] | None = None
+    """(stream, the provider key's own member for reasoning): reads this dialect's answers."""
     encoder: Callable[[Told], Encoder] | None = None
     """Writes this dialect's answers."""

@@ -1,0 +1,197 @@
+"""Anthropic Messages: `POST /v1/messages` and `/v1/messages/count_tokens` (reference `streaming.md` 17 and 18).
+
+Two rows. Native answers pass in `anthropic_passage`; the other roads are `anthropic_prompt` (a call in neutral words),
+`anthropic_request` (a prompt in this dialect's), `anthropic_events` (its answers read) and `anthropic_writer` (written).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from twisted_gateway.config.resources import Model
+from twisted_gateway.errors import Problem, StrayFrame, bad_request, undecodable
+from twisted_gateway.exchange import Call, Headers, Target
+from twisted_gateway.formats import anthropic_errors, bodies
+from twisted_gateway.formats.anthropic_events import Decoder, unfolded
+from twisted_gateway.formats.anthropic_passage import Count, Events, Whole
+from twisted_gateway.formats.anthropic_prompt import prompt
+from twisted_gateway.formats.anthropic_request import body as written
+from twisted_gateway.formats.anthropic_writer import encoder, estimate
+from twisted_gateway.formats.complaints import ANTHROPIC
+from twisted_gateway.formats.row import Format, Passage, Sent
+from twisted_gateway.wire.sse import Frame
+
+_PING = b':\n\nevent: ping\ndata: {"type": "ping"}\n\n'
+_encode = msgspec.json.Encoder().encode
+
+
+def read_call(body: bytes, headers: Headers) -> Call:
+    """The call in a request body; raises `Refused` with the 400s of `streaming.md` section 2."""
+    found = bodies.members(body, headers)
+    model = bodies.plain(found.get("model"))
+    if not isinstance(model, str):
+        bodies.refuse("`model` field missing", "model")
+    stream = bodies.plain(found.get("stream"))
+    if stream is not None and not isinstance(stream, bool):
+        del found["stream"]  # ignored, also by the provider
+    return Call(model=model, stream=stream is True, body=body, prompt_bytes=_prompt_bytes(found), extra=found)
+
+
+def read_count(body: bytes, headers: Headers) -> Call:
+    """The same for count_tokens, which never streams."""
+    call = read_call(body, headers)
+    return Call(model=call.model, stream=False, body=body, prompt_bytes=call.prompt_bytes, extra=call.extra)
+
+
+def _prompt_bytes(found: bodies.Members) -> int:
+    """UTF-8 bytes of the text the model will read, for an estimate (`streaming.md` 14.2)."""
+    total = sum(_content_bytes(bodies.plain(found.get(name))) for name in ("system", "messages"))
+    return total + (len(bytes(found["tools"])) if "tools" in found else 0)
+
+
+def _content_bytes(value: Any) -> int:
+    if isinstance(value, str):
+        return bodies.size(value)
+    if isinstance(value, list):
+        return sum(map(_content_bytes, value))
+    if not isinstance(value, dict):
+        return 0
+    if value.get("type") in ("image", "document"):
+        return bodies.IMAGE_BYTES
+    return sum(_content_bytes(value.get(name)) for name in ("text", "thinking", "content"))
+
+
+def sent(call: Call, target: Target, ask_usage: bool) -> Sent:
+    """The attempt's request: the caller's own members, `model` replaced, the provider key's edits made."""
+    found = bodies.edit(_with_signed_thinking(call), target)
+    return Sent("/messages", bodies.joined(found), "text/event-stream" if call.stream else "application/json")
+
+
+def sent_count(call: Call, target: Target, ask_usage: bool) -> Sent:
+    """The request of a count."""
+    found = bodies.edit(_with_signed_thinking(call), target)
+    return Sent("/messages/count_tokens", bodies.joined(found), "application/json")
+
+
+def _with_signed_thinking(call: Call) -> dict[str, Any]:
+    """The members, less assistant thinking without a signature: another provider's, which Anthropic refuses (5.4)."""
+    found: dict[str, Any] = dict(call.extra)
+    raw = found.get("messages")
+    if raw is None or b'"thinking"' not in bytes(raw):
+        return found
+    messages = bodies.plain(raw)
+    changed = False
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):
+            kept = [block for block in content if not _is_unsigned(block)]
+            changed = changed or len(kept) != len(content)
+            message["content"] = kept
+    return {**found, "messages": _encode(messages)} if changed else found
+
+
+def _is_unsigned(block: Any) -> bool:
+    return isinstance(block, dict) and block.get("type") == "thinking" and not block.get("signature")
+
+
+def judge(call: Call, frame: Frame) -> Problem | bool:
+    """Whether a first event begins the answer, is noise, or is an error (`streaming.md` 7 and 11.2)."""
+    data = frame.data.strip()
+    if call.stream and (data[:1] not in (b"{", b"[") or data == b"[DONE]"):
+        return False
+    try:
+        answer, _ = bodies.read(data)
+    except StrayFrame as stray:
+        return undecodable(str(stray))
+    if not isinstance(answer, dict):
+        return False if call.stream else undecodable("not a JSON object")
+    problem = anthropic_errors.in_band(answer, frame.event)
+    if problem is not None:
+        return anthropic_errors.before_commit(problem, answer)
+    if call.stream:
+        return isinstance(answer.get("type"), str) or bool(frame.event)
+    return True if isinstance(answer.get("content"), list) else undecodable("no message in it")
+
+
+def judge_count(call: Call, frame: Frame) -> Problem | bool:
+    """Whether a body is a count."""
+    try:
+        answer, _ = bodies.read(frame.data)
+    except StrayFrame as stray:
+        return undecodable(str(stray))
+    if not isinstance(answer, dict):
+        return undecodable("not a JSON object")
+    problem = anthropic_errors.in_band(answer)
+    return True if problem is None else anthropic_errors.before_commit(problem, answer)
+
+
+def passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:
+    """The tube for one native answer, streamed or whole."""
+    return Events(shown) if call.stream else Whole(shown)
+
+
+def count_passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:
+    """The tube for a count."""
+    return Count()
+
+
+def heartbeat(bound: bool) -> bytes:
+    """A comment; once the message has begun, a ping for clients that count events too (`streaming.md` 8)."""
+    return _PING if bound else b":\n\n"
+
+
+def is_native(model: Model, family: str) -> bool:
+    """Whether the target speaks Anthropic's dialect (`policy.md` 5.1)."""
+    return family == "anthropic"
+
+
+def refuse_count(model: Model, family: str, bridge: bool) -> Problem | None:
+    """Why a target of another dialect cannot count (`streaming.md` 18)."""
+    return bad_request(
+        f"model `{model.display_name}` is not backed by an Anthropic-protocol upstream;"
+        " /v1/messages/count_tokens requires one"
+    )
+
+
+def estimated_count(call: Call, model: Model, family: str) -> bytes | None:
+    """A local count where the model says so and its provider cannot (`count_tokens_estimate`)."""
+    if family == "anthropic" or not model.count_tokens_estimate:
+        return None
+    return _encode({"input_tokens": estimate(call.prompt_bytes)})
+
+
+FORMAT = Format(
+    name="anthropic",
+    protocol="anthropic",
+    complaints=ANTHROPIC,
+    read_call=read_call,
+    sent=sent,
+    passage=passage,
+    judge=judge,
+    unfolded=unfolded,
+    error_body=anthropic_errors.error_body,
+    heartbeat=heartbeat,
+    native=is_native,
+    prompt=prompt,
+    body=written,
+    decoder=lambda stream, reasoning_field: Decoder(stream),
+    encoder=encoder,
+)
+
+COUNT_TOKENS = Format(
+    name="anthropic_count_tokens",
+    protocol="anthropic",
+    complaints=ANTHROPIC,
+    read_call=read_count,
+    sent=sent_count,
+    passage=count_passage,
+    judge=judge_count,
+    unfolded=unfolded,
+    error_body=anthropic_errors.error_body,
+    heartbeat=heartbeat,
+    native=is_native,
+    refuse=refuse_count,
+    ready=estimated_count,
+)
