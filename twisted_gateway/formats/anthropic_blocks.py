@@ -113,7 +113,7 @@ class Blocks:
         self._calls: dict[int, _Call] = {}
         self.written = False
         """Some block was."""
-        self.called = False
+        self.has_calls = False
         """Some call was."""
 
     def words(self, kind: str, text: str) -> None:
@@ -208,7 +208,7 @@ class Blocks:
         given = call.id or f"toolu_{self._fresh()[:24]}"
         name = self._names.get(call.name, call.name)
         self._start(call, {"type": "tool_use", "id": given, "name": name, "input": {}})
-        self.called = call.started = True
+        self.has_calls = call.started = True
         if call.pieces:
             self._sink.delta("input_json", "".join(call.pieces))
             call.pieces.clear()

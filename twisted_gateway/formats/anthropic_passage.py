@@ -28,6 +28,7 @@ _DELTA = re.compile(
     rb'("[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+")\} *\} *\n\n'
 ).match
 """A whole frame that brings some text, as Anthropic writes it: nothing in it needs to be understood or changed."""
+_NULL = msgspec.Raw(b"null")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -36,10 +37,10 @@ class _Event(msgspec.Struct):
 
     type: Any = None
     index: Any = None
-    delta: msgspec.Raw | None = None
-    message: msgspec.Raw | None = None
-    usage: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
+    delta: msgspec.Raw = _NULL
+    message: msgspec.Raw = _NULL
+    usage: msgspec.Raw = _NULL
+    error: msgspec.Raw = _NULL
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
@@ -139,7 +140,7 @@ class Events(Native):
             frame = Frame(data, frame.event)
         event = _event(data)
         kind = _kind(event.type, frame.event)
-        if kind == "error" or frame.event == b"error" or event.error is not None:
+        if kind == "error" or frame.event == b"error" or bytes(event.error) != b"null":
             self.failure = self._error(frame, data, kind)
             if self.failure is not None:
                 return _named(frame, data, kind) if self.failure.told else None
@@ -298,7 +299,7 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _delta_bytes(raw: msgspec.Raw | None) -> int:
+def _delta_bytes(raw: msgspec.Raw) -> int:
     delta = bodies.plain(raw)
     return sum(bodies.size(delta.get(name)) for name in _TEXTS) if isinstance(delta, dict) else 0
 

@@ -131,7 +131,7 @@ class _Writer:
             return "refusal", None
         if reason != "stop":
             return _REASONS.get(reason, "end_turn"), None
-        if self._blocks.called:
+        if self._blocks.has_calls:
             return "tool_use", None
         matched = finished.stop_sequence if finished is not None else None
         if matched is not None and matched in self._told.prompt.stop:
