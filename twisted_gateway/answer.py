@@ -324,5 +324,3 @@ def cause_of(failure: Failure) -> str:
 
 def detail_of(failure: Failure) -> str:
     return f"{type(failure.value).__name__}: {failure.value}"[:2048]
-
-

@@ -22,7 +22,9 @@ class CorsRules:
 
     def __init__(self, cors: Cors) -> None:
         self._cors = cors
-        exposed = [name for item in cors.expose_headers for name in (_RATE_HEADERS if item == "x-ratelimit-*" else (item,))]
+        exposed = [
+            name for item in cors.expose_headers for name in (_RATE_HEADERS if item == "x-ratelimit-*" else (item,))
+        ]
         self._exposed = ", ".join(exposed).encode("ascii")
 
     def allowed(self, headers: Headers) -> bytes | None:

@@ -107,7 +107,10 @@ def quoted(name: str) -> str:
 def bad_request(detail: str) -> Problem:
     """A 400 of our own making (`errors-and-headers.md` 2.2)."""
     return Problem(
-        status=400, type="invalid_request_error", message=f"request payload is invalid: {detail}", kind="invalid_request"
+        status=400,
+        type="invalid_request_error",
+        message=f"request payload is invalid: {detail}",
+        kind="invalid_request",
     )
 
 

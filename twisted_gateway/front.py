@@ -71,8 +71,10 @@ class CallerHeaders:
         before, star, after = pattern.lower().partition("*")
         for raw, values in self._headers.getAllRawHeaders():
             name = raw.decode("latin-1").lower()
-            fits = name == before if not star else (
-                len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after)
+            fits = (
+                name == before
+                if not star
+                else (len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after))
             )
             if fits:
                 yield name, values[0].decode("latin-1")
@@ -274,9 +276,7 @@ class Front:
         peer = getattr(request.getClientAddress(), "host", "") or ""
         if not real_ip.trusted_proxies and not peer.startswith("::ffff:"):
             return peer
-        return client_address(
-            peer, headers.all(real_ip.header), real_ip.trusted_proxies, recursive=real_ip.recursive
-        )
+        return client_address(peer, headers.all(real_ip.header), real_ip.trusted_proxies, recursive=real_ip.recursive)
 
     def _known(self, request: Any) -> tuple[Snapshot, CallerKey]:
         snapshot = self.snapshot()

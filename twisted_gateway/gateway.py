@@ -66,9 +66,7 @@ class Gateway:
         """Answer one call. Never raises; cancelled when the caller leaves."""
         format = self.formats[exchange.endpoint.format]
         tickets: list[Ticket] = []
-        downstream = Downstream(
-            request, exchange, format, self.clock, self.heartbeat_seconds, lambda: _opened(tickets)
-        )
+        downstream = Downstream(request, exchange, format, self.clock, self.heartbeat_seconds, lambda: _opened(tickets))
         outcome = Outcome.BROKEN
         self.in_flight += 1
         try:

@@ -1,4 +1,4 @@
-"""Vendors: which dialect a target speaks, where it is, what its credential looks like (`policy.md` sections 5 and 6)."""
+"""Vendors: which dialect a target speaks, where it is, what its credential looks like (`policy.md` 5 and 6)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,35 @@ _FAMILY_OF_ADAPTER = {"openai": "openai", "anthropic": "anthropic", "azure-opena
 _USER_AGENT = f"AISIX/{__version__}"
 
 _NEVER_BY_DEFAULTS = frozenset(
-    ["authorization", "x-api-key", "x-goog-api-key", "api-key", "x-amz-security-token", "x-amz-date", "x-amz-content-sha256", "proxy-authorization", "cookie", "host"]
+    [
+        "authorization",
+        "x-api-key",
+        "x-goog-api-key",
+        "api-key",
+        "x-amz-security-token",
+        "x-amz-date",
+        "x-amz-content-sha256",
+        "proxy-authorization",
+        "cookie",
+        "host",
+    ]
 )
 _NEVER_FORWARDED = _NEVER_BY_DEFAULTS | frozenset(
-    ["accept", "accept-encoding", "connection", "expect", "keep-alive", "proxy-authenticate", "set-cookie", "te", "trailer", "transfer-encoding", "traceparent", "tracestate", "upgrade"]
+    [
+        "accept",
+        "accept-encoding",
+        "connection",
+        "expect",
+        "keep-alive",
+        "proxy-authenticate",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "traceparent",
+        "tracestate",
+        "upgrade",
+    ]
 )
 _NEVER_PREFIXES = ("content-", "x-aisix-", "x-stainless-")
 _AZURE_CODES = {
@@ -118,9 +143,7 @@ def _anthropic_base(base: str) -> str:
     return urlunsplit(parts._replace(path=path.removesuffix("/v1") + "/v1"))
 
 
-def headers(
-    exchange: Exchange, target: Target, way: Reach, accept: str, native: bool = False
-) -> list[tuple[str, str]]:
+def headers(exchange: Exchange, target: Target, way: Reach, accept: str, native: bool = False) -> list[tuple[str, str]]:
     """The headers of an attempt, in the order of `policy.md` section 6; on a clash the earlier group wins.
 
     `native`: the caller speaks the provider's dialect, so Anthropic's version headers are its own (`streaming.md` 3.2).
@@ -135,7 +158,9 @@ def headers(
         "x-aisix-request-id": exchange.id,
     }
     if way.family == "anthropic":
-        found.update(_anthropic_headers(exchange, native and target.model.provider_key.request.forward_anthropic_headers))
+        found.update(
+            _anthropic_headers(exchange, native and target.model.provider_key.request.forward_anthropic_headers)
+        )
     wishes = target.model.provider_key.request
     if wishes.default_headers:
         for given, template in wishes.default_headers.items():

@@ -73,6 +73,4 @@ def road(format: Format, formats: Mapping[str, Format], call: Call, target: Targ
 
 def _no_way(format: Format) -> Problem:
     words = format.name.replace("_", " ")
-    return Problem(
-        status=501, type="not_implemented", message=f"this provider does not support {words}", kind="config"
-    )
+    return Problem(status=501, type="not_implemented", message=f"this provider does not support {words}", kind="config")

@@ -285,9 +285,7 @@ class House(MultiService):
         if tls is None:
             port = self.reactor.listenTCP(address.port, factory, interface=address.host, backlog=1024)
         else:
-            port = self.reactor.listenSSL(
-                address.port, factory, _server_tls(tls), interface=address.host, backlog=1024
-            )
+            port = self.reactor.listenSSL(address.port, factory, _server_tls(tls), interface=address.host, backlog=1024)
         self.ports.append(port)
         return port
 

@@ -122,9 +122,7 @@ class Upstream:
         problem = format.error_body(status, text)
         if retry_after is not None and status in (429, 529):
             problem = _with_retry_after(problem, retry_after)
-        raise AttemptFailed(
-            problem, status=status, retryable=not 400 <= status < 500, retry_after=retry_after
-        )
+        raise AttemptFailed(problem, status=status, retryable=not 400 <= status < 500, retry_after=retry_after)
 
     def _problem(self, failure: Failure) -> Problem | None:
         """What a failure of the connection is to the caller; None when it is a fault of ours or a cancellation."""
@@ -190,5 +188,3 @@ def _reader(call: Call, response: Any, limits: Limits) -> Reader | WholeBody | N
 
 def _with_retry_after(problem: Problem, seconds: int) -> Problem:
     return attrs.evolve(problem, retry_after=seconds)
-
-

@@ -1,7 +1,7 @@
 """Anthropic Messages: `POST /v1/messages` and `/v1/messages/count_tokens` (reference `streaming.md` 17 and 18).
 
-Two rows. Native answers pass in `anthropic_passage`; the other roads are `anthropic_prompt` (a call in neutral words),
-`anthropic_request` (a prompt in this dialect's), `anthropic_events` (its answers read) and `anthropic_writer` (written).
+Two rows. Native answers pass in `anthropic_passage`; the other roads are `anthropic_prompt` (a call in neutral
+words), `anthropic_request` (a prompt in this dialect's), `anthropic_events` (answers read), `anthropic_writer`.
 """
 
 from __future__ import annotations
@@ -142,6 +142,11 @@ def heartbeat(bound: bool) -> bytes:
     return _PING if bound else b":\n\n"
 
 
+def decoder(stream: bool, reasoning_field: str | None = None) -> Decoder:
+    """Reads answers of this dialect, where reasoning has one name."""
+    return Decoder(stream)
+
+
 def is_native(model: Model, family: str) -> bool:
     """Whether the target speaks Anthropic's dialect (`policy.md` 5.1)."""
     return family == "anthropic"
@@ -176,7 +181,7 @@ FORMAT = Format(
     native=is_native,
     prompt=prompt,
     body=written,
-    decoder=lambda stream, reasoning_field: Decoder(stream),
+    decoder=decoder,
     encoder=encoder,
 )
 

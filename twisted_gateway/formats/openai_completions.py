@@ -149,6 +149,11 @@ def refuse(model: Model, family: str, bridge: bool) -> Problem | None:
     return Problem(status=501, type="not_implemented", message=message, kind="config")
 
 
+def decoder(stream: bool, reasoning_field: str | None = None) -> CompletionsDecoder:
+    """Reads answers of this dialect, which knows no reasoning."""
+    return CompletionsDecoder(stream)
+
+
 FORMAT = Format(
     name="openai_completions",
     protocol="openai",
@@ -163,6 +168,6 @@ FORMAT = Format(
     native=lambda model, family: family != "anthropic",
     refuse=refuse,
     prompt=prompt,
-    decoder=lambda stream, reasoning_field: CompletionsDecoder(stream),
+    decoder=decoder,
     encoder=CompletionsEncoder,
 )

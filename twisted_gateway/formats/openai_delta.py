@@ -8,7 +8,6 @@ import attrs
 
 from twisted_gateway.errors import StrayFrame
 
-
 MOST = 1024
 """Choices of an answer, and tool calls of a choice: what is remembered of each must not grow without end."""
 
@@ -79,7 +78,9 @@ class Choice:
         for name in ("content", "reasoning_content", "reasoning", "refusal"):
             total += _size(delta.get(name))
         calls = delta.get("tool_calls")
-        functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+        functions = (
+            [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+        )
         for function in (*functions, delta.get("function_call")):
             if isinstance(function, dict):
                 total += _size(function.get("name")) + _size(function.get("arguments"))
