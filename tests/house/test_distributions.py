@@ -42,7 +42,8 @@ def test_lock_files_allow_what_setup_py_asks_for() -> None:
 def test_every_import_is_of_a_declared_distribution() -> None:
     """What somebody happens to have installed beside ours is not there for a newcomer."""
     run, _ = declared()
-    near = {"constantly", "pyopenssl", "service-identity", "werkzeug", "zope-interface"}  # of Twisted and klein, which cannot do without
+    # of Twisted and klein, which cannot do without
+    near = {"constantly", "pyopenssl", "service-identity", "werkzeug", "zope-interface"}
     allowed = {
         "twisted_gateway": {canonicalize_name(Requirement(text).name) for text in run} | near,
         "tests": set(pinned(RUN)) | set(pinned(TEST)),

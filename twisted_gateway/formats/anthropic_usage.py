@@ -8,7 +8,10 @@ from twisted_gateway.exchange import Usage
 
 
 class Counters:
-    """Field-wise maxima of all reports, in `usage`; its `prompt` includes cached tokens, Anthropic's own does not."""
+    """Field-wise maxima of all reports, in `usage`; its `prompt` includes cached tokens, Anthropic's own does not.
+
+    A final report that counts the input counts it anew.
+    """
 
     __slots__ = ("_input", "usage")
 
@@ -21,7 +24,10 @@ class Counters:
         if not isinstance(report, dict):
             return False
         usage = self.usage
-        self._input = max(self._input, _count(report, "input_tokens"))
+        fresh = _count(report, "input_tokens")
+        if final and fresh:  # a result says it anew, as after a compaction; the SDKs take it so too
+            self._input = usage.cache_read = usage.cache_write = 0
+        self._input = max(self._input, fresh)
         output = _count(report, "output_tokens")
         usage.merge(
             completion=output,
