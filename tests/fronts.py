@@ -21,7 +21,8 @@ from twisted_gateway.config.settings import Proxy
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.errors import Refused
 from twisted_gateway.front import Condition, Front
-from twisted_gateway.listener import Bounds, Site
+from twisted_gateway.intake import Bounds
+from twisted_gateway.listener import Site
 from twisted_gateway.policies.access import identify
 
 from .exchanges import model, snapshot

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from twisted_gateway.listener import Budget
+from twisted_gateway.intake import Budget
 from twisted_gateway.policies.access import Denied
 
 from .doubles.cutting import by_sizes

@@ -1,40 +1,38 @@
-"""Connections to providers: an `IAgent` of our own below treq, with its pool (`DESIGN.md` section 7, items 1-5).
+"""One connection to a provider and one request at a time on it (`DESIGN.md` section 7, items 1-5).
 
-`Agent.request` gives an `IResponse` as soon as its head is read. A body reaches its protocol in one call per read of
-the socket. Cancelling the Deferred, or `abortConnection()` on the body's transport, closes the socket at once.
+The head comes as an `IResponse`; the body reaches its protocol in one call per read of the socket. Cancelling the
+Deferred, or `abortConnection()` on the body's transport, closes the socket at once. `agent` is above it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import attrs
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import _WrappingProtocol
-from twisted.internet.error import ConnectingCancelledError, ConnectionAborted, ConnectionDone, TimeoutError
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
     IHandshakeListener,
     IProtocol,
     IPushProducer,
-    IReactorTime,
-    IStreamClientEndpoint,
     ITCPTransport,
     ITransport,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from twisted_gateway.wire.http1 import Malformed, ResponseReader, request_head
+
+if TYPE_CHECKING:
+    from twisted_gateway.agent import Pool
 
 _SLICE = 65_536
 _DONE = Failure(ResponseDone())
@@ -440,203 +438,3 @@ class Connection(Protocol):
             self.alive = False
             self._pool.forget(self)
             self.transport.abortConnection()
-
-
-class Pool:
-    """Idle connections per origin: the newest is taken first, the old ones are closed."""
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        idle_seconds: float,
-        most_idle: int | None = None,
-        tune: Callable[[Any], None] | None = None,
-    ) -> None:
-        self._clock = clock
-        self._idle_seconds = idle_seconds
-        self._most_idle = most_idle
-        self._idle: dict[Origin, list[Connection]] = {}
-        self._sweep: Any = None
-        self.tune = tune or (lambda transport: None)
-        self.open: set[Connection] = set()
-
-    def take(self, origin: Origin) -> Connection | None:
-        """The connection that was used last, if one is idle."""
-        idle = self._idle.get(origin)
-        while idle:
-            connection = idle.pop()
-            if connection.alive:
-                connection.reused = True
-                return connection
-        return None
-
-    def keep(self, connection: Connection) -> None:
-        """Take back a connection whose response is whole."""
-        idle = self._idle.setdefault(connection.origin, [])
-        if self._most_idle is not None and len(idle) >= self._most_idle:
-            connection.abort()
-            return
-        connection.idle_since = self._clock.seconds()
-        idle.append(connection)
-        connection.pause(False)
-        if self._sweep is None and self._idle_seconds:
-            self._sweep = self._clock.callLater(self._idle_seconds, self._close_old)
-
-    def forget(self, connection: Connection) -> None:
-        """The connection is closed."""
-        self.open.discard(connection)
-        idle = self._idle.get(connection.origin)
-        if idle and connection in idle:
-            idle.remove(connection)
-
-    def close_idle(self) -> None:
-        """Close what is idle, and what becomes so: nobody will ask for it any more."""
-        self._most_idle = 0
-        for idle in tuple(self._idle.values()):
-            for connection in tuple(idle):
-                connection.abort()
-
-    def close(self) -> None:
-        """Close every connection, idle or busy."""
-        if self._sweep is not None and self._sweep.active():
-            self._sweep.cancel()
-        self._sweep = None
-        for connection in tuple(self.open):
-            connection.abort()
-
-    @property
-    def idle(self) -> int:
-        """Number of idle connections."""
-        return sum(map(len, self._idle.values()))
-
-    def _close_old(self) -> None:
-        self._sweep = None
-        now = self._clock.seconds()
-        oldest = None
-        for origin in list(self._idle):
-            for connection in tuple(self._idle[origin]):
-                if now - connection.idle_since >= self._idle_seconds - 1e-6:
-                    connection.abort()
-            if not self._idle[origin]:
-                del self._idle[origin]
-            else:
-                first = self._idle[origin][0].idle_since
-                oldest = first if oldest is None else min(oldest, first)
-        if oldest is not None:
-            self._sweep = self._clock.callLater(oldest + self._idle_seconds - now, self._close_old)
-
-
-@attrs.define
-class _Factory(Factory):
-    connection: Connection
-
-    noisy = False
-
-    def buildProtocol(self, addr: IAddress | None) -> Connection:
-        return self.connection
-
-
-@lru_cache(1024)
-def _parse(uri: bytes) -> tuple[Origin, bytes, bytes]:
-    """Origin, `Host` header and request target of a URL."""
-    parts = urlsplit(uri.decode("ascii"))
-    host = parts.hostname or ""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    shown = f"[{host}]" if ":" in host else host
-    if parts.port is not None and parts.port != (443 if parts.scheme == "https" else 80):
-        shown = f"{shown}:{port}"
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Origin(parts.scheme, host, port), shown.encode("ascii"), path.encode("ascii")
-
-
-@implementer(IAgent)
-class Agent:
-    """HTTP/1.1 requests over pooled connections.
-
-    `endpoint(origin)` gives where to connect to, TLS included; `connect_timeout` (seconds, None = none) covers TCP
-    and TLS and fails with `twisted.internet.error.TimeoutError`. A request that fails on a *reused* connection before
-    a byte of its response came is sent once more, on a fresh one.
-    """
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        pool: Pool,
-        endpoint: Callable[[Origin], IStreamClientEndpoint],
-        connect_timeout: float | None,
-    ) -> None:
-        self._clock = clock
-        self.pool = pool
-        self._endpoint = endpoint
-        self._connect_timeout = connect_timeout
-
-    def request(
-        self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
-    ) -> Deferred[IResponse]:
-        """See `IAgent`. `bodyProducer` is None or a `Body`."""
-        origin, host, path = _parse(uri)
-        lines = [(b"host", host)]
-        if isinstance(headers, HeaderLines):
-            lines += headers.lines
-        elif headers is not None:
-            lines += [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
-        connection = self.pool.take(origin)
-        if connection is None:
-            return self._fresh(origin, method, path, lines, bodyProducer)
-        try:
-            answer = connection.send(method, path, lines, bodyProducer)
-        except Malformed:
-            self.pool.keep(connection)
-            return fail(Failure())
-
-        def again(reason: Failure) -> Deferred[Response]:
-            broken = reason.value
-            if not isinstance(broken, BrokenConnection) or broken.received:
-                return fail(reason)
-            return self._fresh(origin, method, path, lines, bodyProducer)
-
-        answer.addErrback(again)
-        return answer  # type: ignore[return-value]
-
-    def _fresh(
-        self, origin: Origin, method: bytes, path: bytes, lines: list[tuple[bytes, bytes]], body: Any
-    ) -> Deferred[Any]:
-        def send(connection: Connection) -> Deferred[Response]:
-            try:
-                return connection.send(method, path, lines, body)
-            except Malformed:  # nothing was written
-                self.pool.keep(connection)
-                raise
-
-        return self._connect(origin).addCallback(send)
-
-    def _connect(self, origin: Origin) -> Deferred[Connection]:
-        try:
-            endpoint = self._endpoint(origin)
-        except Exception:  # a host that is no name
-            return fail()
-        connection = Connection(self.pool, origin, origin.scheme == "https")
-        self.pool.open.add(connection)
-        late = False
-
-        def give_up() -> None:
-            nonlocal late
-            late = True
-            ready.cancel()
-
-        timer = None if self._connect_timeout is None else self._clock.callLater(self._connect_timeout, give_up)
-        connecting = endpoint.connect(_Factory(connection))
-
-        def done(result: Any) -> Any:
-            if timer is not None and timer.active():
-                timer.cancel()
-            if isinstance(result, Failure):
-                self.pool.forget(connection)
-                if late:
-                    return Failure(TimeoutError("connecting took too long"))
-                if result.check(ConnectingCancelledError):
-                    return Failure(CancelledError())
-            return result
-
-        ready: Deferred[Connection] = connecting.addCallback(lambda _: connection.when_up())
-        return ready.addBoth(done)

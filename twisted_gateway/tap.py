@@ -25,18 +25,19 @@ from twisted_gateway import __version__
 from twisted_gateway.addresses import Address
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
+from twisted_gateway.agent import Agent, Pool
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
 from twisted_gateway.config.resources import ProviderKey, ProviderTls
 from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot
-from twisted_gateway.connection import Agent, Pool
 from twisted_gateway.errors import Problem, shutting_down
 from twisted_gateway.formats import anthropic, openai_chat, openai_completions, openai_responses
 from twisted_gateway.front import ENDPOINTS, CallerHeaders, Condition, Front
 from twisted_gateway.gateway import Gateway
-from twisted_gateway.listener import Bounds, Site
+from twisted_gateway.intake import Bounds
+from twisted_gateway.listener import Site
 from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
 from twisted_gateway.metrics import Metrics
 from twisted_gateway.policies import access

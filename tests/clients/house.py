@@ -86,20 +86,22 @@ class Mark:
         """The lines of the log."""
         return [json.loads(line) for line in self.house.gateway.stderr.splitlines()[self.lines :]]
 
-    def calls(self, count: int) -> list[dict[str, Any]]:
-        """At least so many access lines of calls, which are written a moment after their ends."""
+    def calls(self) -> list[dict[str, Any]]:
+        """The access line of every call that reached the provider; they are written a moment after their ends."""
         until = time.monotonic() + PATIENCE
+        wanted = {asked.headers["x-aisix-request-id"] for asked in self.asked()}
         while True:
-            found = [line for line in self.logged() if line.get("message") == "proxy request completed"]
-            if len(found) >= count:
+            lines = [line for line in self.logged() if line["message"] == "proxy request completed"]
+            found = [line for line in lines if line["request_id"] in wanted]
+            if len(found) == len(wanted):
                 return found
-            assert time.monotonic() < until, f"{len(found)} access lines instead of {count}: {self.logged()}"
+            assert time.monotonic() < until, f"{len(found)} access lines instead of {len(wanted)}: {self.logged()}"
             time.sleep(0.02)
 
-    def check_faultless(self) -> None:
-        """Nothing but what is logged in good times: no warning, no error, no traceback."""
-        bad = [line for line in self.logged() if line.get("level", "info").lower() not in ("info", "debug")]
-        assert bad == []
+    def check_complete(self, count: int) -> None:
+        """So many calls, all well; and nothing but what is logged in good times: no warning, error or traceback."""
+        assert [line["outcome"] for line in self.calls()] == ["complete"] * count
+        assert [line for line in self.logged() if line["level"].lower() not in ("info", "debug")] == []
 
 
 def gateway(place: str, provider: Provider, folder: Path) -> GatewayProcess:

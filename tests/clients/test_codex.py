@@ -43,8 +43,7 @@ def test_prints_the_answer(place: str, ask: Ask, house: Callable[[str], House]) 
     assert "Reconnecting" not in ended.stderr, "it tries a WebSocket first, and should see at once that there is none"
     assert [one.path for one in mark.asked()] == [PATHS[place]]
     assert agents.PLAIN in json.dumps(mark.asked()[0].body)
-    assert [line["outcome"] for line in mark.calls(1)] == ["complete"]
-    mark.check_faultless()
+    mark.check_complete(1)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -52,8 +51,7 @@ def test_runs_a_command_and_tells_its_output(place: str, ask: Ask, house: Callab
     mark = house(place).mark()
     ask(place, "-m", "our-agent", *FREE, agents.RUN).check(f"The command printed {PRINTED}.")
     assert [one.path for one in mark.asked()] == [PATHS[place]] * 2
-    assert [line["outcome"] for line in mark.calls(2)] == ["complete"] * 2
-    mark.check_faultless()
+    mark.check_complete(2)
 
 
 def test_a_wrong_key_is_said_to_be_one(ask: Ask) -> None:

@@ -24,7 +24,10 @@ KNOWLEDGE = (
     *("deadlines", "addresses", "config"),
 )
 JUDGEMENT = ("policies", "logs", "alarm")
-MOTION = ("upstream", "answer", "downstream", "relay", "connection", "listener", "trust", "demo", "config.file")
+MOTION = (
+    "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
+    "listener", "trust", "demo", "config.file",
+)
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")
 

@@ -21,10 +21,11 @@ from twisted.internet import reactor, ssl
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
+from twisted_gateway.agent import Agent, Pool
 from twisted_gateway.answer import cause_of, detail_of
 from twisted_gateway.config.resources import ProviderTls
 from twisted_gateway.config.settings import UpstreamTls
-from twisted_gateway.connection import Agent, Body, Pool
+from twisted_gateway.connection import Body
 from twisted_gateway.trust import Endpoints
 
 NOW = datetime.datetime.now(datetime.UTC)

@@ -28,7 +28,8 @@ def fixtures(folder: str, kind: Kind | None = None) -> list[Recording]:
 
 def items(folder: str, kind: Kind | None = None, protocol: str = "openai-chat") -> list[Recording]:
     """Items of a folder: ours, then the recordings if they are there."""
-    return [*fixtures(folder, kind), *recordings(folder, kind, protocol)]
+    ours = [item for item in fixtures(folder, kind) if item.expect.get("protocol", protocol) == protocol]
+    return [*ours, *recordings(folder, kind, protocol)]
 
 
 def roots() -> list[Path]:
@@ -66,3 +67,18 @@ def events(item: Recording) -> list[Any]:
         except ValueError:
             continue
     return found
+
+
+# The other formats
+
+MESSAGE_STREAMS = items("anthropic-messages", "stream", "anthropic-messages")
+MESSAGE_WHOLE = items("anthropic-messages", "json", "anthropic-messages")
+MESSAGE_ODD = items("odd-framings", None, "anthropic-messages")
+MESSAGE_ERRORS = items("http-errors", "error", "anthropic-messages")
+RESPONSE_STREAMS = items("openai-responses", "stream", "openai-responses")
+RESPONSE_WHOLE = items("openai-responses", "json", "openai-responses")
+RESPONSE_ODD = items("odd-framings", None, "openai-responses")
+RESPONSE_ERRORS = items("http-errors", "error", "openai-responses")
+COMPLETION_STREAMS = items("openai-completions", "stream", "openai-completions")
+COMPLETION_WHOLE = items("openai-completions", "json", "openai-completions")
+COMPLETION_ERRORS = items("http-errors", "error", "openai-completions")

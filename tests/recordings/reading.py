@@ -160,7 +160,7 @@ def same_text(text: str, wanted: Any) -> bool:
         return not text
     if "text" in wanted and text != wanted["text"]:
         return False
-    return "sha256" not in wanted or _digest(text) == wanted["sha256"]
+    return "sha256" not in wanted or digest(text) == wanted["sha256"]
 
 
 def _same_call(call: Tool, wanted: Any) -> bool:
@@ -175,8 +175,8 @@ def _same_call(call: Tool, wanted: Any) -> bool:
         written = json.dumps(value, ensure_ascii=False)
     if "value" in arguments and value != arguments["value"]:
         return bool(arguments.get("empty")) and not call.arguments
-    return "sha256" not in arguments or _digest(written) == arguments["sha256"] or bool(arguments.get("empty"))
+    return "sha256" not in arguments or digest(written) == arguments["sha256"] or bool(arguments.get("empty"))
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

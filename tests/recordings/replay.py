@@ -1,7 +1,7 @@
 """A provider that answers with recordings, as a process of its own: `python -m tests.recordings.replay FOLDER...`.
 
-The request's `model` names the item; its member `replay` says how the answer is delivered (see `Delivery`). It writes
-its port to stdout and serves until it is killed.
+The request's `model` names the item; its member `replay` says how the answer is delivered (see `Delivery`), and so does
+a `user` that is JSON, which every dialect's mapping carries. It writes its port to stdout and serves until it is killed.
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ class Delivery:
         """The request member that asks for it."""
         return {"replay": attrs.asdict(self)}
 
+    def user(self) -> str:
+        """The same as a caller's name, for roads on which an unknown member is lost."""
+        return json.dumps(attrs.asdict(self))
+
     def pieces(self, body: bytes) -> Sequence[bytes]:
         """The body in pieces."""
         if self.cut == "bytes":
@@ -76,13 +80,13 @@ class Replay(BaseHTTPRequestHandler):
         path = self.index.get(asked["model"])
         if path is None:
             self._refuse(404, "no such recording")
-        elif asked.get("stream") and not (asked.get("stream_options") or {}).get("include_usage"):
+        elif self.path.endswith("/completions") and not _asks_usage(asked):
             self._refuse(418, "usage was not asked")
         else:
             expect = json.loads(path.read_bytes())
             headers = [(name, value) for name, value in expect.get("headers") or [] if name in KEPT_HEADERS]
             body = (path.parent / expect["body_file"]).read_bytes()
-            self._answer(expect.get("status") or 200, headers, body, Delivery(**asked.get("replay") or {}))
+            self._answer(expect.get("status") or 200, headers, body, _delivery(asked))
 
     def _refuse(self, status: int, message: str) -> None:
         body = json.dumps({"error": {"message": message, "type": "replay"}})
@@ -116,6 +120,16 @@ class Replay(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: the gateway has the log."""
+
+
+def _asks_usage(asked: dict[str, Any]) -> bool:
+    return not asked.get("stream") or bool((asked.get("stream_options") or {}).get("include_usage"))
+
+
+def _delivery(asked: dict[str, Any]) -> Delivery:
+    """What the request says of it, in `replay` or in `user`."""
+    given = asked.get("replay") or json.loads(asked.get("user") or "{}")
+    return Delivery(**given)
 
 
 class Server(ThreadingHTTPServer):
