@@ -1,4 +1,4 @@
-"""Acceptance tests with real clients: official SDKs and coding agents, through a running gateway, at a scripted provider.
+"""Acceptance tests with real clients: SDKs and coding agents, through a running gateway, at a scripted provider.
 
 The npm packages are pinned here and installed outside of the checkout (`install.py`). To renew the pins, write the new
 versions into `package.json` and run, in this folder:

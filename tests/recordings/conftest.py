@@ -11,6 +11,7 @@ from tests.doubles.process import GatewayFiles, GatewayProcess, resources
 from .house import KEY, House
 from .items import CHAT_ERRORS, CHAT_FIRST_ERRORS, CHAT_ODD, CHAT_STREAMS, CHAT_WHOLE, roots
 from .replay import replaying
+from .roads import Roads, opened
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +32,10 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
             house = House(gateway, provider)
             yield house
             house.close()
+
+
+@pytest.fixture(scope="session")
+def roads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roads]:
+    """A running gateway with every format's items behind it, Responses bridged."""
+    with opened(tmp_path_factory.mktemp("roads")) as found:
+        yield found

@@ -80,7 +80,11 @@ class Response(Reading):
     argument_deltas: dict[str, str] = attrs.field(factory=dict)
     event_types: Counter[str] = attrs.field(factory=Counter)
     numbers: list[int] = attrs.field(factory=list)
+    errors: list[dict[str, Any]] = attrs.field(factory=list)
+    """`error` events, which the SDK gives out like others: code, message and param."""
     last: dict[str, Any] | None = None
+    """The response that the last event brought."""
+    _done: list[dict[str, Any]] = attrs.field(factory=list)
 
     def take(self, response: JsonObject) -> Response:
         """A whole response."""
@@ -120,7 +124,10 @@ class Response(Reading):
         elif kind.endswith("_arguments.delta"):
             index = str(event["output_index"])
             self.argument_deltas[index] = self.argument_deltas.get(index, "") + event["delta"]
+        elif kind == "error":
+            self.errors.append({name: event.get(name) for name in ("code", "message", "param")})
         elif kind == "response.output_item.done":
+            self._done.append(event["item"])
             self._item(event["item"], said)
         if kind in ("response.completed", "response.incomplete", "response.failed"):
             tools = dict(said.tools)
@@ -136,12 +143,12 @@ class Response(Reading):
         self.last = dict(response)
         self.models.add(response.get("model") or "")
         self.ids.add(response.get("id") or "")
-        self.output = list(response.get("output") or ())
+        self.output = list(response.get("output") or self._done)
         self.output_types = [item["type"] for item in self.output]
         self.status = self.choices[0].finish_reason = response.get("status")
         self.incomplete_reason = (response.get("incomplete_details") or {}).get("reason")
         self.usage = response_counters(response.get("usage") or {})
-        messages = [item for item in self.output if item["type"] == "message"]
+        messages = [item for item in response.get("output") or () if item["type"] == "message"]
         self.final_text = "".join(part.get("text") or "" for item in messages for part in item["content"])
         for position, item in enumerate(self.output):
             self._item({"id": position, **item}, self.choices[0])

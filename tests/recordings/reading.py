@@ -179,4 +179,5 @@ def _same_call(call: Tool, wanted: Any) -> bool:
 
 
 def digest(text: str) -> str:
+    """As the expectations have it."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
