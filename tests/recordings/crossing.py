@@ -55,9 +55,8 @@ def messages_of_chat(item: Recording, *, thinking: bool) -> Expected:
     calls = _calls(choice)
     reason = choice.get("finish_reason")
     refusal = choice.get("refusal")
-    assert not (refusal and _says(choice)), "which of both comes first is not known from the expectation"
     return {
-        "text": refusal or choice.get("text"),
+        "text": {"text": _in_order(item)} if refusal and says_and_declines(item) else refusal or choice.get("text"),
         "reasoning": choice.get("reasoning") if thinking else None,
         "tool_calls": calls,
         "finish_reason": _stop_reason(reason, bool(refusal), bool(calls)),
@@ -99,8 +98,17 @@ def _calls(choice: Expected) -> list[Expected]:
     return [*(choice.get("tool_calls") or ()), *([{**function, "id": None}] if function else [])]
 
 
-def _says(choice: Expected) -> bool:
-    return bool((choice.get("text") or {}).get("chars"))
+def says_and_declines(item: Recording) -> bool:
+    """Whether it has both a text and a refusal, which are one text in a message."""
+    choice = _first_choice(item)
+    return all((choice.get(name) or {}).get("text") for name in ("text", "refusal"))
+
+
+def _in_order(item: Recording) -> str:
+    """Text and refusal of a chat stream's first choice, as they came."""
+    choices = [choice for chunk in sent(item) for choice in chunk.get("choices") or () if not choice.get("index")]
+    deltas = [choice.get("delta") or {} for choice in choices]
+    return "".join((delta.get("content") or "") + (delta.get("refusal") or "") for delta in deltas)
 
 
 def _stop_reason(reason: str | None, refused: bool, called: bool) -> str:
@@ -138,4 +146,6 @@ def signed_blocks(item: Recording) -> list[Expected]:
 
     whole = message(item) if item.kind == "stream" else json.loads(item.body)
     kinds = ("thinking", "redacted_thinking")
-    return [block for block in whole["content"] if block["type"] in kinds and (block.get("signature") or "data" in block)]
+    return [
+        block for block in whole["content"] if block["type"] in kinds and (block.get("signature") or "data" in block)
+    ]

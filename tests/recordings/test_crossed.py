@@ -23,6 +23,7 @@ from .crossing import (
     messages_of_chat,
     responses_of_chat,
     responses_of_messages,
+    says_and_declines,
     signed_blocks,
 )
 from .dialects import Message, Response, facts
@@ -65,8 +66,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 
 
 def short(some: list[Recording]) -> list[Recording]:
-    """Those that are worth sending byte by byte."""
+    """Those that are not too long to be sent byte by byte."""
     return [item for item in some if len(item.body) <= ONE_BYTE_LIMIT]
+
+
+def piecemeal(item: Recording, delivery: Delivery) -> Delivery:
+    """The delivery; at random instead of byte by byte where the item is too long for that."""
+    return delivery if delivery.cut != "bytes" or short([item]) else Delivery("random", seed=5)
 
 
 # Anthropic as chat
@@ -202,7 +208,7 @@ def test_what_is_translated_is_legal(item: Recording, thinking: bool, roads: Roa
 @anyhow
 @each(CHAT_CUT, CHAT_IN_STREAM_ERRORS)
 def test_what_ends_in_an_error_is_legal_up_to_it(item: Recording, delivery: Delivery, roads: Roads) -> None:
-    answer = roads.raw_message(item.name, delivery, thinking=True)
+    answer = roads.raw_message(item.name, piecemeal(item, delivery), thinking=True)
     check_grammar(answer.body, whole=False)
     assert answer.body.rstrip().split(b"\n\n")[-1].startswith(b"event: error\n")
     assert b"message_stop" not in answer.body
@@ -219,7 +225,7 @@ def test_a_cut_chat_stream_as_messages(item: Recording, delivery: Delivery, road
 @anyhow
 @each(CHAT_IN_STREAM_ERRORS)
 def test_an_error_in_a_chat_stream_as_messages(item: Recording, delivery: Delivery, roads: Roads) -> None:
-    reading = roads.message(item.name, delivery, stream=True, thinking=True)
+    reading = roads.message(item.name, piecemeal(item, delivery), stream=True, thinking=True)
     check_before_an_error(reading, messages_of_chat(item, thinking=True))
     told, wanted = error_of(reading), item.expect["sdk_error"]
     assert told["message"] == wanted["error_message"]
@@ -282,17 +288,21 @@ def test_the_responses_helper_reads_it(item: Recording, roads: Roads) -> None:
     manager = roads.openai.responses.stream(
         model=f"bridge-{item.name}", input=PROMPT, reasoning=SUMMARY, user=delivery.user(), extra_body=delivery.member()
     )
-    with manager as stream:
-        answer = stream.get_final_response()
     claude = item.expect["protocol"] == "anthropic-messages"
     wanted = (responses_of_messages if claude else responses_of_chat)(item)
-    check_response(Response().take(plain(answer)), wanted, item)
+    last: Any = None
+    with manager as stream:
+        for last in stream:
+            pass
+        if wanted["finish_reason"] == "completed":
+            assert stream.get_final_response() is not None  # of others it knows no end
+    check_response(Response().take(plain(last.response)), wanted, item)
 
 
 @pytest.mark.parametrize("delivery", [*ANY, Delivery("random", seed=3, abort=True)], ids=str)
 @each(CHAT_CUT, CHAT_IN_STREAM_ERRORS)
 def test_a_failed_chat_stream_as_responses(item: Recording, delivery: Delivery, roads: Roads) -> None:
-    reading = roads.response(item.name, delivery, stream=True, bridge=True)
+    reading = roads.response(item.name, piecemeal(item, delivery), stream=True, bridge=True)
     wanted = responses_of_chat(item)
     assert same_text(reading.choices[0].text, wanted["text"])
     assert same_text(reading.choices[0].reasoning, wanted["reasoning"])
@@ -321,7 +331,7 @@ def test_a_message_stream_and_its_twin_are_one_chat_answer(item: Recording, road
     check_twins(roads.chat, item)
 
 
-@each(CHAT_STREAMS)
+@each([item for item in CHAT_STREAMS if not says_and_declines(item)])
 def test_a_chat_stream_and_its_twin_are_one_message(item: Recording, roads: Roads) -> None:
     def read(name: str, delivery: Delivery, *, stream: bool) -> Message:
         return roads.message(name, delivery, stream=stream, thinking=True)
@@ -406,6 +416,8 @@ def check_response(reading: Response, wanted: Expected, item: Recording) -> None
     for item_of in reading.output:
         if item_of["type"] == "function_call":
             json.loads(item_of["arguments"])
+    for index, text in reading.argument_deltas.items():
+        assert reading.output[int(index)]["arguments"] == text
     assert same_text(reading.final_text, wanted["text"])
 
 
