@@ -1,4 +1,4 @@
-"""Expectations carried over into another dialect, by the tables of `translation.md` (3, 5.3, 6, 7.2), losses left out."""
+"""Expectations carried over into another dialect by the tables of `translation.md` (3, 5.3, 6, 7.2), losses apart."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def chat_of_messages(item: Recording) -> Expected:
 
 
 def messages_of_chat(item: Recording, *, thinking: bool) -> Expected:
-    """A chat item as Messages callers must read it: its first choice; a legacy function call as a call without its id."""
+    """A chat item as Messages callers must read it: its first choice; a legacy function call is a call without id."""
     choice = _first_choice(item)
     usage = _figures(item.read)
     calls = _calls(choice)

@@ -1,4 +1,4 @@
-"""What the SDKs read in Messages, Responses and legacy completions, as a `Reading` with what each dialect has besides."""
+"""What the SDKs read in Messages, Responses and legacy completions: a `Reading`, and what each dialect has besides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from .reading import COUNTERS, Choice, JsonObject, Reading, Tool, digest, differences, plain, same_text
+from .reading import COUNTERS, Choice, JsonObject, Reading, Tool, differences, digest, plain, same_text
 
 SERVER_CALLS = ("server_tool_use", "mcp_tool_use")
 SPOKEN = {"response.output_text.delta": "text", "response.refusal.delta": "refusal"}

@@ -1,7 +1,7 @@
 """A provider that answers with recordings, as a process of its own: `python -m tests.recordings.replay FOLDER...`.
 
-The request's `model` names the item; its member `replay` says how the answer is delivered (see `Delivery`), and so does
-a `user` that is JSON, which every dialect's mapping carries. It writes its port to stdout and serves until it is killed.
+The request's `model` names the item; its member `replay` says how the answer is delivered (see `Delivery`), and so
+does a `user` that is JSON, which every mapping carries. It writes its port to stdout and serves until it is killed.
 """
 
 from __future__ import annotations
