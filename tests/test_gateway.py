@@ -16,7 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.connection import Body
 from twisted_gateway.errors import shutting_down
-from twisted_gateway.exchange import Outcome
+from twisted_gateway.exchange import Outcome, Ticket
 from twisted_gateway.formats import openai_chat
 from twisted_gateway.gateway import Gateway
 from twisted_gateway.policies.access import Authentication, ModelAccess
@@ -67,11 +67,11 @@ class Ledger:
 
     def admit(self, exchange):
         self.exchanges.append(exchange)
-        return Ticket(self, exchange)
+        return LedgerTicket(self, exchange)
 
 
 @attrs.define
-class Ticket:
+class LedgerTicket(Ticket):
     ledger: Ledger
     exchange: object
 
@@ -145,6 +145,7 @@ class House:
         self.gateway = Gateway(
             before=(self.ledger, Authentication(lambda: NOW, lambda *_: None, lambda *_: None)),
             after=(ModelAccess(),),
+            limits=(),
             formats={"openai_chat": openai_chat.FORMAT},
             upstream=Upstream(lambda key: client, self.clock, boot, boot.connect_timeout_ms),
             settings=boot,
@@ -675,7 +676,7 @@ def test_it_is_not_asked_again_otherwise(house, members, status, body):
 
 
 def test_a_policy_that_fails_is_our_fault(house):
-    class Failing:
+    class Failing(Ticket):
         def admit(self, exchange):
             raise RuntimeError("secret")
 
@@ -688,7 +689,7 @@ def test_a_policy_that_fails_is_our_fault(house):
 
 
 def test_a_ticket_that_fails_does_not_keep_others_from_being_settled(house):
-    class Failing:
+    class Failing(Ticket):
         def admit(self, exchange):
             return self
 
@@ -707,7 +708,7 @@ def test_a_ticket_that_fails_does_not_keep_others_from_being_settled(house):
 def test_tickets_are_settled_in_reverse_order(house):
     log = []
 
-    class Noting:
+    class Noting(Ticket):
         def __init__(self, name):
             self.name = name
 

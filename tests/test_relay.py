@@ -50,7 +50,7 @@ def test_a_caller_who_is_full_after_the_first_write_stops_the_reading():
     clock, answer, downstream = Clock(), Answer(), Downstream()
     made = exchange()
     passage = openai_chat.FORMAT.passage(call(), made.attempts[0].target, "gpt", 1.0, "x" * 24)
-    relay = Relay(made, attempt(), answer, passage, (), downstream, clock, 5.0)
+    relay = Relay(made, attempt(), answer, passage, lambda joint: (), downstream, clock, 5.0)
     relay.start([])
     assert not answer.reading
     clock.advance(60)

@@ -37,7 +37,7 @@ from twisted_gateway.exchange import Endpoint, Exchange
 from twisted_gateway.formats.complaints import BY_DIALECT, dialect_of
 
 ENDPOINTS = (
-    Endpoint("/v1/chat/completions", "openai_chat"),
+    Endpoint("/v1/chat/completions", "openai_chat", plans_first=True),
     Endpoint("/v1/completions", "openai_completions"),
     Endpoint("/v1/messages", "anthropic", "anthropic"),
     Endpoint("/v1/messages/count_tokens", "anthropic_count_tokens", "anthropic"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -21,11 +22,12 @@ from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, ended_by, our_fault, without
-from twisted_gateway.exchange import Attempt, Call, Exchange, Outcome, Policy, Target, Ticket
+from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket
 from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.relay import Relay
 from twisted_gateway.roads import Road
 from twisted_gateway.upstream import Upstream
+from twisted_gateway.wire.series import Gate
 
 _LETTERS = string.ascii_letters + string.digits
 _HEX = "0123456789abcdef"
@@ -35,10 +37,15 @@ _USAGE_MEMORY = 600.0
 
 @attrs.define
 class Gateway:
-    """The trunk and what it needs. `before` policies see the exchange before its body is read, `after` behind that."""
+    """The trunk and what it needs. Policies are asked in this order; callers can see it (`policy.md` 1.2).
+
+    `before` see the exchange before its body is read, `after` behind that; `limits` come last, and the endpoint says
+    whether the target list is made before or behind them.
+    """
 
     before: Sequence[Policy]
     after: Sequence[Policy]
+    limits: Sequence[Policy]
     formats: Mapping[str, Format]
     upstream: Upstream
     settings: UpstreamSettings
@@ -71,16 +78,19 @@ class Gateway:
         self.in_flight += 1
         try:
             await self._admit(self.before, exchange, tickets)
-            call = exchange.call = format.read_call(exchange.body, exchange.headers)
+            exchange.call = format.read_call(exchange.body, exchange.headers)
             await self._admit(self.after, exchange, tickets)
-            targets = self._targets(exchange)
-            outcome = await self._relay(exchange, call, format, targets, downstream)
+            targets = self._targets(exchange) if exchange.endpoint.plans_first else None
+            await self._admit(self.limits, exchange, tickets)
+            if targets is None:
+                targets = self._targets(exchange)
+            outcome = await self._relay(exchange, format, targets, downstream, tickets)
         except Refused as refusal:
             outcome = Outcome.REFUSED
             downstream.complain(refusal.problem)
         except AttemptFailed as failed:
-            outcome = Outcome.FAILED
-            downstream.complain(failed.problem)
+            outcome = getattr(failed, "outcome", Outcome.FAILED)
+            downstream.complain(failed.problem, getattr(failed, "frames", None))
         except (CancelledError, GeneratorExit):
             outcome = Outcome.ABANDONED if downstream.gone else Outcome.BROKEN
             if self._ending is not None:
@@ -93,9 +103,8 @@ class Gateway:
 
     async def _admit(self, policies: Sequence[Policy], exchange: Exchange, tickets: list[Ticket]) -> None:
         for policy in policies:
-            ticket = policy.admit(exchange)
-            if hasattr(ticket, "__await__"):
-                ticket = await ticket  # type: ignore[misc]
+            found = policy.admit(exchange)
+            ticket = found if found is None or isinstance(found, Ticket) else await found
             if ticket is not None:
                 tickets.append(ticket)
 
@@ -119,10 +128,17 @@ class Gateway:
         return routing.plan(exchange.resolution)
 
     async def _relay(
-        self, exchange: Exchange, call: Call, format: Format, targets: Iterator[Target], downstream: Downstream
+        self,
+        exchange: Exchange,
+        format: Format,
+        targets: Iterator[Target],
+        downstream: Downstream,
+        tickets: Sequence[Ticket],
     ) -> Outcome:
         """Attempts until one gives an open answer, which is then relayed to its end."""
         last: AttemptFailed | None = None
+        call = exchange.call
+        assert call is not None
         for target in targets:
             wait = deadlines(target.model, self.settings)
             way = providers.reach(target.model.provider_key, self.demo_base())
@@ -131,7 +147,7 @@ class Gateway:
                 downstream.answer(ready, [])
                 return Outcome.COMPLETE
             road = roads.road(format, self.formats, call, target, way.family, self.bridge)
-            opening = Deferred.fromCoroutine(self._attempt(exchange, road, way, wait, downstream))
+            opening = Deferred.fromCoroutine(self._attempt(exchange, road, way, wait, downstream, tickets))
             self._opening.add(opening)
             try:
                 answer = await opening
@@ -147,28 +163,39 @@ class Gateway:
             letters = "".join(self.choose(_LETTERS, k=24))
             passage = road.passage(shown, self.now(), letters, lambda: "".join(self.choose(_HEX, k=32)))
             attempt = exchange.attempts[-1]
-            relay = Relay(exchange, attempt, answer, passage, (), downstream, self.clock, wait.silence)
+            gates = partial(_gates, tickets)
+            relay = Relay(exchange, attempt, answer, passage, gates, downstream, self.clock, wait.silence)
             self.running.add(relay)
             try:
-                return await relay.start(self._answer_headers(exchange))
+                return await relay.start(self._answer_headers(exchange, tickets))
+            except AttemptFailed as failed:
+                last = failed
+                if downstream.gone:
+                    break
             finally:
                 self.running.discard(relay)
         assert last is not None, "a plan has at least one target"
         raise last
 
     async def _attempt(
-        self, exchange: Exchange, road: Road, way: providers.Reach, wait: Deadlines, downstream: Downstream
+        self,
+        exchange: Exchange,
+        road: Road,
+        way: providers.Reach,
+        wait: Deadlines,
+        downstream: Downstream,
+        tickets: Sequence[Ticket],
     ) -> Answer:
         """An open answer from this target, asking again without `stream_options` where a server refuses them."""
         key = road.target.model.provider_key
         sent = road.sent(self._no_usage.get(key.id, 0.0) <= self.clock.seconds())
         try:
-            return await self._open(exchange, road, way, sent, wait, downstream)
+            return await self._open(exchange, road, way, sent, wait, downstream, tickets)
         except AttemptFailed as failed:
             if not (sent.asked_usage and failed.status in (400, 422) and _names_stream_options(failed.problem)):
                 raise
         self._no_usage[key.id] = self.clock.seconds() + _USAGE_MEMORY
-        return await self._open(exchange, road, way, road.sent(False), wait, downstream)
+        return await self._open(exchange, road, way, road.sent(False), wait, downstream, tickets)
 
     async def _open(
         self,
@@ -178,6 +205,7 @@ class Gateway:
         sent: Sent,
         wait: Deadlines,
         downstream: Downstream,
+        tickets: Sequence[Ticket],
     ) -> Answer:
         """The only place where an upstream is opened."""
         call, target = road.call, road.target
@@ -188,8 +216,8 @@ class Gateway:
         exchange.attempts.append(attempt)
 
         def accepted() -> None:
-            if call.stream and not wait.configured:
-                downstream.headers_of_stream = lambda: self._answer_headers(exchange)
+            if call.stream and not wait.configured and not exchange.late_head:
+                downstream.headers_of_stream = lambda: self._answer_headers(exchange, tickets)
                 downstream.promise(min(self.heartbeat_seconds or _LONGEST_SILENT_WAIT, _LONGEST_SILENT_WAIT))
 
         url = way.url(sent.path, providers.forwarded_query(exchange, way))
@@ -207,11 +235,12 @@ class Gateway:
             if attempt.first_event is None:
                 attempt.ended = self.clock.seconds()
 
-    def _answer_headers(self, exchange: Exchange) -> HeadLines:
+    def _answer_headers(self, exchange: Exchange, tickets: Sequence[Ticket]) -> HeadLines:
         """The headers of a good answer (`errors-and-headers.md` section 7)."""
+        headers = [line for ticket in tickets for line in ticket.headers()]
         if exchange.endpoint.path == "/v1/chat/completions":
-            return [(b"x-aisix-call-id", exchange.id.encode("ascii"))]
-        return []
+            headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
+        return headers
 
     def end_all(self, problem: Problem) -> None:
         """End every call by an error, whether it is answered already or not: the process is going away."""
@@ -223,11 +252,16 @@ class Gateway:
 
 
 def _opened(tickets: Sequence[Ticket]) -> None:
-    """Tell the tickets that want to know that the answer's head is written."""
+    """Tell the tickets that the answer's head is written."""
     for ticket in tickets:
-        opened = getattr(ticket, "opened", None)
-        if opened is not None:
-            opened()
+        ticket.opened()
+
+
+def _gates(tickets: Sequence[Ticket], joint: Joint) -> list[Gate]:
+    """What the policies put on the line of an open answer, in the order of their admission."""
+    gates = [gate for ticket in tickets for gate in ticket.gates(joint)]
+    gates.extend(gate for ticket in tickets for gate in ticket.last_gates(joint))
+    return gates
 
 
 def _names_stream_options(problem: Problem) -> bool:

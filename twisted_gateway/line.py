@@ -1,12 +1,12 @@
-"""The line of one answer: reader, passage, tubes, the bytes of one write (`DESIGN.md` section 3, step 6). Sans-IO."""
+"""The line of one answer: reader, passage, gates, the bytes of one write (`DESIGN.md` section 3, step 6). Sans-IO."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from twisted_gateway.formats.row import Passage, Taken
-from twisted_gateway.wire.series import Series, Tube, WholeBody
+from twisted_gateway.wire.series import Gate, Series, WholeBody
 from twisted_gateway.wire.sse import Frame, Reader, encode
 
 _MOST_MISSES = 3
@@ -26,20 +26,35 @@ class Line:
     Where no policy wants to see the frames, those that the passage knows by their bytes are never taken apart.
     """
 
-    def __init__(self, reader: Reader | WholeBody, passage: Passage, tubes: Sequence[Tube] = ()) -> None:
+    def __init__(self, reader: Reader | WholeBody, passage: Passage, gates: Sequence[Gate] = ()) -> None:
         self._reader = reader
         self._passage = passage
-        self._tube: Tube = Series((passage, *tubes)) if tubes else passage
-        quick = not tubes and isinstance(reader, Reader)
+        self._gates = Series(gates) if gates else None
+        quick = not gates and isinstance(reader, Reader)
         self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if quick else None
 
     @property
     def held(self) -> int:
-        """Bytes kept back by tubes."""
-        return self._tube.held
+        """Bytes kept back by gates."""
+        return self._gates.held if self._gates is not None else 0
+
+    @property
+    def halted(self) -> Any:
+        """A gate's `Halt`, or None."""
+        return self._gates.halted if self._gates is not None else None
+
+    @property
+    def full(self) -> bool:
+        """Whether a gate wants no more for now."""
+        return self._gates is not None and self._gates.full
+
+    @property
+    def withheld(self) -> int:
+        """UTF-8 bytes of text that gates kept from the caller."""
+        return self._gates.withheld if self._gates is not None else 0
 
     def read(self, data: bytes) -> Batch:
-        """One read. Raises `wire.sse.TooLong`, and `errors.StrayFrame` where a tube cannot carry on."""
+        """One read. Raises `wire.sse.TooLong`, and `errors.StrayFrame` where the passage cannot carry on."""
         take, reader = self._take, self._reader
         if take is None or not isinstance(reader, Reader):
             return self.frames(self._reader.received(data))
@@ -67,12 +82,16 @@ class Line:
         return Batch(parts[0] if len(parts) == 1 else b"".join(parts), count, events)
 
     def frames(self, frames: list[Frame]) -> Batch:
-        """Frames that were read already."""
-        return _batch(self._tube.received(frames), len(frames))
+        """Frames that were read already; none, for a gate that was woken."""
+        made = self._passage.received(frames) if frames else []
+        return _batch(made if self._gates is None else self._gates.received(made), len(frames))
 
     def stopped(self, clean: bool) -> Batch:
-        """The last frames of an answer that is over."""
-        return _batch(self._tube.stopped(clean), 0)
+        """The last frames of an answer that is over. Gates may still hold some: then come back with `frames`."""
+        made = self._passage.stopped(clean)
+        if self._gates is not None:
+            made = [*self._gates.received(made), *self._gates.stopped(clean)]
+        return _batch(made, 0)
 
 
 def _batch(made: list[Frame], events: int) -> Batch:

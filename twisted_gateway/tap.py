@@ -170,6 +170,7 @@ class House(MultiService):
                 ),
             ),
             after=(access.ModelAccess(),),
+            limits=(),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,

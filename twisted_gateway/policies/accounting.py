@@ -15,7 +15,7 @@ from twisted.logger import Logger, LogLevel
 
 from twisted_gateway.charging import Charge, charge
 from twisted_gateway.client_types import ClientTypes
-from twisted_gateway.exchange import Attempt, Exchange, Outcome
+from twisted_gateway.exchange import Attempt, Exchange, Outcome, Ticket
 from twisted_gateway.metrics import UNKNOWN, CallLabels, Metrics
 from twisted_gateway.records import (
     LEFT,
@@ -100,7 +100,7 @@ class Accounting:
 
 
 @attrs.define
-class AccountingTicket:
+class AccountingTicket(Ticket):
     """What accounting knows of one call: whether its gauges are still up."""
 
     accounting: Accounting
