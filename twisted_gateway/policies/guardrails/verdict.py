@@ -15,7 +15,7 @@ class Allow:
 
 @attrs.frozen
 class Block:
-    """The texts must not go on. `reason` is for operators; `unavailable`: the check could not run and may not be skipped."""
+    """The texts must not go on. `reason` is for operators; `unavailable`: the check could not run, nor be skipped."""
 
     reason: str = ""
     unavailable: bool = False
