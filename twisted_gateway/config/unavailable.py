@@ -35,8 +35,6 @@ SETTINGS: Mapping[tuple[str, ...], Unless] = {
     ("admin", "enabled"): OFF,
     ("cache", "backend"): Unless(("memory",)),
     ("cache", "redis"): ALWAYS,
-    ("ratelimit", "backend"): Unless(("memory",)),
-    ("ratelimit", "redis"): ALWAYS,
     ("observability", "metrics", "otlp", "enabled"): OFF,
     ("observability", "tracing", "otlp", "enabled"): OFF,
 }
