@@ -27,6 +27,7 @@ setup(
         "msgspec>=0.20",
         "prometheus_client>=0.22",
         "txredisapi>=1.6",
+        "google-re2>=1.1",
     ],
     extras_require={
         "test": [
