@@ -104,4 +104,3 @@ class Cache:
 
     backend: Annotated[str, Choice(("memory",))] = "memory"
     redis: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
-

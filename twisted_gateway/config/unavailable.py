@@ -44,7 +44,6 @@ COLLECTIONS: tuple[str, ...] = (
     "a2a_agents",
     "cache_policies",
     "observability_exporters",
-    "rate_limit_policies",
     "oidc_providers",
     "claim_mappings",
     "passthrough_routes",
@@ -57,7 +56,6 @@ SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "models": (
-        "rate_limit",
         "cost",
         "retries",
         "cooldown",
@@ -66,7 +64,6 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "embedding",
     ),
     "api_keys": (
-        "rate_limit",
         "allowed_routes",
         "jwt_subject",
         "jwt_provider",
@@ -76,6 +73,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     ),
     "provider_keys": (),
     "guardrails": (),
+    "rate_limit_policies": (),
 }
 
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")
