@@ -437,13 +437,32 @@ def test_errors_in_the_stream(house, then, kind, outcome):
     assert exchange.status == 200
 
 
-def test_an_event_that_is_too_long():
+def test_an_event_that_is_too_long_passes_where_nobody_reads_it():
     house = House(max_event_bytes=1000)
     ask, request = house.stream()
     house.write(request, sse(ROLE))
     house.write(request, b"data: " + b"x" * 2000)
-    assert json.loads(Reader().received(ask.got.data)[-1].data)["error"]["type"] == "upstream_decode_error"
-    house.settled("truncated")
+    assert ask.got.data.endswith(b"x" * 2000), "at once, not when it is whole"
+    house.write(request, b"y\n\n" + sse(say("on")))
+    house.write(request, sse(chunk(choice({}, "stop")), "[DONE]"))
+    house.end(request)
+    datas = [frame.data for frame in Reader().received(ask.got.data)]
+    assert datas[1] == b"x" * 2000 + b"y"
+    assert json.loads(datas[2])["choices"][0]["delta"]["content"] == "on"
+    assert datas[-1] == b"[DONE]"
+    house.settled("complete")
+
+
+def test_an_event_that_never_ends_is_ended_by_silence():
+    house = House(max_event_bytes=1000, stream_timeout_ms=5000)
+    ask, request = house.stream()
+    house.write(request, sse(ROLE))
+    for _ in range(6):
+        house.write(request, b"x" * 2000)
+        house.advance(1)
+    *_, last = Reader().received(ask.got.data)
+    assert (last.event, json.loads(last.data)["error"]["type"]) == (b"error", "timeout")
+    house.settled("stalled")
 
 
 # Deadlines

@@ -141,6 +141,7 @@ class Events:
     """
 
     held = 0
+    passes_overruns = True
 
     def __init__(self) -> None:
         self.usage = Usage()
