@@ -1,4 +1,4 @@
-"""A neutral prompt in Anthropic's words: every row of `translation.md` 2.1 to 2.6 (the writing half)."""
+"""A neutral prompt in Anthropic's words: `translation.md` 2.1 to 2.3, part by part, and budgets of 2.6."""
 
 import base64
 import json
@@ -12,7 +12,6 @@ from twisted_gateway.formats.neutral import (
     Audio,
     Document,
     Foreign,
-    ForeignTool,
     Image,
     Refusal,
     Text,
@@ -319,98 +318,6 @@ def test_ids_are_made_legal_on_both_sides():
     assert [block["tool_use_id"] for block in found[2]["content"]] == made[::-1]
 
 
-# --- 2.4
-
-
-MADE_F = {
-    "name": "f",
-    "description": "does f",
-    "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}},
-    "strict": True,
-}
-MADE_G = {"name": "g", "input_schema": {"type": "object", "properties": {}}}
-SEARCH = {"type": "web_search_20250305", "name": "web_search"}
-
-
-@pytest.mark.parametrize(
-    ("members", "tools", "choice"),
-    [
-        ({"tools": (F, G)}, [MADE_F, MADE_G], None),
-        (
-            {"tools": (Tool("h", schema={"properties": {}}, marks=CACHED),)},
-            [{"name": "h", "input_schema": {"type": "object", "properties": {}}, **CACHED}],
-            None,
-        ),
-        ({"tools": (G, ForeignTool("openai_chat", SEARCH))}, [MADE_G, SEARCH], None),
-        ({"tools": (G, ForeignTool("openai_chat", {"type": "custom", "custom": {"name": "x"}}))}, [MADE_G], None),
-        ({"tools": (ForeignTool("openai_chat", {"type": "custom"}),), "tool_choice": ToolChoice("auto")}, None, None),
-        ({"tool_choice": ToolChoice("required")}, None, None),
-        ({"tools": (G,), "tool_choice": ToolChoice("auto")}, [MADE_G], {"type": "auto"}),
-        ({"tools": (G,), "tool_choice": ToolChoice("required")}, [MADE_G], {"type": "any"}),
-        ({"tools": (G,), "tool_choice": ToolChoice("none")}, [MADE_G], {"type": "none"}),
-        ({"tools": (F, G), "tool_choice": ToolChoice("tool", "g")}, [MADE_F, MADE_G], {"type": "tool", "name": "g"}),
-        (
-            {"tools": (F, G), "tool_choice": ToolChoice("required", allowed=("f",))},
-            [MADE_F],
-            {"type": "any"},
-        ),
-        (
-            {"tools": (G,), "parallel_tools": False},
-            [MADE_G],
-            {"type": "auto", "disable_parallel_tool_use": True},
-        ),
-        (
-            {"tools": (G,), "parallel_tools": False, "tool_choice": ToolChoice("required")},
-            [MADE_G],
-            {"type": "any", "disable_parallel_tool_use": True},
-        ),
-        ({"tools": (G,), "parallel_tools": False, "tool_choice": ToolChoice("none")}, [MADE_G], {"type": "none"}),
-        ({"tools": (G,), "parallel_tools": True}, [MADE_G], None),
-        ({"parallel_tools": False}, None, None),
-    ],
-)
-def test_tools(members, tools, choice):
-    found = body(asked(**members))
-    assert found.get("tools") == tools
-    assert found.get("tool_choice") == choice
-
-
-def test_names_of_seventy_characters_are_allowed():
-    assert body(asked(tools=(Tool("x" * 70),)))["tools"][0]["name"] == "x" * 70
-
-
-# --- 2.5
-
-
-SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
-
-
-def test_structured_answers():
-    wanted = {"type": "json_schema", "schema": SCHEMA}
-    assert body(asked(json_schema={"name": "n", "schema": SCHEMA, "strict": True}))["output_config"] == {
-        "format": wanted
-    }
-    given = {"format": {"type": "other"}}
-    assert body(asked(json_schema={"schema": SCHEMA}, extra={"output_config": given}))["output_config"] == given
-
-
-def test_any_json_object():
-    found = body(asked(Turn("system", (Text("be kind"),)), HI, json_object=True))
-    assert [block["type"] for block in found["system"]] == ["text", "text"]
-    assert found["system"][0]["text"] == "be kind"
-    assert "JSON object" in found["system"][1]["text"]
-
-
-def test_structured_answers_by_a_tool():
-    found = body(asked(json_schema={"schema": SCHEMA}), json_schema_via_tool=True)
-    (tool,) = found["tools"]
-    assert tool["input_schema"] == SCHEMA
-    assert found["tool_choice"] == {"type": "tool", "name": tool["name"]}
-    assert "output_config" not in found
-    found = body(asked(json_schema={"schema": SCHEMA}, tools=(G,)), json_schema_via_tool=True)
-    assert found["tool_choice"] == {"type": "any"}
-
-
 # --- 2.6
 
 
@@ -433,29 +340,6 @@ def test_structured_answers_by_a_tool():
 )
 def test_styles_of_thinking(upstream, style):
     assert thinking_style(upstream) == style
-
-
-@pytest.mark.parametrize(
-    ("effort", "adaptive", "budget"),
-    [
-        ("none", ({"type": "disabled"}, None), None),
-        ("minimal", ({"type": "adaptive"}, {"effort": "low"}), 1024),
-        ("low", ({"type": "adaptive"}, {"effort": "low"}), 1024),
-        ("medium", ({"type": "adaptive"}, {"effort": "medium"}), 2048),
-        ("high", ({"type": "adaptive"}, {"effort": "high"}), 4096),
-        ("xhigh", ({"type": "adaptive"}, {"effort": "xhigh"}), 8192),
-        ("max", ({"type": "adaptive"}, {"effort": "max"}), 16384),
-    ],
-)
-def test_effort(effort, adaptive, budget):
-    prompt = asked(thought=Thought(effort))
-    found = body(prompt, ADAPTIVE)
-    assert (found.get("thinking"), found.get("output_config")) == adaptive
-    found = body(prompt, BUDGET)
-    assert found.get("thinking") == (budget and {"type": "enabled", "budget_tokens": budget})
-    assert found["max_tokens"] == 4096 + (budget or 0)
-    assert "thinking" not in body(prompt, NONE)
-    assert "thinking" in body(prompt, NONE, thinking_style="adaptive")
 
 
 @pytest.mark.parametrize(("limit", "budget"), [(16384, 4096), (4096, 4095), (1025, 1024), (1024, None), (5, None)])
