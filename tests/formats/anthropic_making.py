@@ -7,8 +7,8 @@ from typing import Any
 
 from twisted_gateway.formats import anthropic
 
-from .anthropic_members import mistakes
 from .chat_making import chat_prompt, place, refusal
+from .strict import anthropics_mistakes
 
 ADAPTIVE, BUDGET, NONE = "claude-opus-4-6", "claude-sonnet-4-5-20250929", "claude-3-5-haiku-20241022"
 EPHEMERAL = {"cache_control": {"type": "ephemeral"}}
@@ -20,7 +20,7 @@ def asks(*messages: Any, upstream: str = NONE, on_model: dict[str, Any] | None =
     """The body that Anthropic gets for a chat request; whatever it would refuse fails the test."""
     target = place(upstream, provider="anthropic", **(on_model or {}))
     made = json.loads(anthropic.FORMAT.body(chat_prompt(*messages, **members), target).body)
-    assert mistakes(made) == []
+    assert anthropics_mistakes(made) == []
     return made
 
 

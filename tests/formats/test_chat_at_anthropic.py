@@ -14,8 +14,8 @@ import pytest
 from twisted_gateway.formats import anthropic
 
 from .anthropic_making import BASE, EPHEMERAL, NONE, SAID, asks, refused, system
-from .anthropic_members import mistakes
 from .chat_making import HELLO, chat_prompt, place
+from .strict import anthropics_mistakes
 
 PDF = base64.b64encode(b"%PDF-1").decode()
 WORDS = base64.b64encode("é, b".encode()).decode()
@@ -317,7 +317,9 @@ def test_content_of_results(content: Any, made: Any) -> None:
 
 
 def test_the_check_itself_sees_what_the_api_would_refuse() -> None:
-    assert mistakes({**BASE, "seed": 5}) == ["request.seed is not known"]
-    assert mistakes({**BASE, "messages": [{"role": "user", "content": [{**picture("png"), "detail": "low"}]}]})
-    assert mistakes({**BASE, "tools": [{"name": "f"}]})
-    assert mistakes({"model": NONE, "messages": SAID}) == ["request.max_tokens is missing"]
+    assert anthropics_mistakes({**BASE, "seed": 5}) == ["request.seed is not known"]
+    assert anthropics_mistakes(
+        {**BASE, "messages": [{"role": "user", "content": [{**picture("png"), "detail": "low"}]}]}
+    )
+    assert anthropics_mistakes({**BASE, "tools": [{"name": "f"}]})
+    assert anthropics_mistakes({"model": NONE, "messages": SAID}) == ["request.max_tokens is missing"]

@@ -11,9 +11,9 @@ from twisted_gateway.exchange import Target
 from twisted_gateway.formats import anthropic, openai_chat, openai_responses
 
 from .anthropic_making import NONE
-from .anthropic_members import mistakes
 from .chat_making import place
 from .responses_making import responses_call
+from .strict import anthropics_mistakes
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 PDF = "data:application/pdf;base64,JVBERi0x"
@@ -30,7 +30,7 @@ def at_anthropic(**members: Any) -> Any:
     """The body that Anthropic gets; whatever it would refuse fails the test."""
     prompt = openai_responses.FORMAT.prompt(responses_call(**{"stream": False, **members}))
     made = json.loads(anthropic.FORMAT.body(prompt, place(NONE, provider="anthropic")).body)
-    assert mistakes(made) == []
+    assert anthropics_mistakes(made) == []
     return made
 
 

@@ -1,4 +1,4 @@
-"""What Anthropic's own types allow in a request: a checker as strict as the API, which refuses unknown members."""
+"""What the vendors' own types allow in a request: checkers as strict as an API that refuses unknown members."""
 
 from __future__ import annotations
 
@@ -8,18 +8,27 @@ from functools import cache
 from typing import Any, Literal, Required, Union, get_args, get_origin, get_type_hints
 
 from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from typing_extensions import is_typeddict
 
-OLDER = {"temperature": int | float, "top_p": int | float, "top_k": int, "stream": bool}
-"""Members that the API takes and the newest SDK does not list any more, and the switch that its two types share."""
+_OLDER = {"temperature": int | float, "top_p": int | float, "top_k": int, "stream": bool}
+"""Members that Anthropic takes and its newest SDK does not list any more, and the switch that its two types share."""
 _UNIONS = (Union, types.UnionType)
 
 
-def mistakes(request: Mapping[str, Any]) -> list[str]:
-    """What the API would refuse in this request, in words."""
-    found = [name for name, kind in OLDER.items() if name in request and not isinstance(request[name], kind)]
-    rest = {name: value for name, value in request.items() if name not in OLDER}
+def anthropics_mistakes(request: Mapping[str, Any]) -> list[str]:
+    """What Anthropic would refuse in this Messages request, in words."""
+    found = [name for name, kind in _OLDER.items() if name in request and not isinstance(request[name], kind)]
+    rest = {name: value for name, value in request.items() if name not in _OLDER}
     return found + _mistakes(rest, MessageCreateParamsNonStreaming, "request")
+
+
+def openais_mistakes(request: Mapping[str, Any]) -> list[str]:
+    """What OpenAI would refuse in this chat request, in words."""
+    stream = request.get("stream")
+    found = [] if stream in (None, True, False) else [f"request.stream is {stream!r}"]
+    rest = {name: value for name, value in request.items() if name != "stream"}
+    return found + _mistakes(rest, CompletionCreateParamsNonStreaming, "request")
 
 
 @cache
