@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -15,16 +16,26 @@ from twisted_gateway.exchange import Attempt, Exchange, Outcome
 from twisted_gateway.formats.row import Passage
 from twisted_gateway.line import Batch, Line
 from twisted_gateway.wire.series import Tube
-from twisted_gateway.wire.sse import Frame, TooLong
+from twisted_gateway.wire.sse import Frame, TooLong, encode
 
 _NOTHING = Batch(b"", 0, 0)
+
+
+@attrs.frozen
+class Waits:
+    """Seconds. `silence` is the longest gap between data events, None = no limit.
+
+    `progress`: after so long without a frame the passage says that the answer is still being made, 0 = never.
+    """
+
+    silence: float | None = None
+    progress: float = 0.0
 
 
 class Relay:
     """One answer on its way. `done` fires with the outcome; cancelling it cuts the provider.
 
-    All the frames of one read go through the line synchronously and leave in one write. `silence` is the longest gap
-    between data events in seconds, None = no limit.
+    All the frames of one read go through the line synchronously and leave in one write.
     """
 
     def __init__(
@@ -36,7 +47,7 @@ class Relay:
         tubes: Sequence[Tube],
         downstream: Downstream,
         clock: IReactorTime,
-        silence: float | None,
+        waits: Waits,
     ) -> None:
         self.done: Deferred[Outcome] = Deferred(lambda _: self._abandoned())
         self._exchange = exchange
@@ -48,8 +59,14 @@ class Relay:
         self._clock = clock
         assert exchange.call is not None
         self._stream = exchange.call.stream
-        self._silence = silence or 0.0
-        self._alarm = Alarm(clock, self._silent) if self._silence and self._stream else None
+        self._silence = waits.silence or 0.0
+        self._patience: float = getattr(passage, "patience", 0.0)
+        waited = self._stream and (self._silence or self._patience)
+        self._alarm = Alarm(clock, self._silent) if waited else None
+        # a policy that holds text back must not be passed by, so there is no progress beside one
+        told = self._stream and waits.progress and not tubes and hasattr(passage, "progress")
+        self._every = waits.progress
+        self._progress = Alarm(clock, self._tell_progress) if told else None
         self._over = False
         self._whole: bytes | None = None
         self._headers: HeadLines = []
@@ -60,8 +77,8 @@ class Relay:
         if self._stream:
             self._downstream.commit(headers)
         self._downstream.join(self)
-        if self._alarm is not None and not self._downstream.paused:
-            self._alarm.set(self._silence)
+        if not self._downstream.paused:
+            self._wait()
         self._answer.join(self)
         if self._stream and not self._over:
             self._downstream.flush_head()
@@ -124,23 +141,42 @@ class Relay:
             self._complete()
         else:
             self._write(batch)
-            if batch.events and self._alarm is not None and not self._downstream.paused:
-                self._alarm.set(self._silence)
+            if batch.events and not self._downstream.paused:
+                self._wait()
+
+    def _wait(self) -> None:
+        """For the next data event; behind a whole answer, for its end marker."""
+        if self._alarm is None:
+            return
+        seconds = self._silence
+        if self._patience and self._passage.complete:
+            seconds = min(seconds or self._patience, self._patience)
+        if seconds:
+            self._alarm.set(seconds)
+
+    def _tell_progress(self) -> None:
+        """Nothing was written for a while."""
+        frames = self._passage.progress()  # type: ignore[attr-defined]
+        self._write(Batch(b"".join(map(encode, frames)), len(frames), 0))
+        if self._progress is not None and not self._downstream.paused:
+            self._progress.set(self._every)
 
     # Producer, for the downstream
 
     def pause(self) -> None:
         """The caller is slow: read no further, and do not count that as the provider's silence."""
-        if self._alarm is not None:
-            self._alarm.off()
+        for alarm in (self._alarm, self._progress):
+            if alarm is not None:
+                alarm.off()
         self._answer.pause()
 
     def resume(self) -> None:
         """The caller has caught up."""
         if self._over:
             return
-        if self._alarm is not None:
-            self._alarm.set(self._silence)
+        self._wait()
+        if self._progress is not None:
+            self._progress.set(self._every)
         self._answer.resume()
 
     # Ends
@@ -156,6 +192,8 @@ class Relay:
             return
         if self._stream:
             self._downstream.write(data, frames)
+            if self._progress is not None and not self._downstream.paused:
+                self._progress.set(self._every)
         else:
             self._whole = data if self._whole is None else self._whole + data
 
@@ -194,8 +232,9 @@ class Relay:
         if self._over:
             return
         self._over = True
-        if self._alarm is not None:
-            self._alarm.stop()
+        for alarm in (self._alarm, self._progress):
+            if alarm is not None:
+                alarm.stop()
         passage, attempt = self._passage, self._attempt
         self._exchange.delivered_bytes = passage.text_bytes
         attempt.usage = passage.usage
