@@ -24,7 +24,7 @@ from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, ended_by, our_fault, without
 from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket
 from twisted_gateway.formats.row import Format, Sent
-from twisted_gateway.relay import Relay
+from twisted_gateway.relay import Relay, Waits
 from twisted_gateway.roads import Road
 from twisted_gateway.upstream import Upstream
 from twisted_gateway.wire.series import Gate
@@ -58,6 +58,8 @@ class Gateway:
     demo_base: Callable[[], str | None]
     bridge: bool = False
     """`proxy.responses_bridge`."""
+    progress_seconds: float = 0.0
+    """`downstream.responses_progress_secs`."""
     running: set[Relay] = attrs.field(factory=set)
     in_flight: int = 0
     """Calls between arrival and settlement."""
@@ -163,8 +165,8 @@ class Gateway:
             letters = "".join(self.choose(_LETTERS, k=24))
             passage = road.passage(shown, self.now(), letters, lambda: "".join(self.choose(_HEX, k=32)))
             attempt = exchange.attempts[-1]
-            gates = partial(_gates, tickets)
-            relay = Relay(exchange, attempt, answer, passage, gates, downstream, self.clock, wait.silence)
+            gates, waits = partial(_gates, tickets), Waits(wait.silence, self.progress_seconds)
+            relay = Relay(exchange, attempt, answer, passage, gates, downstream, self.clock, waits)
             self.running.add(relay)
             try:
                 return await relay.start(self._answer_headers(exchange, tickets))

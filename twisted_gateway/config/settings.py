@@ -147,6 +147,7 @@ class Downstream:
     body_min_rate_bytes: Count = 512
     send_stall_timeout_secs: Seconds = 300.0
     max_connections: Count = 0
+    responses_progress_secs: Seconds = 0.0
 
 
 @attrs.frozen

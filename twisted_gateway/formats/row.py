@@ -68,7 +68,9 @@ class Passage(Learnt, Tube, Protocol):
     """The tube that carries one answer from a provider's dialect to the caller's, and learns from it on the way.
 
     `stopped(True)` gives the dialect's success ending and is called once at most, after `complete` or `ended`. It may
-    also have `complaint(problem)`: the frames of an error in mid-stream, None for the dialect's usual one.
+    also have `complaint(problem)`: the frames of an error in mid-stream, None for the usual one; `progress()`:
+    frames that say in a long silence that the answer is still being made; `patience`: the most seconds that the end
+    marker of a `complete` answer is waited for.
     """
 
 
