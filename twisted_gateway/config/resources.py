@@ -26,6 +26,7 @@ from twisted_gateway.config.checks import (
     keys_of,
     text,
 )
+from twisted_gateway.config.money import Cost
 from twisted_gateway.config.readers import Millis
 
 NAMESPACE = UUID("63e50ab2-677a-54d3-8d1e-c0cb29ceae94")
@@ -199,6 +200,7 @@ class Model:
     reasoning_effort_max: Annotated[str, Choice(("none", "high", "xhigh", "max"))] = "high"
     json_schema_via_tool: Flag = False
     estimate_message_start: Flag = False
+    cost: Cost | None = None
     allowed_cidrs: Annotated[tuple[Network, ...] | None, Parsed(read_cidrs)] = None
 
     @property

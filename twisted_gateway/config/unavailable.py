@@ -61,7 +61,6 @@ SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "models": (
         "rate_limit",
-        "cost",
         "retries",
         "cooldown",
         "background_model_check",
