@@ -52,7 +52,6 @@ COLLECTIONS: tuple[str, ...] = (
     "claim_mappings",
     "passthrough_routes",
     "mcp_auth_settings",
-    "budgets",
 )
 
 SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
@@ -77,6 +76,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "allowed_agents",
     ),
     "provider_keys": (),
+    "budgets": (),
 }
 
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")
