@@ -35,6 +35,7 @@ from twisted_gateway.config.checks import (
 )
 from twisted_gateway.config.dormant import Admin, Cache, Etcd, ListenerTls, Managed, MetricsOtlp, Ratelimit, Tracing
 from twisted_gateway.config.environment import OBJECT_LISTS, Refused, json_list, overlaid
+from twisted_gateway.config.money import UsageFiles
 from twisted_gateway.config.readers import (
     HEADER,
     Buckets,
@@ -128,6 +129,7 @@ class Proxy:
     api_prefix: Annotated[str, Parsed(read_prefix)] = "/api"
     server_header: Flag = True
     responses_bridge: Flag = False
+    max_drains: Count = 100
     cors: Cors | None = None
     tls: ListenerTls | None = None
     real_ip: RealIp = attrs.field(factory=RealIp)
@@ -266,6 +268,7 @@ class Settings:
     observability: Observability = attrs.field(factory=Observability)
     shutdown: Shutdown = attrs.field(factory=Shutdown)
     demo: Demo = attrs.field(factory=Demo)
+    usage: UsageFiles = attrs.field(factory=UsageFiles)
     admin: Admin = attrs.field(factory=Admin)
     etcd: Etcd = attrs.field(factory=Etcd)
     managed: Managed = attrs.field(factory=Managed)
