@@ -153,7 +153,7 @@ class Gateway:
             relay = Relay(exchange, attempt, answer, passage, (), downstream, self.clock, waits)
             self.running.add(relay)
             try:
-                return await relay.start(self._answer_headers(exchange))
+                return await relay.start(self._answer_headers(exchange, road))
             finally:
                 self.running.discard(relay)
         assert last is not None, "a plan has at least one target"
@@ -192,7 +192,7 @@ class Gateway:
 
         def accepted() -> None:
             if call.stream and not wait.configured:
-                downstream.headers_of_stream = lambda: self._answer_headers(exchange)
+                downstream.headers_of_stream = lambda: self._answer_headers(exchange, road)
                 downstream.promise(min(self.heartbeat_seconds or _LONGEST_SILENT_WAIT, _LONGEST_SILENT_WAIT))
 
         url = way.url(sent.path, providers.forwarded_query(exchange, way))
@@ -210,11 +210,15 @@ class Gateway:
             if attempt.first_event is None:
                 attempt.ended = self.clock.seconds()
 
-    def _answer_headers(self, exchange: Exchange) -> HeadLines:
+    def _answer_headers(self, exchange: Exchange, road: Road) -> HeadLines:
         """The headers of a good answer (`errors-and-headers.md` section 7)."""
+        headers: HeadLines = []
         if exchange.endpoint.path == "/v1/chat/completions":
-            return [(b"x-aisix-call-id", exchange.id.encode("ascii"))]
-        return []
+            headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
+        attempt = exchange.attempt
+        if road.native and road.format.keeps_type and attempt is not None and attempt.content_type is not None:
+            headers.append((b"content-type", attempt.content_type))
+        return headers
 
     def end_all(self, problem: Problem) -> None:
         """End every call by an error, whether it is answered already or not: the process is going away."""
