@@ -15,6 +15,7 @@ from twisted_gateway.wire.sse import Frame, Reader, encode
 
 from ..exchanges import Headers
 from .anthropic_grammar import check, events_of
+from .anthropic_making import asks
 from .chat_making import HELLO, accumulated, place, plain
 from .making import LETTERS, NOW, dumps, written
 from .messages_making import told
@@ -305,6 +306,29 @@ def test_the_stream_accumulates_to_the_whole_answer() -> None:
     frames = passage.received(anthropic.unfolded(dumps(message)))
     whole = ChatCompletion.construct(**answered(message))
     assert accumulated(written([*frames, *passage.stopped(True)])) == plain(whole)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_thinking_in_a_tool_loop_goes_back_as_it_came(stream: bool) -> None:
+    """What a caller keeps of `thinking_blocks` is Anthropic's own, signature and all, byte for byte."""
+    signed = {"type": "thinking", "thinking": "é \\u2028 x", "signature": "Eq+/\\u00e9=="}
+    hidden = {"type": "redacted_thinking", "data": "x/+="}
+    content = [signed, hidden, {**TOOL, "input": {"city": "Bonn"}}]
+    message = {"id": "msg_1", "model": "c", "content": content, "stop_reason": "tool_use", "usage": {}}
+    if stream:
+        passage = through()
+        frames = passage.received(anthropic.unfolded(dumps(message)))
+        (choice,) = accumulated(written([*frames, *passage.stopped(True)]))["choices"]
+    else:
+        choice = answered(message)["choices"][0]["message"]
+    kept = {name: choice[name] for name in ("thinking_blocks", "tool_calls")}
+    made = asks(
+        *HELLO,
+        {"role": "assistant", "content": None, **kept},
+        {"role": "tool", "tool_call_id": "toolu_9", "content": "sunny"},
+    )
+    assert made["messages"][1] == {"role": "assistant", "content": content}
+    assert made["messages"][2]["content"] == [{"type": "tool_result", "tool_use_id": "toolu_9", "content": "sunny"}]
 
 
 # --- The example of 5.4, the other way round

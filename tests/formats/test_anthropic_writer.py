@@ -9,7 +9,7 @@ import pytest
 
 from twisted_gateway.errors import StrayFrame
 from twisted_gateway.exchange import Usage
-from twisted_gateway.formats import anthropic
+from twisted_gateway.formats import anthropic, openai_chat
 from twisted_gateway.formats.names import short_name
 from twisted_gateway.formats.neutral import (
     Arguments,
@@ -22,10 +22,12 @@ from twisted_gateway.formats.neutral import (
     Said,
     Signed,
 )
+from twisted_gateway.formats.translation import Translation
+from twisted_gateway.wire.sse import encode
 
-from .anthropic_grammar import events_of
+from .anthropic_grammar import check, events_of
 from .chat_making import Learnt
-from .making import LETTERS
+from .making import LETTERS, framed
 from .messages_making import BEGAN, MUSING, deltas, streamed, told, whole
 
 START = {
@@ -254,3 +256,57 @@ def test_the_order_of_blocks_in_a_whole_answer() -> None:
         {"type": "tool_use", "id": "b", "name": "g", "input": {}},
     ]
     assert [block["type"] for block in whole(events)["content"]] == ["text", "tool_use", "tool_use"]
+
+
+# --- 5.4: ends, from a chat provider's chunks
+
+HI = {"id": "c1", "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": None}]}
+CALL = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLED = {"id": "c1", "choices": [{"index": 0, "delta": {"tool_calls": [CALL]}, "finish_reason": None}]}
+STOP = {"id": "c1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+REPORT = {"prompt_tokens": 5, "completion_tokens": 2}
+USAGE = {"id": "c1", "choices": [], "usage": REPORT}
+COUNTED = {"input_tokens": 5, "output_tokens": 2}
+NOTHING = {"output_tokens": 0}
+DONE = b"[DONE]"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "ended", "reason", "usage"),
+    [
+        ([HI, USAGE, STOP, DONE], True, "end_turn", COUNTED),
+        ([HI, {**STOP, "usage": REPORT}, DONE], True, "end_turn", COUNTED),
+        ([HI, STOP, USAGE], True, "end_turn", COUNTED),
+        ([HI, STOP, USAGE, DONE], True, "end_turn", COUNTED),
+        ([HI, STOP, DONE], True, "end_turn", NOTHING),
+        ([HI, STOP], False, "end_turn", NOTHING),
+        ([HI, {**STOP, "usage": REPORT}], False, "end_turn", COUNTED),
+        ([CALLED, STOP, DONE], True, "tool_use", NOTHING),
+        ([HI, DONE], True, "end_turn", NOTHING),
+        ([CALLED, DONE], True, "tool_use", NOTHING),
+    ],
+)
+def test_good_ends(chunks: list[Any], ended: bool, reason: str, usage: dict[str, int]) -> None:
+    """Usage before, with and behind the finish, or none; the end marker behind it, without it, or none."""
+    passage = from_chat()
+    frames = passage.received(framed(*chunks))
+    assert (passage.complete, passage.ended, passage.failure) == (True, ended, None)
+    data = b"".join(map(encode, [*frames, *passage.stopped(True)]))
+    check(data)
+    event = events_of(data)[-2][1]
+    assert (event["delta"]["stop_reason"], event["usage"]) == (reason, usage)
+
+
+@pytest.mark.parametrize("chunks", [[], [HI], [HI, CALLED], [HI, USAGE]])
+def test_an_end_before_the_finish_is_none(chunks: list[Any]) -> None:
+    passage = from_chat()
+    frames = passage.received(framed(*chunks))
+    assert not passage.complete
+    assert passage.stopped(False) == []
+    kinds = [frame.event for frame in frames]
+    assert b"message_delta" not in kinds
+    assert b"message_stop" not in kinds
+
+
+def from_chat() -> Translation:
+    return Translation(openai_chat.FORMAT.decoder(True, None), anthropic.encoder(told()))
