@@ -276,6 +276,33 @@ def test_an_error_before_everything_is_a_status(road, stream):
     house.settled("failed")
 
 
+AUDIO = [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "QUJD", "format": "wav"}}]}]
+UPLOAD = [{"role": "user", "content": [{"type": "document", "source": {"type": "file", "file_id": "f"}}]}]
+
+
+@pytest.mark.parametrize(
+    ("vendor", "path", "members", "status", "message"),
+    [
+        ("anthropic", "/v1/chat/completions", {"messages": AUDIO}, 400, 'content part type "input_audio"'),
+        ("deepseek", "/v1/messages", {"messages": UPLOAD, "max_tokens": 5}, 400, 'document source type "file"'),
+        ("deepseek", "/v1/responses", {"input": "hi"}, 400, "model `gpt` is not an OpenAI provider"),
+        ("anthropic", "/v1/responses", {"input": "hi"}, 400, "supports only openai providers"),
+        ("anthropic", "/v1/completions", {"prompt": "hi"}, 501, "this provider does not support text completions"),
+        ("openai", "/v1/messages/count_tokens", {"messages": MESSAGES}, 400, "`gpt` is not backed by an Anthropic-"),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_cannot_be_carried_asks_no_provider(vendor, path, members, status, message, stream):
+    key = provider_key(provider="anthropic" if vendor == "anthropic" else "openai", api_base="http://provider")
+    house = House(shelf=[model(provider=vendor, provider_key=key)])
+    house.gateway.formats = FORMATS
+    ask = house.ask({"model": "gpt", "stream": stream, **members}, path=path.encode())
+    assert (ask.response.code, ask.header("content-type")) == (status, "application/json")
+    assert message in ask.json["error"]["message"]
+    assert house.provider.requests == []
+    house.settled("refused")
+
+
 # A group with targets of both families (`translation.md` 10, row 10)
 
 AT_OPENAI = model("a", provider_key=provider_key("a", provider="openai", api_base="http://provider/v1"))
