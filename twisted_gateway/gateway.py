@@ -169,7 +169,7 @@ class Gateway:
             relay = Relay(exchange, attempt, answer, passage, gates, downstream, self.clock, waits)
             self.running.add(relay)
             try:
-                return await relay.start(self._answer_headers(exchange, tickets))
+                return await relay.start(self._answer_headers(exchange, road, tickets))
             except AttemptFailed as failed:
                 last = failed
                 if downstream.gone:
@@ -219,7 +219,7 @@ class Gateway:
 
         def accepted() -> None:
             if call.stream and not wait.configured and not exchange.late_head:
-                downstream.headers_of_stream = lambda: self._answer_headers(exchange, tickets)
+                downstream.headers_of_stream = lambda: self._answer_headers(exchange, road, tickets)
                 downstream.promise(min(self.heartbeat_seconds or _LONGEST_SILENT_WAIT, _LONGEST_SILENT_WAIT))
 
         url = way.url(sent.path, providers.forwarded_query(exchange, way))
@@ -237,11 +237,14 @@ class Gateway:
             if attempt.first_event is None:
                 attempt.ended = self.clock.seconds()
 
-    def _answer_headers(self, exchange: Exchange, tickets: Sequence[Ticket]) -> HeadLines:
+    def _answer_headers(self, exchange: Exchange, road: Road, tickets: Sequence[Ticket]) -> HeadLines:
         """The headers of a good answer (`errors-and-headers.md` section 7)."""
         headers = [line for ticket in tickets for line in ticket.headers()]
         if exchange.endpoint.path == "/v1/chat/completions":
             headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
+        attempt = exchange.attempt
+        if road.native and road.format.keeps_type and attempt is not None and attempt.content_type is not None:
+            headers.append((b"content-type", attempt.content_type))
         return headers
 
     def end_all(self, problem: Problem) -> None:

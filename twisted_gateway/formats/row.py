@@ -149,6 +149,8 @@ class Format:
     """A provider's error answer as we show it (`errors-and-headers.md` 3.2)."""
     heartbeat: Callable[[bool], bytes]
     """The bytes of one heartbeat; the argument says whether a data frame was written (`streaming.md` 8)."""
+    keeps_type: bool = False
+    """A native answer has the provider's own content type (`streaming.md` 5 and 17.3)."""
     native: Callable[[Model, str], bool] = lambda model, family: family != "anthropic"
     """(model, family of its provider key): whether the target speaks this dialect itself."""
     refuse: Callable[[Model, str, bool], Problem | None] = lambda model, family, bridge: None
