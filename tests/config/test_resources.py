@@ -161,7 +161,7 @@ BAD = [  # entry, change, the message after the label
         SCHEMA + "`/expires_at`: expected an RFC 3339 time such as 2030-01-31T12:00:00Z",
     ),
     ("api_key", {"team_id": ""}, SCHEMA + "`/team_id`: expected a non-empty string"),
-    ("api_key", {"rate_limit": {"rpm": 0}}, "`rate_limit` is known but not available in this version"),
+    ("api_key", {"rate_limit": {"rpm": -1}}, SCHEMA + "`/rate_limit/rpm`: expected an integer of at least 0"),
     ("api_key", {"user_name": "${GONE}"}, "field `user_name`: environment variable `GONE` is not set"),
     (
         "api_key",

@@ -29,6 +29,7 @@ from twisted_gateway.config.checks import (
     text,
 )
 from twisted_gateway.config.guarding import Guardrail, Kind
+from twisted_gateway.config.limits import RateLimit, RateLimitPolicy
 from twisted_gateway.config.money import Budget, Cost
 from twisted_gateway.config.readers import Millis
 from twisted_gateway.config.readers import read_time as read_time
@@ -39,10 +40,12 @@ COLLECTIONS = (
     "models",
     "api_keys",
     "guardrails",
+    "rate_limit_policies",
     "budgets",
 )
 IDENTITIES: Mapping[str, str] = {
     "guardrails": "name",
+    "rate_limit_policies": "name",
     "budgets": "name",
 }
 """The field that identifies an entry, where it is not `display_name` (`configuration.md` 5.1)."""
@@ -195,6 +198,7 @@ class Model:
     cost: Cost | None = None
     on_disconnect: Annotated[str, Choice(("cancel", "drain"))] = "cancel"
     drain_max_secs: Annotated[int, Whole(low=1, high=600)] = 60
+    rate_limit: RateLimit | None = None
     allowed_cidrs: Annotated[tuple[Network, ...] | None, Parsed(read_cidrs)] = None
 
     @property
@@ -224,6 +228,7 @@ class CallerKey:
     user_name: str | None = None
     max_calls: Count | None = None
     include_cost: Flag = False
+    rate_limit: RateLimit | None = None
 
     def may_use(self, name: str) -> bool:
         """Whether the list names this model, exactly or by a pattern with one `*` (`policy.md` 3.2)."""
@@ -238,6 +243,7 @@ RECORDS: Mapping[str, type[Any]] = {
     "api_keys": CallerKey,
     "guardrails": Guardrail,
     "budgets": Budget,
+    "rate_limit_policies": RateLimitPolicy,
 }
 
 GUARDRAIL_KINDS: Mapping[str, Kind] = {kind.name: kind for kind in guarding_local.KINDS}
@@ -249,6 +255,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "api_keys": ("display_name", "key", "key_env"),
     "guardrails": ("stream_processing_mode",),
     "budgets": (),
+    "rate_limit_policies": (),
 }
 """Keys that an entry may have in a file and that are rewritten before it is read (`configuration.md` 5.4)."""
 
