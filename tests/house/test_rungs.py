@@ -36,7 +36,7 @@ _DATA = ("attrs", "cattrs", "msgspec")
 ALLOWED: dict[tuple[str, ...], tuple[str, ...]] = {
     BYTES: ("attrs",),
     NOUNS: ("attrs",),
-    KNOWLEDGE: (*_DATA, "prometheus_client"),
+    KNOWLEDGE: (*_DATA, "prometheus_client", "re2"),
     JUDGEMENT: (*_DATA, *_QUIET, "zope.interface", "constantly", "re2"),
     MOTION: (*_DATA, "twisted", "zope.interface", "treq", "yaml", "OpenSSL", "service_identity"),
     TRUNK: (*_DATA, *_QUIET, "twisted.web.iweb"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from twisted_gateway.config import unavailable
+from twisted_gateway.config import guarding, unavailable
 from twisted_gateway.config.checks import (
     Lines,
     Path,
@@ -25,7 +25,17 @@ from twisted_gateway.config.checks import (
 )
 from twisted_gateway.config.interpolation import interpolated_tree
 from twisted_gateway.config.report import Finding
-from twisted_gateway.config.resources import COLLECTIONS, RECORDS, SPELLINGS, ProviderKey, cidr, derived_id, key_hash
+from twisted_gateway.config.resources import (
+    COLLECTIONS,
+    GUARDRAIL_KINDS,
+    IDENTITIES,
+    RECORDS,
+    SPELLINGS,
+    ProviderKey,
+    cidr,
+    derived_id,
+    key_hash,
+)
 
 _CONVERTER = converter()
 _BROKEN = ProviderKey(id="", display_name="-", api_key="-")
@@ -121,8 +131,9 @@ class Reading:
             self._report(entry, f"expected a mapping, got {describe(entry.raw)}")
             return False
         entry.raw, problems = interpolated_tree(entry.raw, self.environ)
-        name = entry.raw.get("display_name")
-        if isinstance(name, str) and name and not any(path == ("display_name",) for path, _ in problems):
+        field = IDENTITIES.get(entry.kind, "display_name")
+        name = entry.raw.get(field)
+        if isinstance(name, str) and name and not any(path == (field,) for path, _ in problems):
             entry.identity = name
             self.named[entry.kind].setdefault(name, entry)
         for path, reason in problems:
@@ -130,11 +141,11 @@ class Reading:
         if problems:
             return False
         if entry.identity is None:
-            self._report(entry, "`display_name` is required and must be a non-empty string", ("display_name",))
+            self._report(entry, f"`{field}` is required and must be a non-empty string", (field,))
             return False
         earlier = self.named[entry.kind][entry.identity]
         if earlier is not entry:
-            self._report(entry, f"`display_name` is already used by {entry.kind}[{earlier.index}]", ("display_name",))
+            self._report(entry, f"`{field}` is already used by {entry.kind}[{earlier.index}]", (field,))
             return False
         return True
 
@@ -159,10 +170,10 @@ class Reading:
         _REWRITES[entry.kind](self, tree)
         assert entry.identity is not None
         tree["id"] = derived_id(entry.kind, entry.identity)
-        try:
-            return _CONVERTER.structure(tree, RECORDS[entry.kind])
-        except Exception as error:
-            raise _schema_refusal(entry.kind, list(leaves(error))) from None
+        record = _structured(entry.kind, tree, RECORDS[entry.kind], [*written_names(RECORDS[entry.kind])])
+        if entry.kind == "guardrails":
+            self._together(record)
+        return record
 
     def _built(self, kind: str, tree: dict[str, Any]) -> None:
         """Refuse what is known and not built; drop it where it is empty."""
@@ -241,6 +252,34 @@ class Reading:
             raise Refused(f"`{source}`: the key must not hold `${{` (a variable that was not filled in?)", (source,))
         tree["key_hash"] = key_hash(key)
 
+    def _guardrail(self, tree: dict[str, Any]) -> None:
+        """Read the kind's own fields, which are those of its record."""
+        name = tree.get("kind")
+        if isinstance(name, str) and name in unavailable.GUARDRAIL_KINDS and name not in GUARDRAIL_KINDS:
+            raise Refused(unavailable.refusal(f"kind: {name}"), ("kind",))
+        kind = GUARDRAIL_KINDS.get(name) if isinstance(name, str) else None
+        if kind is None:
+            expected = " or ".join(f'"{known}"' for known in GUARDRAIL_KINDS)
+            raise Refused(f"schema validation failed at `/kind`: expected {expected}", ("kind",))
+        try:
+            own = guarding.prepared(tree, kind)
+        except guarding.Fault as fault:
+            raise Refused(str(fault), fault.path) from None
+        known = [*guarding.COMMON, *written_names(kind.record)]
+        tree["own"] = _structured("guardrails", own, kind.record, known)
+        tree["local"] = kind.local
+        for key in tree:
+            if key not in (*guarding.COMMON, "own", "local"):
+                raise _schema_refusal("guardrails", [((key,), Unknown(""))], known)
+
+    def _together(self, record: guarding.Guardrail) -> None:
+        kind = GUARDRAIL_KINDS[record.kind]
+        try:
+            guarding.check(record, kind)
+        except guarding.Fault as fault:
+            raise Refused(str(fault), fault.path) from None
+        self.warnings += [f'guardrails ("{record.name}"): {sentence}' for sentence in kind.warn(record.own)]
+
     def _names(self, kind: str) -> str:
         names = sorted(self.named[kind])
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
@@ -268,15 +307,24 @@ _REWRITES = {
     "provider_keys": Reading._provider_key,
     "models": Reading._model,
     "api_keys": Reading._caller_key,
+    "guardrails": Reading._guardrail,
 }
 
 
-def _schema_refusal(kind: str, problems: list[tuple[Path, Exception]]) -> Refused:
+def _structured(kind: str, tree: Mapping[str, Any], record: type[Any], known: list[str]) -> Any:
+    """The record of an entry; `known` are the keys that it may have."""
+    try:
+        return _CONVERTER.structure(tree, record)
+    except Exception as error:
+        raise _schema_refusal(kind, list(leaves(error)), known) from None
+
+
+def _schema_refusal(kind: str, problems: list[tuple[Path, Exception]], known: list[str]) -> Refused:
     """The first schema error of an entry; an unknown key says more than the missing one it may stand for."""
     path, error = min(problems, key=lambda problem: not isinstance(problem[1], Unknown))
     reason: object = error
     if isinstance(error, Unknown) and len(path) == 1:
-        names = [name for name in written_names(RECORDS[kind]) if kind != "api_keys" or name != "name"]
+        names = [name for name in known if kind != "api_keys" or name != "name"]
         reason = f"unknown key (expected one of {', '.join([*names, *SPELLINGS[kind]])})"
     return Refused(f"schema validation failed at `{_pointer(path)}`: {reason}", path)
 

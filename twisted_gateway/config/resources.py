@@ -6,14 +6,15 @@ A record is also the schema of its entry: its fields are the keys, with their de
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
+from itertools import chain
 from typing import Annotated, Any
 from uuid import UUID, uuid5
 
 import attrs
 
 from twisted_gateway.addresses import Network, admitted, parse_network
+from twisted_gateway.config import guarding_local
 from twisted_gateway.config.checks import (
     Choice,
     Flag,
@@ -26,10 +27,14 @@ from twisted_gateway.config.checks import (
     keys_of,
     text,
 )
+from twisted_gateway.config.guarding import Guardrail, Kind
 from twisted_gateway.config.readers import Millis
+from twisted_gateway.config.readers import read_time as read_time
 
 NAMESPACE = UUID("63e50ab2-677a-54d3-8d1e-c0cb29ceae94")
-COLLECTIONS = ("provider_keys", "models", "api_keys")
+COLLECTIONS = ("provider_keys", "models", "api_keys", "guardrails")
+IDENTITIES: Mapping[str, str] = {"guardrails": "name"}
+"""The field that identifies an entry, where it is not `display_name` (`configuration.md` 5.1)."""
 INJECTED = {"injected": True}
 
 PUBLISHED_KEYS = ("YOUR_CALLER_API_KEY", "my-secret-key")
@@ -59,29 +64,6 @@ def star_capture(pattern: str, name: str) -> str | None:
 def without_credentials(url: str | None) -> str:
     """A URL for a repr: without the user and password that it may carry."""
     return repr(url and re.sub(r"//[^/@]*@", "//...@", url))
-
-
-def read_time(value: Any) -> float:
-    """Read an RFC 3339 time, strictly: seconds since the epoch."""
-    found = re.fullmatch(
-        r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}):([0-9]{2})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})",
-        text(value),
-    )
-    reason = "expected an RFC 3339 time such as 2030-01-31T12:00:00Z"
-    if found is None or int(found[3]) > 60:
-        raise Mistyped(reason)
-    date, minute, second, fraction, offset = found.groups()
-    zone = UTC
-    try:
-        if offset not in "Zz":
-            hours, minutes = int(offset[1:3]), int(offset[4:6])
-            if hours > 23 or minutes > 59:
-                raise Mistyped(reason)
-            zone = timezone((1 if offset[0] == "+" else -1) * timedelta(hours=hours, minutes=minutes))
-        whole = datetime.strptime(f"{date} {minute}", "%Y-%m-%d %H:%M").replace(tzinfo=zone)
-    except ValueError:
-        raise Mistyped(reason) from None
-    return whole.timestamp() + int(second) + float(fraction or 0)
 
 
 def read_cidrs(value: Any) -> tuple[Network, ...] | None:
@@ -234,12 +216,21 @@ class CallerKey:
         )
 
 
-RECORDS: Mapping[str, type[Any]] = {"provider_keys": ProviderKey, "models": Model, "api_keys": CallerKey}
+RECORDS: Mapping[str, type[Any]] = {
+    "provider_keys": ProviderKey,
+    "models": Model,
+    "api_keys": CallerKey,
+    "guardrails": Guardrail,
+}
+
+GUARDRAIL_KINDS: Mapping[str, Kind] = {kind.name: kind for kind in guarding_local.KINDS}
+"""What a guardrail may be."""
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "provider_keys": ("secret",),
     "models": ("provider_key", "provider_key_id"),
     "api_keys": ("display_name", "key", "key_env"),
+    "guardrails": ("stream_processing_mode",),
 }
 """Keys that an entry may have in a file and that are rewritten before it is read (`configuration.md` 5.4)."""
 
@@ -251,3 +242,5 @@ def keys() -> Iterator[str]:
         yield collection
         yield from keys_of(record, f"{collection}[].")
         yield from (f"{collection}[].{name}" for name in SPELLINGS[collection])
+    kinds = (keys_of(kind.record, "guardrails[].") for kind in GUARDRAIL_KINDS.values())
+    yield from dict.fromkeys(chain.from_iterable(kinds))

@@ -42,7 +42,6 @@ SETTINGS: Mapping[tuple[str, ...], Unless] = {
 }
 
 COLLECTIONS: tuple[str, ...] = (
-    "guardrails",
     "mcp_servers",
     "a2a_agents",
     "cache_policies",
@@ -78,9 +77,25 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "allowed_agents",
     ),
     "provider_keys": (),
+    "guardrails": (),
 }
 
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")
+
+GUARDRAIL_KINDS: tuple[str, ...] = (
+    "openai_moderation",
+    "azure_content_safety",
+    "azure_content_safety_text_moderation",
+    "aliyun_text_moderation",
+    "aliyun_ai_guardrail",
+    "bedrock",
+    "lakera",
+    "presidio",
+    "semantic",
+    "webhook",
+    "callable",
+)
+"""Kinds whose guardrails are refused as long as nobody has built them."""
 
 
 def refusal(key: str) -> str:
