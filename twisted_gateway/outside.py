@@ -14,10 +14,13 @@ from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
-from twisted.web.iweb import IAgent, IResponse
+from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
+from twisted_gateway.agent import Agent, Pool
+from twisted_gateway.config.settings import Upstream
 from twisted_gateway.connection import Body, HeaderLines, first_value
+from twisted_gateway.trust import Endpoints, tuner
 
 MOST_BYTES = 2**20
 """The longest answer that is read."""
@@ -26,10 +29,21 @@ MOST_BYTES = 2**20
 class Outside:
     """Fetches answers over an agent of its own, so that a slow service takes no provider's connections."""
 
-    def __init__(self, agent: IAgent, clock: IReactorTime, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, agent: Agent, clock: IReactorTime, most_bytes: int = MOST_BYTES) -> None:
         self._agent = agent
         self._clock = clock
         self._most_bytes = most_bytes
+
+    @classmethod
+    def over_own_pool(cls, reactor: Any, settings: Upstream) -> Outside:
+        """With the boot file's trust and pool settings; the time for connecting is part of each call's own."""
+        pool = Pool(reactor, settings.pool_idle_timeout_secs, settings.pool_max_idle_per_host, tuner(settings))
+        return cls(Agent(reactor, pool, Endpoints(reactor, settings.tls), None), reactor)
+
+    @property
+    def pool(self) -> Pool:
+        """The connections to these services."""
+        return self._agent.pool
 
     def fetch(
         self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes, seconds: float

@@ -26,7 +26,7 @@ KNOWLEDGE = (
 JUDGEMENT = ("policies", "logs", "alarm")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "config.file",
+    "listener", "trust", "demo", "outside", "threads", "named_code", "config.file",
 )
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")

@@ -3,6 +3,8 @@
 What every guardrail has (name, hook, windows, failure flags of input) stands in `guarding`. Times are in ms.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -21,8 +23,8 @@ from twisted_gateway.config.checks import (
     Whole,
     text,
 )
+from twisted_gateway.config.guarding import SCAN, Kind
 from twisted_gateway.config.readers import LONGEST_MS
-from twisted_gateway.config.resources import Secret
 
 CATEGORIES = ("Hate", "Sexual", "SelfHarm", "Violence")
 """The harm categories of Azure AI Content Safety."""
@@ -89,6 +91,7 @@ def without_query(url: str) -> str:
 
 Url = Annotated[str, Parsed(read_url)]
 Base = Annotated[str, Parsed(read_base)]
+Secret = Annotated[str, Text(r"[^\x00-\x1f\x7f]+", "a non-empty string without control characters")]
 Key = Annotated[str, Text(r"[!-~]+", "a key of printable ASCII characters")]
 
 
@@ -187,15 +190,12 @@ class Callable:
     output_fail_open: Flag = False
 
 
-REMOTE_KINDS: Mapping[str, type[Any]] = {
-    "openai_moderation": OpenaiModeration,
-    "lakera": Lakera,
-    "presidio": Presidio,
-    "azure_content_safety": AzureContentSafety,
-    "azure_content_safety_text_moderation": AzureTextModeration,
-    "webhook": Webhook,
-    "callable": Callable,
-}
-
-WINDOW_KINDS = ("azure_content_safety_text_moderation",)
-"""Kinds whose streamed output is scanned in windows unless told otherwise; the other remote ones hold it."""
+KINDS = (
+    Kind("openai_moderation", OpenaiModeration),
+    Kind("lakera", Lakera),
+    Kind("presidio", Presidio),
+    Kind("azure_content_safety", AzureContentSafety),
+    Kind("azure_content_safety_text_moderation", AzureTextModeration, stream_output=SCAN, window_size=SERVICE_CHARS),
+    Kind("webhook", Webhook),
+    Kind("callable", Callable),
+)
