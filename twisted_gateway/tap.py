@@ -132,7 +132,7 @@ class House(MultiService):
         self.outside = Outside.over_own_pool(reactor, settings.upstream)
         self.threads = Threads(reactor.callFromThread)
         callables = _callables(settings.callables)
-        self.services = Services(self.outside.fetch, self.threads.run, reactor, callables)
+        self.checks = Services(self.outside.fetch, self.threads.run, reactor, callables)
         self._check_callables(self.snapshot())
         self.accounting = Accounting(
             self.metrics,
@@ -218,7 +218,7 @@ class House(MultiService):
             self._client_of(key)
 
     def _check_callables(self, snapshot: Snapshot) -> None:
-        fault = self.services.missing(snapshot.guardrails)
+        fault = self.checks.missing(snapshot.guardrails)
         if fault is not None:
             raise SettingsError(fault)
 
