@@ -26,7 +26,8 @@ KNOWLEDGE = (
 JUDGEMENT = ("policies", "logs", "alarm", "stores")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "config.file", "stores.redis",
+    "listener", "trust", "demo", "outside", "threads", "named_code",
+    "config.file", "stores.redis",
 )
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")

@@ -14,7 +14,7 @@ from uuid import UUID, uuid5
 import attrs
 
 from twisted_gateway.addresses import Network, admitted, parse_network
-from twisted_gateway.config import guarding_local
+from twisted_gateway.config import guarding_local, guarding_remote
 from twisted_gateway.config.checks import (
     Choice,
     Count,
@@ -246,7 +246,7 @@ RECORDS: Mapping[str, type[Any]] = {
     "rate_limit_policies": RateLimitPolicy,
 }
 
-GUARDRAIL_KINDS: Mapping[str, Kind] = {kind.name: kind for kind in guarding_local.KINDS}
+GUARDRAIL_KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (*guarding_local.KINDS, *guarding_remote.KINDS)}
 """What a guardrail may be."""
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {

@@ -259,6 +259,10 @@ class Demo:
     words_per_second: Annotated[float, Number(low=0.001)] = 20.0
 
 
+CodePath = Annotated[str, Text(r"[^\W\d][\w.]*:[^\W\d][\w.]*", "package.module:attribute")]
+"""Where a Python object is found. Only the boot file may say so."""
+
+
 @attrs.frozen
 class Ratelimit:
     """Where limits are counted (`configuration.md` 3.9); `redis` is used when `backend` says so."""
@@ -287,6 +291,7 @@ class Settings:
     cache: Cache = attrs.field(factory=Cache)
     ratelimit: Ratelimit = attrs.field(factory=Ratelimit)
     bedrock_endpoint_url: str | None = None
+    callables: Mapping[str, CodePath] = attrs.field(factory=dict)
     warnings: tuple[str, ...] = attrs.field(default=(), metadata={"derived": True})
 
 

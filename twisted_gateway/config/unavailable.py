@@ -78,17 +78,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")
 
 GUARDRAIL_KINDS: tuple[str, ...] = (
-    "openai_moderation",
-    "azure_content_safety",
-    "azure_content_safety_text_moderation",
     "aliyun_text_moderation",
     "aliyun_ai_guardrail",
     "bedrock",
-    "lakera",
-    "presidio",
     "semantic",
-    "webhook",
-    "callable",
 )
 """Kinds whose guardrails are refused as long as nobody has built them."""
 
