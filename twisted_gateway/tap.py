@@ -42,6 +42,10 @@ from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
 from twisted_gateway.metrics import Metrics
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.policies.hooks.faults import Faults
+from twisted_gateway.policies.hooks.loading import BadHook, load
+from twisted_gateway.policies.hooks.steps import Hooks
+from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
 
@@ -131,6 +135,8 @@ class House(MultiService):
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
+        self.threads = Threads(reactor)
+        self.hooks = self._hooks()
         self.gateway = self._gateway()
         self.front = Front(
             serve=self.gateway.serve,
@@ -155,6 +161,18 @@ class House(MultiService):
 
     # Parts
 
+    def _hooks(self) -> Hooks:
+        try:
+            hooks = load(self.settings.hooks)
+        except BadHook as bad:
+            raise SettingsError(str(bad)) from None
+        faults = Faults(self.metrics.hook_failed)
+        recheck = access.ModelAccess().admit
+        made = Hooks(hooks, FORMATS, recheck, self.reactor, self.threads.run, faults)
+        if made.wants_records:
+            self.accounting.records.append(made.recorded)
+        return made
+
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
         upstream = settings.upstream
@@ -169,7 +187,7 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(),),
+            after=(access.ModelAccess(), self.hooks),
             limits=(),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
@@ -297,6 +315,10 @@ class House(MultiService):
             signal.signal(number, lambda *args, act=act: self.reactor.callFromThread(act))
         for warning in (*self.settings.warnings, *self.snapshot().warnings):
             self.log.warn("{warning}", warning=warning)
+        if self.settings.hooks:
+            own = ", ".join(hook.name for hook in self.hooks.hooks)
+            steps = f"validate_model, {own}, guardrails, rate_limit, accounting"
+            self.log.info("the steps of a call: {steps}", steps=steps)
         self._warn_published()
         host = self.port.getHost()
         shown = f"[{host.host}]" if ":" in host.host else host.host
@@ -370,6 +392,7 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
+        self.threads.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
@@ -378,6 +401,7 @@ class House(MultiService):
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
         for pool in self._pools:
             pool.close()
+        closing.append(self.hooks.quiet())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:

@@ -18,15 +18,25 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "twisted_gateway"
 
 BYTES = ("wire",)
-NOUNS = ("errors", "exchange")
+NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
     *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "records"),
     *("deadlines", "addresses", "config"),
 )
 JUDGEMENT = ("policies", "logs", "alarm")
 MOTION = (
-    "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "config.file",
+    "upstream",
+    "answer",
+    "downstream",
+    "relay",
+    "agent",
+    "connection",
+    "intake",
+    "listener",
+    "trust",
+    "demo",
+    "threads",
+    "config.file",
 )
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")
