@@ -36,6 +36,7 @@ from twisted_gateway.config.checks import (
 from twisted_gateway.config.dormant import Admin, Cache, Etcd, ListenerTls, Managed, MetricsOtlp, Ratelimit, Tracing
 from twisted_gateway.config.environment import OBJECT_LISTS, Refused, json_list, overlaid
 from twisted_gateway.config.hooking import HookEntry, repeated
+from twisted_gateway.config.money import UsageFiles
 from twisted_gateway.config.readers import (
     HEADER,
     Buckets,
@@ -129,6 +130,7 @@ class Proxy:
     api_prefix: Annotated[str, Parsed(read_prefix)] = "/api"
     server_header: Flag = True
     responses_bridge: Flag = False
+    max_drains: Count = 100
     cors: Cors | None = None
     tls: ListenerTls | None = None
     real_ip: RealIp = attrs.field(factory=RealIp)
@@ -148,6 +150,7 @@ class Downstream:
     body_min_rate_bytes: Count = 512
     send_stall_timeout_secs: Seconds = 300.0
     max_connections: Count = 0
+    responses_progress_secs: Seconds = 0.0
 
 
 @attrs.frozen
@@ -267,6 +270,7 @@ class Settings:
     shutdown: Shutdown = attrs.field(factory=Shutdown)
     demo: Demo = attrs.field(factory=Demo)
     hooks: tuple[HookEntry, ...] = ()
+    usage: UsageFiles = attrs.field(factory=UsageFiles)
     admin: Admin = attrs.field(factory=Admin)
     etcd: Etcd = attrs.field(factory=Etcd)
     managed: Managed = attrs.field(factory=Managed)

@@ -11,6 +11,7 @@ import attrs
 
 from twisted_gateway.config.checks import Lines
 from twisted_gateway.config.entries import Reading
+from twisted_gateway.config.money import Budget, free_models
 from twisted_gateway.config.report import Finding
 from twisted_gateway.config.resources import PUBLISHED_KEYS, CallerKey, Model, ProviderKey, key_hash, star_capture
 
@@ -39,6 +40,7 @@ class Snapshot:
     models_by_name: Mapping[str, Model] = attrs.field(repr=False)
     caller_keys_by_hash: Mapping[str, CallerKey] = attrs.field(repr=False)
     warnings: tuple[str, ...] = ()
+    budgets: tuple[Budget, ...] = ()
     _wildcards: tuple[Model, ...] = attrs.field(
         init=False,
         repr=False,
@@ -65,6 +67,7 @@ class Snapshot:
             "models": len(self.models_by_name),
             "api_keys": len(self.caller_keys_by_hash),
             "provider_keys": len(self.provider_keys_by_name),
+            "budgets": len(self.budgets),
         }
         return {kind: count for kind, count in counts.items() if count}
 
@@ -105,5 +108,6 @@ def build(
         provider_keys_by_name=MappingProxyType({record.display_name: record for record in records["provider_keys"]}),
         models_by_name=MappingProxyType({record.display_name: record for record in records["models"]}),
         caller_keys_by_hash=MappingProxyType({record.key_hash: record for record in records["api_keys"]}),
-        warnings=tuple(reading.warnings),
+        warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], records["models"])),
+        budgets=tuple(records["budgets"]),
     )

@@ -52,7 +52,6 @@ COLLECTIONS: tuple[str, ...] = (
     "claim_mappings",
     "passthrough_routes",
     "mcp_auth_settings",
-    "budgets",
 )
 
 SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
@@ -61,7 +60,6 @@ SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "models": (
         "rate_limit",
-        "cost",
         "retries",
         "cooldown",
         "background_model_check",
@@ -78,6 +76,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "allowed_agents",
     ),
     "provider_keys": (),
+    "budgets": (),
 }
 
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")
