@@ -9,7 +9,7 @@ from queue import SimpleQueue
 import pytest
 from twisted.internet.defer import CancelledError
 
-from twisted_gateway.threads import Threads
+from twisted_gateway.threads import Overrun, Threads
 
 
 class Room:
@@ -138,3 +138,13 @@ def test_they_are_daemons_and_stop(stuck):
     stuck.set()
     room.turn()
     assert len(room.results) == 2
+
+
+def test_no_more_wait_than_are_let(stuck):
+    room = Room(1)
+    room.threads._longest = 2
+    for _ in range(4):
+        room.run(stuck.wait)
+    assert room.results[0].check(Overrun)
+    assert room.threads.waiting == 2
+    stuck.set()

@@ -45,6 +45,9 @@ from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
 from twisted_gateway.policies.guardrails.services import Services
+from twisted_gateway.policies.hooks.faults import Faults
+from twisted_gateway.policies.hooks.loading import BadHook, load
+from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -140,6 +143,8 @@ class House(MultiService):
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
+        self.hook_threads = Threads(reactor.callFromThread, name="hook")
+        self.hooks = self._hooks()
         self.gateway = self._gateway()
         self.front = Front(
             serve=self.gateway.serve,
@@ -164,6 +169,18 @@ class House(MultiService):
 
     # Parts
 
+    def _hooks(self) -> Hooks:
+        try:
+            hooks = load(self.settings.hooks)
+        except BadHook as bad:
+            raise SettingsError(str(bad)) from None
+        faults = Faults(self.metrics.hook_failed)
+        recheck = access.ModelAccess().admit
+        made = Hooks(hooks, FORMATS, recheck, self.reactor, self.hook_threads.run, faults)
+        if made.wants_records:
+            self.accounting.records.append(made.recorded)
+        return made
+
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
         upstream = settings.upstream
@@ -178,7 +195,7 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(),),
+            after=(access.ModelAccess(), self.hooks),
             limits=(),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
@@ -312,6 +329,10 @@ class House(MultiService):
             signal.signal(number, lambda *args, act=act: self.reactor.callFromThread(act))
         for warning in (*self.settings.warnings, *self.snapshot().warnings):
             self.log.warn("{warning}", warning=warning)
+        if self.settings.hooks:
+            own = ", ".join(hook.name for hook in self.hooks.hooks)
+            steps = f"validate_model, {own}, guardrails, rate_limit, accounting"
+            self.log.info("the steps of a call: {steps}", steps=steps)
         self._warn_published()
         host = self.port.getHost()
         shown = f"[{host.host}]" if ":" in host.host else host.host
@@ -386,6 +407,7 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
+        self.hook_threads.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
@@ -395,6 +417,7 @@ class House(MultiService):
         for pool in (*self._pools, self.outside.pool):
             pool.close()
         self.threads.stop()
+        closing.append(self.hooks.quiet())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:

@@ -207,7 +207,7 @@ def test_unknown_keys_are_refused_at_every_level(path):
     )
 
 
-@pytest.mark.parametrize("key", ["proxy.upload_limit_bytes", "hooks", "warnings", "proxy.listeners"])
+@pytest.mark.parametrize("key", ["proxy.upload_limit_bytes", "warnings", "proxy.listeners"])
 def test_keys_of_later_issues_are_unknown(key):
     assert detail(tree(**{key: []})).startswith(f"deserialize: {key}: unknown key")
 

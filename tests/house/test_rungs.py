@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "twisted_gateway"
 
 BYTES = ("wire",)
-NOUNS = ("errors", "exchange")
+NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
     *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "records"),
     *("deadlines", "addresses", "config"),

@@ -35,6 +35,7 @@ from twisted_gateway.config.checks import (
 )
 from twisted_gateway.config.dormant import Admin, Cache, Etcd, ListenerTls, Managed, MetricsOtlp, Tracing
 from twisted_gateway.config.environment import OBJECT_LISTS, Refused, json_list, overlaid
+from twisted_gateway.config.hooking import HookEntry, repeated
 from twisted_gateway.config.money import UsageFiles
 from twisted_gateway.config.readers import (
     HEADER,
@@ -284,6 +285,7 @@ class Settings:
     observability: Observability = attrs.field(factory=Observability)
     shutdown: Shutdown = attrs.field(factory=Shutdown)
     demo: Demo = attrs.field(factory=Demo)
+    hooks: tuple[HookEntry, ...] = ()
     usage: UsageFiles = attrs.field(factory=UsageFiles)
     admin: Admin = attrs.field(factory=Admin)
     etcd: Etcd = attrs.field(factory=Etcd)
@@ -346,6 +348,9 @@ def structure(tree: object, environ: Mapping[str, str], *, source: str = "", lin
         path, reason = min(problems, key=lambda problem: _rank(dotted(problem[0])))
         raise SettingsError(_sentence(path, reason) + place.of(path))
     assert settings is not None
+    if (again := repeated(settings.hooks)) is not None:
+        path = ("hooks", again, "name")
+        raise SettingsError(f"hooks[{again}].name is used already: {settings.hooks[again].shown}{place.of(path)}")
     return attrs.evolve(settings, warnings=tuple(_warnings(settings)))
 
 
