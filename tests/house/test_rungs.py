@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "twisted_gateway"
 
 BYTES = ("wire",)
-NOUNS = ("errors", "exchange")
+NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
     *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "records"),
     *("deadlines", "addresses", "config"),
@@ -26,7 +26,8 @@ KNOWLEDGE = (
 JUDGEMENT = ("policies", "logs", "alarm", "stores")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "config.file", "stores.redis",
+    "listener", "trust", "demo", "outside", "threads", "named_code",
+    "config.file", "stores.redis",
 )
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")

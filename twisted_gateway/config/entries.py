@@ -254,6 +254,17 @@ class Reading:
             raise Refused(f"`{source}`: the key must not hold `${{` (a variable that was not filled in?)", (source,))
         tree["key_hash"] = key_hash(key)
 
+    def _budget(self, tree: dict[str, Any]) -> None:
+        name = tree.get("scope_ref")
+        if tree.get("scope") != "api_key" or not isinstance(name, str):
+            return
+        if name not in self.named["api_keys"]:
+            raise Refused(
+                f'`scope_ref` references unknown api key "{name}" (defined api keys: {self._names("api_keys")})',
+                ("scope_ref",),
+            )
+        tree["scope_ref"] = derived_id("api_keys", name)
+
     def _guardrail(self, tree: dict[str, Any]) -> None:
         """Read the kind's own fields, which are those of its record."""
         name = tree.get("kind")
@@ -348,6 +359,7 @@ _REWRITES = {
     "provider_keys": Reading._provider_key,
     "models": Reading._model,
     "api_keys": Reading._caller_key,
+    "budgets": Reading._budget,
     "guardrails": Reading._guardrail,
     "rate_limit_policies": Reading._rate_limit_policy,
 }

@@ -35,6 +35,8 @@ from twisted_gateway.config.checks import (
 )
 from twisted_gateway.config.dormant import Admin, Cache, Etcd, ListenerTls, Managed, MetricsOtlp, Tracing
 from twisted_gateway.config.environment import OBJECT_LISTS, Refused, json_list, overlaid
+from twisted_gateway.config.hooking import HookEntry, repeated
+from twisted_gateway.config.money import UsageFiles
 from twisted_gateway.config.readers import (
     HEADER,
     Buckets,
@@ -130,6 +132,7 @@ class Proxy:
     api_prefix: Annotated[str, Parsed(read_prefix)] = "/api"
     server_header: Flag = True
     responses_bridge: Flag = False
+    max_drains: Count = 100
     cors: Cors | None = None
     tls: ListenerTls | None = None
     real_ip: RealIp = attrs.field(factory=RealIp)
@@ -149,6 +152,7 @@ class Downstream:
     body_min_rate_bytes: Count = 512
     send_stall_timeout_secs: Seconds = 300.0
     max_connections: Count = 0
+    responses_progress_secs: Seconds = 0.0
 
 
 @attrs.frozen
@@ -256,6 +260,10 @@ class Demo:
     words_per_second: Annotated[float, Number(low=0.001)] = 20.0
 
 
+CodePath = Annotated[str, Text(r"[^\W\d][\w.]*:[^\W\d][\w.]*", "package.module:attribute")]
+"""Where a Python object is found. Only the boot file may say so."""
+
+
 @attrs.frozen
 class Ratelimit:
     """Where limits are counted (`configuration.md` 3.9); `redis` is used when `backend` says so."""
@@ -277,12 +285,15 @@ class Settings:
     observability: Observability = attrs.field(factory=Observability)
     shutdown: Shutdown = attrs.field(factory=Shutdown)
     demo: Demo = attrs.field(factory=Demo)
+    hooks: tuple[HookEntry, ...] = ()
+    usage: UsageFiles = attrs.field(factory=UsageFiles)
     admin: Admin = attrs.field(factory=Admin)
     etcd: Etcd = attrs.field(factory=Etcd)
     managed: Managed = attrs.field(factory=Managed)
     cache: Cache = attrs.field(factory=Cache)
     ratelimit: Ratelimit = attrs.field(factory=Ratelimit)
     bedrock_endpoint_url: str | None = None
+    callables: Mapping[str, CodePath] = attrs.field(factory=dict)
     warnings: tuple[str, ...] = attrs.field(default=(), metadata={"derived": True})
 
 
@@ -337,6 +348,9 @@ def structure(tree: object, environ: Mapping[str, str], *, source: str = "", lin
         path, reason = min(problems, key=lambda problem: _rank(dotted(problem[0])))
         raise SettingsError(_sentence(path, reason) + place.of(path))
     assert settings is not None
+    if (again := repeated(settings.hooks)) is not None:
+        path = ("hooks", again, "name")
+        raise SettingsError(f"hooks[{again}].name is used already: {settings.hooks[again].shown}{place.of(path)}")
     return attrs.evolve(settings, warnings=tuple(_warnings(settings)))
 
 

@@ -48,7 +48,6 @@ COLLECTIONS: tuple[str, ...] = (
     "claim_mappings",
     "passthrough_routes",
     "mcp_auth_settings",
-    "budgets",
 )
 
 SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
@@ -56,7 +55,6 @@ SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "models": (
-        "cost",
         "retries",
         "cooldown",
         "background_model_check",
@@ -73,23 +71,17 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     ),
     "provider_keys": (),
     "guardrails": (),
+    "budgets": (),
     "rate_limit_policies": (),
 }
 
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")
 
 GUARDRAIL_KINDS: tuple[str, ...] = (
-    "openai_moderation",
-    "azure_content_safety",
-    "azure_content_safety_text_moderation",
     "aliyun_text_moderation",
     "aliyun_ai_guardrail",
     "bedrock",
-    "lakera",
-    "presidio",
     "semantic",
-    "webhook",
-    "callable",
 )
 """Kinds whose guardrails are refused as long as nobody has built them."""
 
