@@ -23,7 +23,7 @@ KNOWLEDGE = (
     *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "records"),
     *("deadlines", "addresses", "config"),
 )
-JUDGEMENT = ("policies", "logs", "alarm", "stores")
+JUDGEMENT = ("policies", "logs", "alarm", "layers", "stores")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
     "listener", "trust", "demo", "outside", "threads", "named_code",

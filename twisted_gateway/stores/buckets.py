@@ -6,7 +6,9 @@ A **bucket** counts requests, tokens and calls at a time under one key. A call a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import secrets
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import attrs
@@ -20,7 +22,7 @@ REQUESTS, TOKENS, CONCURRENCY = "requests", "tokens", "concurrency"
 
 @attrs.frozen(slots=True)
 class Ask:
-    """A place for one more call in a bucket. `estimate` is the tokens it may take, held where the limits say `reserve`."""
+    """A place for one more call in a bucket. `estimate`: tokens it may take, held where the limits say `reserve`."""
 
     bucket: str
     limits: RateLimit
@@ -57,7 +59,7 @@ class Refusal:
 
 @attrs.frozen(slots=True)
 class Taken:
-    """The answer: a standing for each ask, or a refusal, with which nothing is held. `at`: the store's epoch seconds."""
+    """The answer: a standing for each ask, or a refusal, with which nothing is held. `at`: epoch seconds there."""
 
     at: float
     standings: tuple[Standing, ...] = ()
@@ -78,6 +80,12 @@ class Store(Protocol):
 
     def release(self, asks: Sequence[Ask], hold: str, tokens: int) -> None:
         """The call is over: count its tokens, now, and free what it held."""
+
+
+def namer() -> Callable[[], str]:
+    """Names for holds: never the same twice, in this process or any other."""
+    process, count = secrets.token_hex(6), itertools.count()
+    return lambda: f"{process}:{next(count)}"
 
 
 def window_start(now: float, seconds: int) -> int:

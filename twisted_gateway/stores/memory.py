@@ -65,7 +65,7 @@ class _Bucket:
             self.add(name, seconds, now, 1)
 
     def hold(self, ask: Ask, hold: str) -> None:
-        if hold not in self.holds and (ask.slot or ask.held):
+        if hold not in self.holds and (ask.slot or ask.limits.reserve):
             self.holds[hold] = ask.slot, ask.held
             self.slots += ask.slot
             self.reserved += ask.held
