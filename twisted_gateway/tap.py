@@ -49,7 +49,7 @@ from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.policies.quota import Quota
-from twisted_gateway.stores.buckets import namer
+from twisted_gateway.stores.buckets import Store, namer
 from twisted_gateway.stores.memory import Memory
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
@@ -146,7 +146,8 @@ class House(MultiService):
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
-        self.limiter = Memory(time.time)
+        self.shared: Any = None
+        self.limiter = self._limiter()
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.gateway = self._gateway()
@@ -184,6 +185,33 @@ class House(MultiService):
         if made.wants_records:
             self.accounting.records.append(made.recorded)
         return made
+
+    def _limiter(self) -> Store:
+        """Where limits are counted. Redis and what it needs are only imported where it is used."""
+        limits, local = self.settings.ratelimit, Memory(time.time)
+        if limits.backend == "memory" or limits.redis is None:
+            return local
+        from twisted_gateway.stores.redis import Redis
+        from twisted_gateway.stores.redis_buckets import Shared
+
+        try:
+            redis = Redis(limits.redis, self.reactor, limits.store_timeout_ms / 1000, "ratelimit")
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"ratelimit.redis.tls: {error}") from None
+        shared = self.shared = Shared(
+            redis,
+            local,
+            self.reactor,
+            uuid.uuid4().hex,
+            lambda degraded: self._degraded("ratelimit", degraded),
+            limits.concurrency_ttl_secs,
+            self.settings.etcd.env_id,
+        )
+        return shared
+
+    def _degraded(self, store: str, degraded: bool) -> None:
+        self.condition.stores[store] = degraded
+        self.metrics.store_degraded(store, degraded)
 
     def _quota(self) -> Quota:
         return Quota(self.limiter, time.time, namer(), self.metrics)
@@ -294,6 +322,7 @@ class House(MultiService):
     def startService(self) -> None:
         """Bind every listener, then say where we are. A port that is taken ends the process with one line."""
         try:
+            self._reach_redis()
             self._listen()
         except (CannotListenError, SettingsError) as error:
             text = str(error)
@@ -306,6 +335,19 @@ class House(MultiService):
             gc.collect()
             gc.freeze()
             self.reactor.callWhenRunning(self._running)
+
+    def _reach_redis(self) -> None:
+        """Without its Redis a gateway does not start; later it may go away and come back (`configuration.md` 3.9)."""
+        limits = self.settings.ratelimit
+        if self.shared is None or limits.redis is None:
+            return
+        from twisted_gateway.stores.redis_boot import check
+
+        try:
+            check(limits.redis)
+        except OSError as error:
+            raise SettingsError(f"ratelimit.redis: cannot connect: {error}") from None
+        self.shared.start()
 
     def _listen(self) -> None:
         settings = self.settings
@@ -415,6 +457,8 @@ class House(MultiService):
         for one in closing:
             await one
         self.hook_threads.stop()
+        if self.shared is not None:
+            await self.shared.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:

@@ -27,7 +27,7 @@ JUDGEMENT = ("policies", "logs", "alarm", "layers", "stores")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
     "listener", "trust", "demo", "outside", "threads", "named_code",
-    "config.file", "stores.redis",
+    "config.file", "stores.redis", "stores.redis_boot", "stores.redis_buckets", "stores.redis_scripts",
 )
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")
