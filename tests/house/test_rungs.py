@@ -20,7 +20,8 @@ PACKAGE = ROOT / "twisted_gateway"
 BYTES = ("wire",)
 NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
-    *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "records"),
+    *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "pricing"),
+    *("records",),
     *("deadlines", "addresses", "config"),
 )
 JUDGEMENT = ("policies", "logs", "alarm", "stores")

@@ -190,6 +190,7 @@ def _count(accounting: Accounting, exchange: Exchange, outcome: Outcome, status:
     if charged.total:
         client = accounting.client_types.of(exchange.headers.get("user-agent"))
         metrics.tokens(labels, client, prompt=charged.prompt, completion=charged.completion, total=charged.total)
+    metrics.spent(labels, charged.cost_usd * 1e6)
     if noise := sum(attempt.noise for attempt in exchange.attempts):
         metrics.noise("frame", noise)
 
