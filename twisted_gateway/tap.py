@@ -44,6 +44,7 @@ from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
+from twisted_gateway.wire.requests import RequestHead
 
 FORMATS = {
     row.name: row
@@ -218,7 +219,7 @@ class House(MultiService):
         if not self.front.asks_for_a_key(path):
             return None
         try:
-            access.identify(CallerHeaders(request.requestHeaders), self.snapshot(), time.time())
+            access.identify(CallerHeaders(request.head.headers), self.snapshot(), time.time())
         except access.Denied as denial:
             self.metrics.decided("api_key", "denied", denial.reason)
             return denial.problem
@@ -227,13 +228,13 @@ class House(MultiService):
     def _demo_base(self) -> str | None:
         return None if self.demo_port is None else f"http://127.0.0.1:{self.demo_port.getHost().port}/v1"
 
-    def _refusal(self, problem: Problem, method: bytes, path: bytes, request: Any) -> bytes:
-        label = self.front.plain_path(path)
+    def _refusal(self, problem: Problem, head: RequestHead) -> bytes:
+        label = self.front.plain_path(head.path)
         endpoint = label if any(label == row.path for row in self.front.endpoints) else "other"
         if problem.status == 413:
             self.metrics.too_large(endpoint, "openai", "pending")
         fields = {
-            "method": method.decode("latin-1"),
+            "method": head.method.decode("latin-1"),
             "path": endpoint,
             "status": problem.status,
             "error_kind": problem.type,
@@ -241,7 +242,7 @@ class House(MultiService):
         }
         if self.settings.observability.access_log:
             self.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
-        return self.front.refusal(problem, method, path, request)
+        return self.front.refusal(problem, head)
 
     # Life
 
