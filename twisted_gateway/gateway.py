@@ -94,8 +94,10 @@ class Gateway:
     async def _admit(self, policies: Sequence[Policy], exchange: Exchange, tickets: list[Ticket]) -> None:
         for policy in policies:
             ticket = policy.admit(exchange)
+            if ticket is None:
+                continue
             if hasattr(ticket, "__await__"):
-                ticket = await ticket  # type: ignore[misc]
+                ticket = await ticket
             if ticket is not None:
                 tickets.append(ticket)
 

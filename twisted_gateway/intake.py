@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
-from twisted.web import http, server
+from twisted.web import server
+from twisted.web.http import NO_BODY_CODES
 from twisted.web.http_headers import Headers
 
 from twisted_gateway.errors import Problem, no_room, too_large
@@ -171,7 +172,7 @@ class Request(server.Request):
 
     @property
     def _bodiless(self) -> bool:
-        return self.method == b"HEAD" or self.code in http.NO_BODY_CODES
+        return self.method == b"HEAD" or self.code in NO_BODY_CODES
 
     def _begin(self, data: bytes) -> None:
         self.startedWriting = 1

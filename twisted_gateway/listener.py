@@ -20,7 +20,8 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.python.failure import Failure
-from twisted.web import http, server
+from twisted.web import server
+from twisted.web.http import datetimeToString
 from twisted.web.resource import IResource
 from zope.interface import implementer
 
@@ -369,7 +370,7 @@ class Site(server.Site):
         """The `Date` header, made once a second."""
         now = int(self.clock.seconds())
         if self._date[0] != now or not self._date[1]:
-            self._date = (now, http.datetimeToString())
+            self._date = (now, datetimeToString())
         return self._date[1]
 
     def connected(self, channel: Channel) -> None:

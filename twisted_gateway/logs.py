@@ -276,7 +276,7 @@ class Log:
 
     def enabled(self, level: NamedConstant) -> bool:
         """Whether lines of this level are shown."""
-        return _ORDER[level] >= _ORDER[self.level]
+        return level is self.level or _ORDER[level] >= _ORDER[self.level]
 
     def write(self, level: NamedConstant, target: str, message: str, fields: Fields) -> None:
         """Show a line with the next batch. Field names must be our own; values are cleaned here. None is left out."""

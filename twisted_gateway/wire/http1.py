@@ -133,10 +133,15 @@ class ResponseReader(Body):
 
     def _choose_body(self, head: Head) -> None:
         self.head = head
-        tokens = {token.strip().lower() for value in head.values(b"connection") for token in value.split(b",")}
+        tokens, codings, lengths = [], [], set()
+        for name, value in head.headers:
+            if name == b"connection":
+                tokens += [token.strip() for token in value.lower().split(b",")]
+            elif name == b"transfer-encoding":
+                codings += [coding.strip() for coding in value.lower().split(b",")]
+            elif name == b"content-length":
+                lengths.update([part.strip() for part in value.split(b",")])
         self.reusable = (head.minor == 1 and b"close" not in tokens) or (head.minor == 0 and b"keep-alive" in tokens)
-        codings = [c.strip().lower() for value in head.values(b"transfer-encoding") for c in value.split(b",")]
-        lengths = {part.strip() for value in head.values(b"content-length") for part in value.split(b",")}
         if len(lengths) > 1 or any(not part.isdigit() or len(part) > 15 for part in lengths):
             raise Malformed("conflicting or invalid content-length")
         if codings and (codings != [b"chunked"] or head.minor == 0):
