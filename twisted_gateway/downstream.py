@@ -28,6 +28,15 @@ def _unbuffered(content_type: bytes) -> HeadLines:
 _STREAM = _unbuffered(b"text/event-stream")
 
 
+def when_left(request: Any, tell: Callable[[Any], None]) -> None:
+    """Call that if the caller leaves before the answer is whole."""
+    own = getattr(request, "when_left", None)
+    if own is not None:
+        own(tell)
+    else:
+        request.notifyFinish().addErrback(tell)
+
+
 @implementer(IPushProducer)
 class Downstream:
     """Writes the answer of one exchange. Everything is a no-op once the caller has left.
@@ -56,7 +65,7 @@ class Downstream:
         self.finished = False
         self.paused = False
         self._producing = False
-        self._request.notifyFinish().addErrback(self._left)
+        when_left(request, self._left)
 
     # What the trunk and the relay ask of it
 

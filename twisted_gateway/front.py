@@ -32,6 +32,7 @@ from twisted_gateway.config.rewrites import rewrite
 from twisted_gateway.config.settings import Proxy
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.cors import CorsRules
+from twisted_gateway.downstream import when_left
 from twisted_gateway.errors import Problem, Refused, our_fault, quoted
 from twisted_gateway.exchange import Endpoint, Exchange
 from twisted_gateway.formats.complaints import BY_DIALECT, dialect_of
@@ -376,7 +377,8 @@ class _Root(KleinResource):
             request.finish()
             return NOT_DONE_YET
         running: Deferred[None] = Deferred.fromCoroutine(front.serve(front._exchange(request, endpoint), request))  # type: ignore[arg-type]
-        request.notifyFinish().addErrback(lambda _: running.cancel())
+        if not running.called:
+            when_left(request, lambda _: running.cancel())
         running.addErrback(lambda failure: failure.trap(CancelledError) and None)
         return NOT_DONE_YET
 

@@ -7,7 +7,7 @@ ticket is settled exactly once, whatever happens.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -45,8 +45,8 @@ class Gateway:
     clock: IReactorTime
     now: Callable[[], float]
     """Seconds since the epoch."""
-    choose: Callable[..., list[str]]
-    """`random.choices`."""
+    choose: Callable[..., Iterable[str]]
+    """As `random.choices`."""
     heartbeat_seconds: float
     demo_base: Callable[[], str | None]
     bridge: bool = False

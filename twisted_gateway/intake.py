@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +87,7 @@ class Request(server.Request):
         self.lines: list[bytes] = []
         """Lines of the answer's head, beside `responseHeaders`."""
         self.notifications: list[Deferred[None]] = []
+        self._leaving: list[Callable[[Failure], object]] = []
         self._data: bytes | bytearray = b""
 
     # What twisted.web's has made from the beginning
@@ -156,6 +158,10 @@ class Request(server.Request):
             value = b" ".join(value.split())
         self.lines.append(name + b": " + value)
 
+    def when_left(self, tell: Callable[[Failure], object]) -> None:
+        """Call that if the caller leaves before the answer is whole: what `notifyFinish` tells, without a Deferred."""
+        self._leaving.append(tell)
+
     def write(self, data: bytes) -> None:
         """Write to the caller; the head goes first."""
         if self._disconnected:
@@ -215,6 +221,7 @@ class Request(server.Request):
             self.channel.write(b"0\r\n\r\n")
         self.finished = 1
         self._release()
+        self._leaving.clear()
         self.channel.answered()
         told, self.notifications = self.notifications, []
         for one in told:
@@ -224,6 +231,9 @@ class Request(server.Request):
         """The caller has left."""
         self.drop()
         self._disconnected = True
+        leaving, self._leaving = self._leaving, []
+        for tell in leaving:
+            tell(reason)
         told, self.notifications = self.notifications, []
         for one in told:
             one.errback(reason)

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,18 @@ def _reactor() -> Any:
 
 def new_id() -> str:
     """A request id: a UUID of version 4, made without the class."""
-    digits = os.urandom(16).hex()
+    digits = f"{random.getrandbits(128):032x}"
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
+
+
+def choose(letters: str, k: int) -> str:
+    """`k` random ones of at most 256 letters."""
+    return random.getrandbits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
+
+
+@lru_cache
+def _alphabet(letters: str) -> bytes:
+    return (letters.encode("ascii") * 256)[:256]
 
 
 class House(MultiService):
@@ -183,7 +194,7 @@ class House(MultiService):
             settings=upstream,
             clock=self.reactor,
             now=time.time,
-            choose=random.choices,
+            choose=choose,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
             demo_base=self._demo_base,
             bridge=settings.proxy.responses_bridge,
