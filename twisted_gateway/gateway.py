@@ -7,7 +7,7 @@ ticket is settled exactly once, whatever happens.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -52,8 +52,8 @@ class Gateway:
     clock: IReactorTime
     now: Callable[[], float]
     """Seconds since the epoch."""
-    choose: Callable[..., list[str]]
-    """`random.choices`."""
+    choose: Callable[..., Iterable[str]]
+    """As `random.choices`."""
     heartbeat_seconds: float
     demo_base: Callable[[], str | None]
     bridge: bool = False
@@ -106,7 +106,9 @@ class Gateway:
     async def _admit(self, policies: Sequence[Policy], exchange: Exchange, tickets: list[Ticket]) -> None:
         for policy in policies:
             found = policy.admit(exchange)
-            ticket = found if found is None or isinstance(found, Ticket) else await found
+            if found is None:
+                continue
+            ticket = found if isinstance(found, Ticket) else await found
             if ticket is not None:
                 tickets.append(ticket)
 
