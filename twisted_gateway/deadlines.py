@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from twisted_gateway.config.resources import Model
+from twisted_gateway.config.resources import Group, Model, Row
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 
 _NONE = 0
@@ -18,7 +18,7 @@ _NONE = 0
 
 @attrs.frozen
 class Deadlines:
-    """Seconds; None = no limit. `configured`: the model asked for first-chunk failover (`streaming.md` 4 rule 2)."""
+    """Seconds; None = no limit. `configured`: model or group asked for first-chunk failover (`streaming.md` 4 rule 2)."""
 
     request: float | None
     first_event: float | None
@@ -26,23 +26,26 @@ class Deadlines:
     configured: bool
 
 
-def deadlines(model: Model, boot: UpstreamSettings) -> Deadlines:
-    """The deadlines of an attempt at `model`."""
+def deadlines(model: Model, boot: UpstreamSettings, group: Group | None = None) -> Deadlines:
+    """The deadlines of an attempt at `model`, for a call of `group` where it came through one."""
     key = model.provider_key
-    request = [*_written(model.timeout), *_written(key.timeout_ms), *_positive(boot.timeout_ms)]
+    rows: list[Row] = [model] if group is None else [model, group]
+    whole = [value for row in rows for value in _written(row.timeout)]
+    first_here = [value for row in rows for value in _positive(row.first_event_timeout)]
+    request = [*whole, *_written(key.timeout_ms), *_positive(boot.timeout_ms)]
     levels = [
-        [*_positive(model.stream_timeout), *_written(model.timeout)],
+        [*(value for row in rows for value in _positive(row.stream_timeout)), *whole],
         [*_positive(key.stream_timeout_ms), *_written(key.timeout_ms)],
         [*_positive(boot.stream_timeout_ms), *_positive(boot.timeout_ms)],
     ]
-    firsts = [model.first_event_timeout, key.first_event_timeout_ms, boot.first_event_timeout_ms]
+    firsts = [first_here, _positive(key.first_event_timeout_ms), _positive(boot.first_event_timeout_ms)]
     silence = [value for level in levels for value in level]
-    first = [value for own, level in zip(firsts, levels, strict=True) for value in (*_positive(own), *level)]
+    first = [value for own, level in zip(firsts, levels, strict=True) for value in (*own, *level)]
     return Deadlines(
         request=_seconds(request),
         first_event=_seconds(first),
         silence=_seconds(silence),
-        configured=bool(levels[0] or _positive(model.first_event_timeout)),
+        configured=bool(levels[0] or first_here),
     )
 
 

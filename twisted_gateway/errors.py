@@ -35,6 +35,9 @@ class Problem:
     in_stream_type: str | None = None
     """The `type` an error frame has where it differs from that of a JSON error (`streaming.md` 11.3)."""
 
+    embedded: int | None = None
+    """The status inside an error object that came with a good status, where it has one (`streaming.md` 11.2)."""
+
     told: bool = False
     """The caller was told already, in the provider's own frame: nothing more is written."""
 
@@ -111,6 +114,17 @@ def bad_request(detail: str) -> Problem:
         type="invalid_request_error",
         message=f"request payload is invalid: {detail}",
         kind="invalid_request",
+    )
+
+
+def ip_restricted() -> Problem:
+    """The 403 for a caller whose address a model's list does not admit; the text does not name it."""
+    return Problem(
+        status=403,
+        type="permission_denied",
+        code="ip_restricted",
+        message="Access denied: your client IP is not allowed to access this model",
+        kind="permission_denied",
     )
 
 

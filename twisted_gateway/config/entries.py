@@ -25,13 +25,30 @@ from twisted_gateway.config.checks import (
 )
 from twisted_gateway.config.interpolation import interpolated_tree
 from twisted_gateway.config.report import Finding
-from twisted_gateway.config.resources import COLLECTIONS, RECORDS, SPELLINGS, ProviderKey, cidr, derived_id, key_hash
+from twisted_gateway.config.resources import (
+    COLLECTIONS,
+    RECORDS,
+    SPELLINGS,
+    Group,
+    Model,
+    ProviderKey,
+    cidr,
+    derived_id,
+    key_hash,
+)
 
 _CONVERTER = converter()
 _BROKEN = ProviderKey(id="", display_name="-", api_key="-")
 """Stands for a provider key that is reported already, so that the models which use it can still be read."""
 _MOST_NAMES = 50
 _NULL_IS_ABSENT = ("provider_keys", "api_keys")
+_DIRECT = ("provider", "model_name", "provider_key", "provider_key_id")
+"""What makes a model a direct one."""
+_KNOBS = (
+    *(name for name in written_names(Model) if name not in (*written_names(Group), *_DIRECT)),
+    *("auto_prompt_caching", "embedding"),
+)
+"""Keys of direct models that a group cannot use (`configuration.md` 7.2)."""
 
 
 class Refused(Exception):
@@ -151,6 +168,9 @@ class Reading:
         tree = dict(entry.raw)
         if "id" in tree:
             raise Refused("`id` is not accepted: ids are derived from names", ("id",))
+        knobs = [name for name in tree if name in _KNOBS] if _is_group(entry.kind, tree) else []
+        for name in knobs:
+            del tree[name]
         self._built(entry.kind, tree)
         if entry.kind in _NULL_IS_ABSENT:
             tree = _without_nulls(RECORDS[entry.kind], tree)
@@ -159,10 +179,15 @@ class Reading:
         _REWRITES[entry.kind](self, tree)
         assert entry.identity is not None
         tree["id"] = derived_id(entry.kind, entry.identity)
+        record = Group if _is_group(entry.kind, tree) else RECORDS[entry.kind]
         try:
-            return _CONVERTER.structure(tree, RECORDS[entry.kind])
+            made = _CONVERTER.structure(tree, record)
         except Exception as error:
-            raise _schema_refusal(entry.kind, list(leaves(error))) from None
+            raise _schema_refusal(entry.kind, record, list(leaves(error))) from None
+        if knobs:
+            names = ", ".join(f"`{name}`" for name in knobs)
+            raise Refused(f"{names} not accepted on a model group", (knobs[0],))
+        return made
 
     def _built(self, kind: str, tree: dict[str, Any]) -> None:
         """Refuse what is known and not built; drop it where it is empty."""
@@ -187,6 +212,22 @@ class Reading:
             tree["api_key"] = tree.pop("secret")
 
     def _model(self, tree: dict[str, Any]) -> None:
+        if "routing" in tree:
+            mixed = [name for name in _DIRECT if name in tree]
+            if mixed:
+                names = ", ".join(f"`{name}`" for name in mixed)
+                raise Refused(f"{names} beside `routing`: a model is either direct or a group", (mixed[0],))
+        else:
+            self._linked(tree)
+        for index, member in enumerate(tree["allowed_cidrs"] if isinstance(tree.get("allowed_cidrs"), list) else ()):
+            if isinstance(member, str) and cidr(member) is None:
+                self.warnings.append(
+                    f'models ("{tree["display_name"]}"): allowed_cidrs[{index}] is not a network and is ignored '
+                    "(a single address is written with /32 or /128)"
+                )
+
+    def _linked(self, tree: dict[str, Any]) -> None:
+        """Put the provider key's record in place of its name."""
         given = [name for name in ("provider_key", "provider_key_id") if name in tree]
         if not given:
             raise Refused("`provider_key` is required (the `display_name` of an entry of provider_keys)")
@@ -208,12 +249,6 @@ class Reading:
                 (name,),
             )
         tree["provider_key"] = known[written].record or _BROKEN
-        for index, member in enumerate(tree["allowed_cidrs"] if isinstance(tree.get("allowed_cidrs"), list) else ()):
-            if isinstance(member, str) and cidr(member) is None:
-                self.warnings.append(
-                    f'models ("{tree["display_name"]}"): allowed_cidrs[{index}] is not a network and is ignored '
-                    "(a single address is written with /32 or /128)"
-                )
 
     def _caller_key(self, tree: dict[str, Any]) -> None:
         tree["name"] = tree.pop("display_name")
@@ -257,6 +292,16 @@ class Reading:
                         f'`allowed_models` references unknown model "{name}" (defined models: {self._names("models")})',
                         ("allowed_models", index),
                     )
+        for entry in self.entries["models"]:
+            for index, target in enumerate(entry.record.routing.targets if isinstance(entry.record, Group) else ()):
+                if "*" not in target.model and target.model not in self.named["models"]:
+                    path = ("routing", "targets", index, "model")
+                    self._report(
+                        entry,
+                        f'`{dotted(path)}` references unknown model "{target.model}" '
+                        f"(defined models: {self._names('models')})",
+                        path,
+                    )
         holders: dict[str, Entry] = {}
         for entry in keys:
             first = holders.setdefault(entry.record.key_hash, entry)
@@ -271,13 +316,18 @@ _REWRITES = {
 }
 
 
-def _schema_refusal(kind: str, problems: list[tuple[Path, Exception]]) -> Refused:
+def _is_group(kind: str, tree: Mapping[str, Any]) -> bool:
+    return kind == "models" and "routing" in tree
+
+
+def _schema_refusal(kind: str, record: type[Any], problems: list[tuple[Path, Exception]]) -> Refused:
     """The first schema error of an entry; an unknown key says more than the missing one it may stand for."""
     path, error = min(problems, key=lambda problem: not isinstance(problem[1], Unknown))
     reason: object = error
     if isinstance(error, Unknown) and len(path) == 1:
-        names = [name for name in written_names(RECORDS[kind]) if kind != "api_keys" or name != "name"]
-        reason = f"unknown key (expected one of {', '.join([*names, *SPELLINGS[kind]])})"
+        names = [name for name in written_names(record) if kind != "api_keys" or name != "name"]
+        spellings = () if record is Group else SPELLINGS[kind]
+        reason = f"unknown key (expected one of {', '.join([*names, *spellings])})"
     return Refused(f"schema validation failed at `{_pointer(path)}`: {reason}", path)
 
 

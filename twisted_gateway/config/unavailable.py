@@ -55,16 +55,12 @@ COLLECTIONS: tuple[str, ...] = (
     "budgets",
 )
 
-SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
+SHAPES: tuple[str, ...] = ("ensemble", "semantic")
 """Model shapes: refused even when empty, since their presence changes what the entry is."""
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "models": (
         "rate_limit",
-        "cost",
-        "retries",
-        "cooldown",
-        "background_model_check",
         "auto_prompt_caching",
         "embedding",
     ),
