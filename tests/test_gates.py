@@ -204,10 +204,10 @@ def test_a_full_gate_stops_the_reading_until_it_wakes(house):
     request.write(say("hold"))
     house.flush()
     (relay,) = house.gateway.running
-    assert relay._waiting
+    assert relay._full
     house.clock.advance(59)
     gate.release()
-    assert not relay._waiting
+    assert not relay._full
     house.flush()
     assert said(ask) == ["", "hold"]
 

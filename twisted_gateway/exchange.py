@@ -120,6 +120,8 @@ class Attempt:
     ended: float | None = None
     first_event: float | None = None
     status: int | None = None
+    content_type: bytes | None = None
+    """What a good head says that the body is, where that is what was asked for."""
     problem: Problem | None = None
     ended_by: str | None = None
     usage: Usage = attrs.field(factory=Usage)

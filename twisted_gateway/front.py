@@ -170,6 +170,9 @@ class Front:
 
     def websocket(self, request: IRequest) -> bytes:
         """`GET /v1/responses`: clients that try a WebSocket first fall back to POST on a clean 426."""
+        wanted = CallerHeaders(request.requestHeaders).get("upgrade") or ""
+        if wanted.strip().lower() != "websocket":
+            raise MethodNotAllowed(["POST"])
         text = "this endpoint speaks no WebSocket: send a POST"
         self._headers(request).setRawHeaders(b"upgrade", [b"HTTP/1.1"])
         self._headers(request).setRawHeaders(b"allow", [b"POST"])

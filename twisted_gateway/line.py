@@ -35,6 +35,11 @@ class Line:
         self._passes_overruns: bool = native and getattr(passage, "passes_overruns", False)
 
     @property
+    def gated(self) -> bool:
+        """Whether a policy has a gate on it."""
+        return self._gates is not None
+
+    @property
     def held(self) -> int:
         """Bytes kept back by gates."""
         return self._gates.held if self._gates is not None else 0

@@ -178,6 +178,7 @@ class House(MultiService):
             now=time.time,
             choose=random.choices,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
+            progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
             bridge=settings.proxy.responses_bridge,
         )

@@ -59,6 +59,7 @@ CASES = [  # key, default, good value, what it becomes, bad value, the error's t
         "expected a number of at least 0 and at most 2.14748e+06",
     ),
     ("downstream.max_connections", 0, 9, 9, None, "expected an integer, got null"),
+    ("downstream.responses_progress_secs", 0.0, 60, 60.0, "x", NUMBER),
     ("upstream.timeout_ms", 6000000, 0, 0, 2**31, "expected an integer from 0 to 2147483647"),
     ("upstream.stream_timeout_ms", 0, 30000, 30000, "x", INTEGER),
     ("upstream.first_event_timeout_ms", 0, 1, 1, "x", INTEGER),
@@ -205,7 +206,7 @@ def test_unknown_keys_are_refused_at_every_level(path):
     )
 
 
-@pytest.mark.parametrize("key", ["proxy.upload_limit_bytes", "hooks", "usage", "warnings", "proxy.listeners"])
+@pytest.mark.parametrize("key", ["proxy.upload_limit_bytes", "hooks", "warnings", "proxy.listeners"])
 def test_keys_of_later_issues_are_unknown(key):
     assert detail(tree(**{key: []})).startswith(f"deserialize: {key}: unknown key")
 

@@ -25,8 +25,17 @@ KNOWLEDGE = (
 )
 JUDGEMENT = ("policies", "logs", "alarm")
 MOTION = (
-    "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "config.file",
+    "upstream",
+    "answer",
+    "downstream",
+    "relay",
+    "agent",
+    "connection",
+    "intake",
+    "listener",
+    "trust",
+    "demo",
+    "config.file",
 )
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")

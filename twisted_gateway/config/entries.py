@@ -27,6 +27,7 @@ from twisted_gateway.config.interpolation import interpolated_tree
 from twisted_gateway.config.report import Finding
 from twisted_gateway.config.resources import (
     COLLECTIONS,
+    IDENTITIES,
     RECORDS,
     SPELLINGS,
     Group,
@@ -138,8 +139,9 @@ class Reading:
             self._report(entry, f"expected a mapping, got {describe(entry.raw)}")
             return False
         entry.raw, problems = interpolated_tree(entry.raw, self.environ)
-        name = entry.raw.get("display_name")
-        if isinstance(name, str) and name and not any(path == ("display_name",) for path, _ in problems):
+        field = IDENTITIES.get(entry.kind, "display_name")
+        name = entry.raw.get(field)
+        if isinstance(name, str) and name and not any(path == (field,) for path, _ in problems):
             entry.identity = name
             self.named[entry.kind].setdefault(name, entry)
         for path, reason in problems:
@@ -147,11 +149,11 @@ class Reading:
         if problems:
             return False
         if entry.identity is None:
-            self._report(entry, "`display_name` is required and must be a non-empty string", ("display_name",))
+            self._report(entry, f"`{field}` is required and must be a non-empty string", (field,))
             return False
         earlier = self.named[entry.kind][entry.identity]
         if earlier is not entry:
-            self._report(entry, f"`display_name` is already used by {entry.kind}[{earlier.index}]", ("display_name",))
+            self._report(entry, f"`{field}` is already used by {entry.kind}[{earlier.index}]", (field,))
             return False
         return True
 
@@ -276,6 +278,17 @@ class Reading:
             raise Refused(f"`{source}`: the key must not hold `${{` (a variable that was not filled in?)", (source,))
         tree["key_hash"] = key_hash(key)
 
+    def _budget(self, tree: dict[str, Any]) -> None:
+        name = tree.get("scope_ref")
+        if tree.get("scope") != "api_key" or not isinstance(name, str):
+            return
+        if name not in self.named["api_keys"]:
+            raise Refused(
+                f'`scope_ref` references unknown api key "{name}" (defined api keys: {self._names("api_keys")})',
+                ("scope_ref",),
+            )
+        tree["scope_ref"] = derived_id("api_keys", name)
+
     def _names(self, kind: str) -> str:
         names = sorted(self.named[kind])
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
@@ -313,6 +326,7 @@ _REWRITES = {
     "provider_keys": Reading._provider_key,
     "models": Reading._model,
     "api_keys": Reading._caller_key,
+    "budgets": Reading._budget,
 }
 
 

@@ -16,6 +16,7 @@ import attrs
 from twisted_gateway.addresses import Network, admitted, parse_network
 from twisted_gateway.config.checks import (
     Choice,
+    Count,
     Flag,
     Mistyped,
     NonEmpty,
@@ -26,12 +27,14 @@ from twisted_gateway.config.checks import (
     keys_of,
     text,
 )
-from twisted_gateway.config.money import Cost
+from twisted_gateway.config.money import Budget, Cost
 from twisted_gateway.config.readers import Millis
 from twisted_gateway.config.routes import BackgroundCheck, Cooldown, Retries, Routing, ThroughputFloor
 
 NAMESPACE = UUID("63e50ab2-677a-54d3-8d1e-c0cb29ceae94")
-COLLECTIONS = ("provider_keys", "models", "api_keys")
+COLLECTIONS = ("provider_keys", "models", "api_keys", "budgets")
+IDENTITIES: Mapping[str, str] = {"budgets": "name"}
+"""The field that names an entry, where that is not `display_name`."""
 INJECTED = {"injected": True}
 
 PUBLISHED_KEYS = ("YOUR_CALLER_API_KEY", "my-secret-key")
@@ -206,6 +209,8 @@ class Model:
     cooldown: Cooldown = attrs.field(factory=Cooldown)
     background_model_check: BackgroundCheck | None = None
     throughput_floor: ThroughputFloor | None = None
+    on_disconnect: Annotated[str, Choice(("cancel", "drain"))] = "cancel"
+    drain_max_secs: Annotated[int, Whole(low=1, high=600)] = 60
     allowed_cidrs: Annotated[tuple[Network, ...] | None, Parsed(read_cidrs)] = None
 
     @property
@@ -261,6 +266,8 @@ class CallerKey:
     team_id: NonEmpty | None = None
     user_id: NonEmpty | None = None
     user_name: str | None = None
+    max_calls: Count | None = None
+    include_cost: Flag = False
 
     def may_use(self, name: str) -> bool:
         """Whether the list names this model, exactly or by a pattern with one `*` (`policy.md` 3.2)."""
@@ -269,12 +276,18 @@ class CallerKey:
         )
 
 
-RECORDS: Mapping[str, type[Any]] = {"provider_keys": ProviderKey, "models": Model, "api_keys": CallerKey}
+RECORDS: Mapping[str, type[Any]] = {
+    "provider_keys": ProviderKey,
+    "models": Model,
+    "api_keys": CallerKey,
+    "budgets": Budget,
+}
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "provider_keys": ("secret",),
     "models": ("provider_key", "provider_key_id"),
     "api_keys": ("display_name", "key", "key_env"),
+    "budgets": (),
 }
 """Keys that an entry may have in a file and that are rewritten before it is read (`configuration.md` 5.4)."""
 

@@ -36,6 +36,7 @@ from twisted_gateway.config.checks import (
 )
 from twisted_gateway.config.dormant import Admin, Cache, Etcd, ListenerTls, Managed, MetricsOtlp, Ratelimit, Tracing
 from twisted_gateway.config.environment import OBJECT_LISTS, Refused, json_list, overlaid
+from twisted_gateway.config.money import UsageFiles
 from twisted_gateway.config.readers import (
     HEADER,
     Buckets,
@@ -131,6 +132,7 @@ class Proxy:
     server_header: Flag = True
     server_timing: Flag = True
     responses_bridge: Flag = False
+    max_drains: Count = 100
     cors: Cors | None = None
     tls: ListenerTls | None = None
     real_ip: RealIp = attrs.field(factory=RealIp)
@@ -150,6 +152,7 @@ class Downstream:
     body_min_rate_bytes: Count = 512
     send_stall_timeout_secs: Seconds = 300.0
     max_connections: Count = 0
+    responses_progress_secs: Seconds = 0.0
 
 
 @attrs.frozen
@@ -269,6 +272,7 @@ class Settings:
     observability: Observability = attrs.field(factory=Observability)
     shutdown: Shutdown = attrs.field(factory=Shutdown)
     demo: Demo = attrs.field(factory=Demo)
+    usage: UsageFiles = attrs.field(factory=UsageFiles)
     admin: Admin = attrs.field(factory=Admin)
     etcd: Etcd = attrs.field(factory=Etcd)
     managed: Managed = attrs.field(factory=Managed)

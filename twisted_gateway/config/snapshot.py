@@ -11,6 +11,7 @@ import attrs
 
 from twisted_gateway.config.checks import Lines
 from twisted_gateway.config.entries import Reading
+from twisted_gateway.config.money import Budget, free_models
 from twisted_gateway.config.report import Finding
 from twisted_gateway.config.resources import (
     PUBLISHED_KEYS,
@@ -47,6 +48,7 @@ class Snapshot:
     models_by_name: Mapping[str, Row] = attrs.field(repr=False)
     caller_keys_by_hash: Mapping[str, CallerKey] = attrs.field(repr=False)
     warnings: tuple[str, ...] = ()
+    budgets: tuple[Budget, ...] = ()
     _wildcards: tuple[Model, ...] = attrs.field(
         init=False,
         repr=False,
@@ -78,6 +80,7 @@ class Snapshot:
             "models": len(self.models_by_name),
             "api_keys": len(self.caller_keys_by_hash),
             "provider_keys": len(self.provider_keys_by_name),
+            "budgets": len(self.budgets),
         }
         return {kind: count for kind, count in counts.items() if count}
 
@@ -112,6 +115,7 @@ def build(
     if reading.findings:
         return tuple(reading.findings)
     records = {kind: [entry.record for entry in entries] for kind, entries in reading.entries.items()}
+    direct = [record for record in records["models"] if isinstance(record, Model)]
     return Snapshot(
         generation=generation,
         config_hash=config_hash,
@@ -119,5 +123,6 @@ def build(
         provider_keys_by_name=MappingProxyType({record.display_name: record for record in records["provider_keys"]}),
         models_by_name=MappingProxyType({record.display_name: record for record in records["models"]}),
         caller_keys_by_hash=MappingProxyType({record.key_hash: record for record in records["api_keys"]}),
-        warnings=tuple(reading.warnings),
+        warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], direct)),
+        budgets=tuple(records["budgets"]),
     )

@@ -52,7 +52,6 @@ COLLECTIONS: tuple[str, ...] = (
     "claim_mappings",
     "passthrough_routes",
     "mcp_auth_settings",
-    "budgets",
 )
 
 SHAPES: tuple[str, ...] = ("ensemble", "semantic")
@@ -74,6 +73,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "allowed_agents",
     ),
     "provider_keys": (),
+    "budgets": (),
 }
 
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")

@@ -356,6 +356,7 @@ FORMAT = Format(
     unfolded=unfolded,
     error_body=openai_errors.error_body,
     heartbeat=lambda bound: b":\n\n",
+    keeps_type=True,
     native=lambda model, family: model.provider == "openai",
     refuse=refuse,
     prompt=prompt,
