@@ -140,7 +140,7 @@ class House:
         self.provider = Provider()
         self.ledger = Ledger()
         self.providers = RequestTraversalAgent(self.provider)
-        boot = UpstreamSettings(**{"timeout_ms": 60_000} | settings)
+        boot = UpstreamSettings(**{"timeout_ms": 60_000, "retries": 0} | settings)
         client = Client(self.providers)
         self.gateway = Gateway(
             before=(self.ledger, Authentication(lambda: NOW, lambda *_: None, lambda *_: None)),

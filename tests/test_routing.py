@@ -2,7 +2,6 @@
 
 import pytest
 
-from twisted_gateway.config.snapshot import Resolution
 from twisted_gateway.exchange import Target
 from twisted_gateway.routing import plan, shown_name
 

@@ -18,7 +18,7 @@ _NONE = 0
 
 @attrs.frozen
 class Deadlines:
-    """Seconds; None = no limit. `configured`: model or group asked for first-chunk failover (`streaming.md` 4 rule 2)."""
+    """Seconds; None = no limit. `configured`: by model or group (`streaming.md` 4 rule 2)."""
 
     request: float | None
     first_event: float | None

@@ -128,6 +128,14 @@ def ip_restricted() -> Problem:
     )
 
 
+def over_target_limit(target: str, problem: Problem) -> Problem:
+    """A group's target that is over its own limit, as chat tells it (`policy.md` 11.2); other problems as they are."""
+    if problem.type != "rate_limit_exceeded" or "policy" in problem.members:
+        return problem
+    message = f"routing target {quoted(target)} is over its model rate limit: {problem.message}"
+    return attrs.evolve(problem, type="upstream_error", message=message)
+
+
 def too_large(limit: int) -> Problem:
     """The 413 for a request body over `limit` bytes."""
     return Problem(

@@ -20,10 +20,24 @@ PACKAGE = ROOT / "twisted_gateway"
 BYTES = ("wire",)
 NOUNS = ("errors", "exchange")
 KNOWLEDGE = (
-    *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "records"),
+    *(
+        "formats",
+        "line",
+        "roads",
+        "providers",
+        "routing",
+        "ring",
+        "turns",
+        "retrying",
+        "metrics",
+        "tallies",
+        "client_types",
+        "charging",
+        "records",
+    ),
     *("deadlines", "addresses", "config"),
 )
-JUDGEMENT = ("policies", "logs", "alarm")
+JUDGEMENT = ("policies", "logs", "alarm", "health")
 MOTION = (
     "upstream",
     "answer",
@@ -37,7 +51,7 @@ MOTION = (
     "demo",
     "config.file",
 )
-TRUNK = ("gateway",)
+TRUNK = ("gateway", "attempts", "opening", "hedging")
 DOORS = ("front", "cors", "admin")
 
 _QUIET = ("twisted.internet.interfaces", "twisted.internet.defer", "twisted.logger", "twisted.python.failure")
