@@ -27,7 +27,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from twisted_gateway import __version__
 from twisted_gateway.addresses import client_address
-from twisted_gateway.config.resources import CallerKey, Model
+from twisted_gateway.config.resources import CallerKey, Row
 from twisted_gateway.config.rewrites import rewrite
 from twisted_gateway.config.settings import Proxy
 from twisted_gateway.config.snapshot import Snapshot
@@ -39,11 +39,11 @@ from twisted_gateway.formats.complaints import BY_DIALECT, dialect_of
 from twisted_gateway.wire.requests import RequestHead
 
 ENDPOINTS = (
-    Endpoint("/v1/chat/completions", "openai_chat", plans_first=True),
+    Endpoint("/v1/chat/completions", "openai_chat", plans_first=True, groups=True),
     Endpoint("/v1/completions", "openai_completions"),
-    Endpoint("/v1/messages", "anthropic", "anthropic"),
-    Endpoint("/v1/messages/count_tokens", "anthropic_count_tokens", "anthropic"),
-    Endpoint("/v1/responses", "openai_responses"),
+    Endpoint("/v1/messages", "anthropic", "anthropic", groups=True),
+    Endpoint("/v1/messages/count_tokens", "anthropic_count_tokens", "anthropic", groups=True),
+    Endpoint("/v1/responses", "openai_responses", groups=True),
 )
 """The table: a new endpoint is a row here, and a format."""
 
@@ -312,7 +312,7 @@ class Front:
         snapshot = self.snapshot()
         return snapshot, self.identify(request.caller_headers, snapshot)
 
-    def _model_object(self, name: str, model: Model) -> dict[str, Any]:
+    def _model_object(self, name: str, model: Row) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": int(self.now()), "owned_by": model.provider or "aisix"}
 
     def _known_path(self, path: bytes) -> bool:

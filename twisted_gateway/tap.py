@@ -222,6 +222,7 @@ class House(MultiService):
             clock=self.reactor,
             now=time.time,
             choose=choose,
+            uniform=random.uniform,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
             progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
