@@ -61,7 +61,7 @@ class Downstream:
     def join(self, producer: Any) -> None:
         """The answer whose reading is paused while the caller is slow; None when there is none."""
         self._joined = producer
-        if producer is not None:
+        if producer is not None and not self.gone:
             if not self._producing:
                 self._producing = True
                 self._request.registerProducer(self, True)
@@ -226,4 +226,5 @@ class Downstream:
 
     def _left(self, reason: Any) -> None:
         self.gone = True
+        self.paused = False
         self._end()

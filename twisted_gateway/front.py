@@ -104,6 +104,8 @@ class Front:
     now: Callable[[], float]
     new_id: Callable[[], str]
     endpoints: tuple[Endpoint, ...] = ENDPOINTS
+    left: Callable[[Exchange, Callable[[], None]], None] = lambda exchange, cancel: cancel()
+    """Told that the caller of a running call has left, and how the call is cancelled."""
     app: Klein = attrs.field(init=False)
     _fast: dict[tuple[bytes, bytes], Endpoint] = attrs.field(init=False, factory=dict)
     _id_headers: tuple[bytes, ...] = attrs.field(init=False)
@@ -349,8 +351,9 @@ class _Root(KleinResource):
             request.write(front.problem(request, _router_problem(404, "unknown_url", "unknown URL")))
             request.finish()
             return NOT_DONE_YET
-        running: Deferred[None] = Deferred.fromCoroutine(front.serve(front._exchange(request, endpoint), request))  # type: ignore[arg-type]
-        request.notifyFinish().addErrback(lambda _: running.cancel())
+        exchange = front._exchange(request, endpoint)
+        running: Deferred[None] = Deferred.fromCoroutine(front.serve(exchange, request))  # type: ignore[arg-type]
+        request.notifyFinish().addErrback(lambda _: front.left(exchange, running.cancel))
         running.addErrback(lambda failure: failure.trap(CancelledError) and None)
         return NOT_DONE_YET
 

@@ -21,6 +21,7 @@ from twisted_gateway.answer import Answer
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.downstream import Downstream, HeadLines
+from twisted_gateway.drains import Drains
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, ended_by, our_fault, without
 from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket
 from twisted_gateway.formats.row import Format, Sent
@@ -56,6 +57,8 @@ class Gateway:
     """`random.choices`."""
     heartbeat_seconds: float
     demo_base: Callable[[], str | None]
+    drains: Drains | None = None
+    """Where answers may run on after their callers have left; None: nowhere."""
     bridge: bool = False
     """`proxy.responses_bridge`."""
     running: set[Relay] = attrs.field(factory=set)
@@ -101,6 +104,22 @@ class Gateway:
         finally:
             self._settle(exchange, tickets, outcome, downstream)
 
+    def left(self, exchange: Exchange, cancel: Callable[[], None]) -> None:
+        """The caller has left: cancel the call, or let the provider end its answer for its figures (section 4)."""
+        attempt, drains = exchange.attempt, self.drains
+        model = attempt.target.model if attempt is not None and attempt.ended is None else None
+        if (
+            model is None
+            or drains is None
+            or model.on_disconnect != "drain"
+            or not drains.begin(exchange, cancel, model.drain_max_secs)
+        ):
+            cancel()
+            return
+        exchange.drained = True
+        for relay in [relay for relay in self.running if relay.exchange is exchange]:
+            relay.discard()
+
     async def _admit(self, policies: Sequence[Policy], exchange: Exchange, tickets: list[Ticket]) -> None:
         for policy in policies:
             found = policy.admit(exchange)
@@ -110,6 +129,8 @@ class Gateway:
 
     def _settle(self, exchange: Exchange, tickets: list[Ticket], outcome: Outcome, downstream: Downstream) -> None:
         self.in_flight -= 1
+        if self.drains is not None:
+            self.drains.ended(exchange)
         if downstream.gone and not downstream.finished:
             outcome = Outcome.ABANDONED
         if outcome is Outcome.ABANDONED:
@@ -245,6 +266,8 @@ class Gateway:
     def end_all(self, problem: Problem) -> None:
         """End every call by an error, whether it is answered already or not: the process is going away."""
         self._ending = problem
+        if self.drains is not None:
+            self.drains.close()
         for opening in tuple(self._opening):
             opening.cancel()
         for relay in tuple(self.running):

@@ -27,7 +27,7 @@ KNOWLEDGE = (
 JUDGEMENT = ("policies", "logs", "alarm")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "config.file",
+    "listener", "trust", "demo", "drains", "config.file",
 )
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")

@@ -161,6 +161,7 @@ class _Frames:
         self._made: list[Frame] = []
         self._index = 0
         self._heads: dict[str, bytes] = {}
+        self.shown_bytes = 0
 
     def say(self, event: _Object) -> None:
         """Any event."""
@@ -168,10 +169,13 @@ class _Frames:
 
     def start(self, block: _Object) -> None:
         self._heads.clear()
+        self.shown_bytes += bodies.size(block.get("name"))
         self.say({"type": "content_block_start", "index": self._index, "content_block": block})
 
     def delta(self, kind: str, text: str) -> None:
         """One of many that differ in their text alone: the JSON before it is made once for a block."""
+        if kind != "signature":
+            self.shown_bytes += bodies.size(text)
         head = self._heads.get(kind)
         if head is None:
             name = "partial_json" if kind == "input_json" else kind
@@ -196,6 +200,11 @@ class StreamWriter(_Writer):
         self._frames = _Frames()
         super().__init__(told, self._frames)
         self._started = False
+
+    @property
+    def shown_bytes(self) -> int:
+        """See `row.Encoder`."""
+        return self._frames.shown_bytes
 
     def received(self, events: Sequence[Event], learnt: Learnt) -> list[Frame]:
         """The frames of these events; the first event of any kind starts the message."""

@@ -81,6 +81,11 @@ class ResponsesEncoder:
         self._script.say("response.failed", response=failed)
         return self._script.taken()
 
+    @property
+    def shown_bytes(self) -> int:
+        """See `row.Encoder`."""
+        return self._script.shown_bytes
+
     # Events
 
     def _begin(self) -> None:

@@ -68,7 +68,8 @@ class Passage(Learnt, Tube, Protocol):
     """The tube that carries one answer from a provider's dialect to the caller's, and learns from it on the way.
 
     `stopped(True)` gives the dialect's success ending and is called once at most, after `complete` or `ended`. It may
-    also have `complaint(problem)`: the frames of an error in mid-stream, None for the dialect's usual one.
+    also have `complaint(problem)`: the frames of an error in mid-stream, None for the dialect's usual one; and
+    `shown_bytes`: how much of `text_bytes` is in the frames given so far, where that is not all of it.
     """
 
 
@@ -86,7 +87,10 @@ class Decoder(Learnt, Protocol):
 
 
 class Encoder(Protocol):
-    """Events to frames of one dialect: a stream, or a whole body as one frame given by `stopped`."""
+    """Events to frames of one dialect: a stream, or a whole body as one frame given by `stopped`.
+
+    It may have `shown_bytes`: UTF-8 bytes of text in the frames of a stream, where it leaves some out or keeps it.
+    """
 
     def received(self, events: Sequence[Event], learnt: Learnt) -> list[Frame]:
         """The frames of these events; `learnt.usage` holds what is counted so far."""

@@ -64,6 +64,12 @@ class Translation:
         return self._decoder.text_bytes
 
     @property
+    def shown_bytes(self) -> int:
+        """See `row.Passage`."""
+        shown: int = getattr(self._encoder, "shown_bytes", self._decoder.text_bytes)
+        return shown
+
+    @property
     def complete(self) -> bool:
         """See `row.Learnt`."""
         return self._decoder.complete
