@@ -89,8 +89,9 @@ def test_nothing_is_checked_any_more(house):
 def test_who_waits_for_a_gate_alone_is_over(house):
     policy = Gating()
     house.gateway.after = (*house.gateway.after, policy)
-    ask, request = streaming(house, "hold")
+    ask, request = streaming(house)
     policy.made[0].withheld = len("hold")
+    house.write(request, sse(say("hold")))
     house.write(request, END)
     house.end(request)
     leave(house, ask)
@@ -125,7 +126,7 @@ def test_before_the_answer_is_open(house, when):
 @pytest.mark.parametrize("phase", ["opening", "open"])
 def test_a_drain_is_cut_in_time(phase):
     house = House(shelf=[served(drain_max_secs=5)])
-    ask, request = streaming(house, "x" * 40) if phase == "open" else house.stream()
+    ask, _request = streaming(house, "x" * 40) if phase == "open" else house.stream()
     leave(house, ask)
     house.advance(4.75)
     assert house.gateway.in_flight == 1
