@@ -163,6 +163,7 @@ class House:
         resources = attrs.evolve(snapshot(*models), caller_keys_by_hash={KEY.key_hash: KEY})
         self.front = front(self.gateway.serve, resources, self.clock)
         self.front.left = self.gateway.left
+        self.front.listed, self.front.stop = self.gateway.streams.listed, self.gateway.streams.stop
         self.callers = RequestTraversalAgent(self.front.resource())
 
     def ask(self, body=None, token="secret", path=b"/v1/chat/completions", **members):

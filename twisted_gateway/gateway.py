@@ -23,12 +23,15 @@ from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.drains import Drains
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, ended_by, our_fault, without
-from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket
-from twisted_gateway.formats.row import Format, Sent
+from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket, Usage
+from twisted_gateway.formats.neutral import Prompt
+from twisted_gateway.formats.row import Format, Sent, Told
 from twisted_gateway.relay import Relay
 from twisted_gateway.roads import Road
+from twisted_gateway.streams import Streams
 from twisted_gateway.upstream import Upstream
 from twisted_gateway.wire.series import Gate
+from twisted_gateway.wire.sse import Frame, encode
 
 _LETTERS = string.ascii_letters + string.digits
 _HEX = "0123456789abcdef"
@@ -62,6 +65,7 @@ class Gateway:
     bridge: bool = False
     """`proxy.responses_bridge`."""
     running: set[Relay] = attrs.field(factory=set)
+    streams: Streams = attrs.Factory(lambda self: Streams(self.running), takes_self=True)
     in_flight: int = 0
     """Calls between arrival and settlement."""
     _opening: set[Deferred[Answer]] = attrs.field(factory=set)
@@ -87,7 +91,8 @@ class Gateway:
             await self._admit(self.limits, exchange, tickets)
             if targets is None:
                 targets = self._targets(exchange)
-            outcome = await self._relay(exchange, format, targets, downstream, tickets)
+            answering = self._relay(exchange, format, targets, downstream, tickets)
+            outcome = await self.streams.watch(exchange, partial(self._empty, exchange, format), answering)
         except Refused as refusal:
             outcome = Outcome.REFUSED
             downstream.complain(refusal.problem)
@@ -96,8 +101,14 @@ class Gateway:
             downstream.complain(failed.problem, getattr(failed, "frames", None))
         except (CancelledError, GeneratorExit):
             outcome = Outcome.ABANDONED if downstream.gone else Outcome.BROKEN
+            frames = self.streams.ended_early(exchange)
             if self._ending is not None:
                 downstream.complain(self._ending)
+            elif frames is not None and not downstream.gone:
+                outcome = Outcome.STOPPED
+                downstream.commit(self._answer_headers(exchange, tickets))
+                downstream.write(b"".join(map(encode, frames)), len(frames))
+                downstream.finish()
         except Exception as error:
             self._log.failure("call {id} failed in the gateway", id=exchange.id)
             downstream.complain(our_fault(repr(error)))
@@ -129,6 +140,7 @@ class Gateway:
 
     def _settle(self, exchange: Exchange, tickets: list[Ticket], outcome: Outcome, downstream: Downstream) -> None:
         self.in_flight -= 1
+        self.streams.ended(exchange)
         if self.drains is not None:
             self.drains.ended(exchange)
         if downstream.gone and not downstream.finished:
@@ -143,6 +155,24 @@ class Gateway:
                 ticket.settle(outcome)
             except Exception:
                 self._log.failure("settling call {id} failed", id=exchange.id)
+
+    def _empty(self, exchange: Exchange, format: Format, usage: Usage) -> list[Frame]:
+        """A stream that says nothing, for a caller who has stopped it before it began."""
+        call, resolution = exchange.call, exchange.resolution
+        assert call is not None
+        assert resolution is not None
+        last = exchange.attempt
+        target = last.target if last is not None else Target(resolution.model, resolution.upstream_model)
+        shown = routing.shown_name(call.model, resolution) or target.upstream_model
+        prompt = Prompt(format.name, (), stream=True)
+        told = Told(call, prompt, target, shown, self.now(), self._letters(), self._hex)
+        return roads.empty(format, told, usage)
+
+    def _letters(self) -> str:
+        return "".join(self.choose(_LETTERS, k=24))
+
+    def _hex(self) -> str:
+        return "".join(self.choose(_HEX, k=32))
 
     def _targets(self, exchange: Exchange) -> Iterator[Target]:
         assert exchange.resolution is not None
@@ -181,8 +211,7 @@ class Gateway:
                 self._opening.discard(opening)
             assert exchange.resolution is not None
             shown = routing.shown_name(call.model, exchange.resolution)
-            letters = "".join(self.choose(_LETTERS, k=24))
-            passage = road.passage(shown, self.now(), letters, lambda: "".join(self.choose(_HEX, k=32)))
+            passage = road.passage(shown, self.now(), self._letters(), self._hex)
             attempt = exchange.attempts[-1]
             gates = partial(_gates, tickets)
             relay = Relay(exchange, attempt, answer, passage, gates, downstream, self.clock, wait.silence)

@@ -94,6 +94,14 @@ class Line:
             return Batch(b"", 0, len(frames))
         return _batch(made if self._gates is None else self._gates.received(made), len(frames))
 
+    def ending(self, frames: list[Frame]) -> Batch:
+        """The last frames of an answer that is stopped early: behind everything that gates have held."""
+        if self._mute:
+            return Batch(b"", 0, 0)
+        if self._gates is not None:
+            frames = [*self._gates.received(frames), *self._gates.stopped(True)]
+        return _batch(frames, 0)
+
     def stopped(self, clean: bool) -> Batch:
         """The last frames of an answer that is over. Gates may still hold some: then come back with `frames`."""
         made = self._passage.stopped(clean)

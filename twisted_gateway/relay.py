@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import Answer
+from twisted_gateway.charging import so_far
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import (
     AttemptFailed,
@@ -20,7 +21,7 @@ from twisted_gateway.errors import (
     undecodable,
     without,
 )
-from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome
+from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Usage
 from twisted_gateway.formats.row import Learnt, Passage
 from twisted_gateway.line import Batch, Line
 from twisted_gateway.wire.series import Gate
@@ -78,6 +79,7 @@ class Relay:
         self._alarm = Alarm(clock, self._silent) if self._silence and self._stream else None
         self._over = False
         self._finishing = False
+        self._stopping = False
         self._waiting = False
         self._delivered = 0
         self._whole: bytes | None = None
@@ -221,6 +223,22 @@ class Relay:
         self._waiting = False
         self.resume()
 
+    def stop(self, empty: Callable[[Usage], list[Frame]]) -> None:
+        """The caller wants no more: a legal ending behind what it has got, or an answer that is `empty`."""
+        if self._over or self._finishing:
+            return
+        self._answer.cut()
+        self._stopping = self._finishing = True
+        if self._alarm is not None:
+            self._alarm.off()
+        passage, call = self._passage, self._exchange.call
+        assert call is not None
+        usage = so_far(passage.usage, call.prompt_bytes, passage.text_bytes)
+        ending: Callable[[Usage], list[Frame] | None] | None = getattr(passage, "ending", None)
+        frames = ending(usage) if ending is not None else None
+        self._write(self._line.ending(empty(usage) if frames is None else frames))
+        self._settled()
+
     def cut(self, problem: Problem, outcome: Outcome) -> None:
         """End the answer from our side by an error frame."""
         if not self._over:
@@ -268,7 +286,7 @@ class Relay:
         elif self._whole is not None:
             self._downstream.answer(self._whole, self._headers)
             self._wrote()
-        self._end(Outcome.COMPLETE)
+        self._end(Outcome.STOPPED if self._stopping else Outcome.COMPLETE)
 
     def _broken(self, problem: Problem, outcome: Outcome | None = None) -> None:
         if not self._finishing:

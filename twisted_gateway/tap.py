@@ -144,6 +144,8 @@ class House(MultiService):
             new_id=lambda: str(uuid.uuid4()),
             endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
             left=self.gateway.left,
+            listed=self.gateway.streams.listed,
+            stop=self.gateway.streams.stop,
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
         self._stopping = 0

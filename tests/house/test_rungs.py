@@ -27,7 +27,7 @@ KNOWLEDGE = (
 JUDGEMENT = ("policies", "logs", "alarm")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "drains", "config.file",
+    "listener", "trust", "demo", "drains", "streams", "config.file",
 )
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")

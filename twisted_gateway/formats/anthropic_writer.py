@@ -65,6 +65,16 @@ class _Writer:
         self._id = ""
         self._refused = False
         self._finished: Finished | None = None
+        self._cut = False
+
+    def stopped(self, learnt: Learnt) -> list[Frame]:
+        """See `row.Encoder`."""
+        raise NotImplementedError
+
+    def ending(self, learnt: Learnt) -> list[Frame]:
+        """See `row.Encoder`: the end of a turn, whatever was going on."""
+        self._cut = True
+        return self.stopped(learnt)
 
     def complaint(self, problem: Problem) -> list[Frame] | None:
         """The usual error frame; open blocks are not closed."""
@@ -127,6 +137,8 @@ class _Writer:
         """`stop_reason` and `stop_sequence`."""
         finished = self._finished
         reason = finished.reason if finished is not None else "stop"
+        if finished is None and self._cut:
+            return "end_turn", None
         if self._refused or reason == "content_filter":
             return "refusal", None
         if reason != "stop":

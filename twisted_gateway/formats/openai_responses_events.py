@@ -12,6 +12,8 @@ from twisted_gateway.formats.bodies import size
 from twisted_gateway.formats.openai_usage import count
 from twisted_gateway.wire.sse import Frame, escape_separators
 
+STOPPED = "stopped_by_caller"
+"""Why an answer is incomplete that its caller has stopped (`extensions.md` 8)."""
 _encode = msgspec.json.Encoder().encode
 
 

@@ -68,8 +68,9 @@ class Passage(Learnt, Tube, Protocol):
     """The tube that carries one answer from a provider's dialect to the caller's, and learns from it on the way.
 
     `stopped(True)` gives the dialect's success ending and is called once at most, after `complete` or `ended`. It may
-    also have `complaint(problem)`: the frames of an error in mid-stream, None for the dialect's usual one; and
-    `shown_bytes`: how much of `text_bytes` is in the frames given so far, where that is not all of it.
+    also have `complaint(problem)`: the frames of an error in mid-stream, None for the dialect's usual one;
+    `ending(usage)`: the legal last frames of an answer that is stopped early, with these counters, None where nothing
+    of it was given yet; and `shown_bytes`: how much of `text_bytes` is in the frames given so far, if not all.
     """
 
 
@@ -97,6 +98,9 @@ class Encoder(Protocol):
 
     def stopped(self, learnt: Learnt) -> list[Frame]:
         """The last frames of an answer that ended well, usage included."""
+
+    def ending(self, learnt: Learnt) -> list[Frame]:
+        """The last frames of a stream that its caller has stopped (`extensions.md` 8); instead of `stopped`."""
 
     def complaint(self, problem: Problem) -> list[Frame] | None:
         """The frames of an error in mid-stream, where the dialect needs to know what was sent; None: the usual one."""
