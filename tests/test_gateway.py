@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from hashlib import sha256
 
 import attrs
@@ -15,6 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.connection import Body
+from twisted_gateway.drains import Drains
 from twisted_gateway.errors import shutting_down
 from twisted_gateway.exchange import Outcome, Ticket
 from twisted_gateway.formats import anthropic, openai_chat, openai_responses
@@ -154,10 +156,15 @@ class House:
             choose=random.Random(1).choices,
             heartbeat_seconds=heartbeat,
             demo_base=lambda: None,
+            drains=Drains(self.clock, 2, lambda state, change: self.drains.update({state: change})),
         )
+        self.drains = Counter()
         models = shelf or [model(provider_key=provider_key(provider="openai", api_base="http://provider/v1"))]
         resources = attrs.evolve(snapshot(*models), caller_keys_by_hash={KEY.key_hash: KEY})
-        self.callers = RequestTraversalAgent(front(self.gateway.serve, resources, self.clock).resource())
+        self.front = front(self.gateway.serve, resources, self.clock)
+        self.front.left = self.gateway.left
+        self.front.listed, self.front.stop = self.gateway.streams.listed, self.gateway.streams.stop
+        self.callers = RequestTraversalAgent(self.front.resource())
 
     def speak(self, formats, bridge=False):
         """Understand these formats from now on."""

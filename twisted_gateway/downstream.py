@@ -77,7 +77,7 @@ class Downstream:
     def join(self, producer: Any) -> None:
         """The answer whose reading is paused while the caller is slow; None when there is none."""
         self._joined = producer
-        if producer is not None:
+        if producer is not None and not self.gone:
             if not self._producing:
                 self._producing = True
                 self._request.registerProducer(self, True)
@@ -246,4 +246,5 @@ class Downstream:
 
     def _left(self, reason: Any) -> None:
         self.gone = True
+        self.paused = False
         self._end()

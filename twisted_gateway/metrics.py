@@ -170,6 +170,10 @@ class Metrics(Collector):
         """The caller left before the response head."""
         self._cancelled[labels.endpoint, labels.model, labels.provider_key_id, labels.provider_key_name] += 1
 
+    def drained(self, state: str, change: int) -> None:
+        """Answers read on for callers who have left: `running` now; `finished`, `cut`, `refused` so far."""
+        self._drains[(state,)] += change
+
     def too_large(self, endpoint: str, protocol: str, drain: str) -> None:
         """A request body was refused with 413; `drain` tells how reading the rest of it ended."""
         self._too_large[endpoint, protocol, drain] += 1
@@ -321,6 +325,11 @@ class Metrics(Collector):
             "aisix_call_outcomes_total", "Settled calls by how they ended.", ("endpoint", "outcome")
         )
         self._open_streams = self._gauge("aisix_open_streams", "Streamed answers that are running.", ("endpoint",))
+        self._drains = self._gauge(
+            "aisix_drains",
+            "Answers read on though their callers left: running now; finished, cut, refused so far.",
+            ("state",),
+        )
         self._lag = self._histogram("aisix_reactor_lag_seconds", "How late the reactor's timers fire.", (), LAG_BUCKETS)
         self._noise = self._counter("aisix_sse_noise_total", "Ignored frames of providers.", ("kind",))
         self._hook_errors = self._counter(

@@ -32,6 +32,7 @@ from twisted_gateway.config.report import ResourcesError
 from twisted_gateway.config.resources import ProviderKey, ProviderTls
 from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot
+from twisted_gateway.drains import Drains
 from twisted_gateway.errors import Problem, shutting_down
 from twisted_gateway.formats import anthropic, openai_chat, openai_completions, openai_responses
 from twisted_gateway.front import ENDPOINTS, CallerHeaders, Condition, Front
@@ -175,6 +176,9 @@ class House(MultiService):
             now=time.time,
             new_id=new_id,
             endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
+            left=self.gateway.left,
+            listed=self.gateway.streams.listed,
+            stop=self.gateway.streams.stop,
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
         self._stopping = 0
@@ -226,6 +230,7 @@ class House(MultiService):
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
             progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
+            drains=Drains(self.reactor, settings.proxy.max_drains, self.metrics.drained),
             bridge=settings.proxy.responses_bridge,
         )
 
@@ -404,6 +409,8 @@ class House(MultiService):
             return
         self.log.info("draining: {count} in flight", count=self.gateway.in_flight)
         self.condition.draining = self.site.draining = True
+        if self.gateway.drains is not None:
+            self.gateway.drains.close()
         self._until = self.reactor.seconds() + self.settings.shutdown.min_drain_secs
         limit = self.settings.shutdown.drain_secs
         self._hard = None if not limit else self._until + limit

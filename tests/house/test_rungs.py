@@ -26,7 +26,7 @@ KNOWLEDGE = (
 JUDGEMENT = ("policies", "logs", "alarm", "stores", "health")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "outside", "threads", "named_code",
+    "listener", "trust", "demo", "outside", "threads", "named_code", "drains", "streams",
     "config.file", "stores.redis",
 )
 TRUNK = ("gateway", "attempts", "opening", "hedging")
