@@ -120,7 +120,7 @@ class Running:
         path.write_text(yaml.safe_dump(_resources(providers)))
         settings = structure(merged({**_BOOT, "resources_file": str(path)}, boot or {}), {})
         self.house = House(settings, reactor, Log(self._lines, json_layout("aisix")), alone=False)
-        self.house.accounting.records = self._recorded
+        self.house.accounting.records.append(self._recorded)
         self._count_arrivals()
 
     def start(self) -> Running:

@@ -55,14 +55,14 @@ class AccessLog(Protocol):
 
 @attrs.define
 class Accounting:
-    """The policy. `records` takes each call's record at settlement and must not wait; None: nobody wants them.
+    """The policy. Each of `records` is handed each call's record at settlement; it must neither wait nor change it.
 
     `access_log` says whether access lines are written (`observability.access_log`); provider call lines are, anyway.
     """
 
     metrics: Metrics
     lines: AccessLog
-    records: Callable[[Record], None] | None = None
+    records: list[Callable[[Record], None]] = attrs.field(factory=list)
     access_log: bool = True
     client_types: ClientTypes = attrs.field(factory=ClientTypes)
     log: Logger = attrs.field(factory=lambda: Logger(namespace="aisix::accounting"))
@@ -190,26 +190,29 @@ def _count(accounting: Accounting, exchange: Exchange, outcome: Outcome, status:
     if charged.total:
         client = accounting.client_types.of(exchange.headers.get("user-agent"))
         metrics.tokens(labels, client, prompt=charged.prompt, completion=charged.completion, total=charged.total)
+    metrics.spent(labels, charged.cost_usd * 1e6)
     if noise := sum(attempt.noise for attempt in exchange.attempts):
         metrics.noise("frame", noise)
 
 
 def _keep(accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge) -> None:
-    """Count the call's usage events and hand its record to whoever wants it."""
+    """Count the call's usage events and hand its record to all who want it."""
     labels, handler = labels_of(exchange), exchange.endpoint.format
-    dropped = "sink_disabled" if accounting.records is None else None
+    dropped = None if accounting.records else "sink_disabled"
     for attempt in exchange.attempts:
         key = attempt.target.model.provider_key
         code = status if attempt is exchange.attempt else _attempt_status(attempt)
         accounting.metrics.usage_event(labels, handler, code, (key.id, key.display_name), dropped)
     if not exchange.attempts:
         accounting.metrics.usage_event(labels, handler, status, (UNKNOWN, UNKNOWN), dropped)
-    if accounting.records is None:
+    if not accounting.records:
         return
-    try:
-        accounting.records(record(exchange, outcome, charged))
-    except Exception:
-        accounting.log.failure("a usage record was lost")
+    made = record(exchange, outcome, charged)
+    for keep in accounting.records:
+        try:
+            keep(made)
+        except Exception:
+            accounting.log.failure("a usage record was lost")
 
 
 def _attempt_status(attempt: Attempt) -> int:
