@@ -88,7 +88,7 @@ class Downstream:
         put(b"content-type", [content_type])
         put(b"cache-control", [b"no-cache"])
         put(b"x-accel-buffering", [b"no"])
-        for name, value in headers:
+        for name, value in (*headers, *self.also()):
             put(name, [value])
         self._mark_committed(200)
         if self._heartbeat_seconds:
@@ -181,7 +181,7 @@ class Downstream:
         put = request.responseHeaders.setRawHeaders
         put(b"content-type", [content_type])
         put(b"content-length", [b"%d" % len(data)])
-        for name, value in headers:
+        for name, value in (*headers, *self.also()):
             put(name, [value])
         self._mark_committed(status)
         if status == 200:
@@ -213,6 +213,9 @@ class Downstream:
         self._request.write(data)
         if self._heartbeat_seconds and self._beat is not None:
             self._beat.set(self._heartbeat_seconds)
+
+    also: Callable[[], HeadLines] = staticmethod(list)
+    """Headers of every answer that are only known when its head is written."""
 
     headers_of_stream: Callable[[], HeadLines] | None = None
 

@@ -29,6 +29,7 @@ from twisted_gateway.opening import Opened, Opener, Way
 from twisted_gateway.records import is_group
 from twisted_gateway.relay import Relay, Waits
 from twisted_gateway.roads import Road
+from twisted_gateway.timing import server_timing
 from twisted_gateway.upstream import Upstream
 from twisted_gateway.wire.series import Gate
 
@@ -61,6 +62,8 @@ class Gateway:
     demo_base: Callable[[], str | None]
     bridge: bool = False
     """`proxy.responses_bridge`."""
+    timing: bool = False
+    """`proxy.server_timing`."""
     progress_seconds: float = 0.0
     """`downstream.responses_progress_secs`."""
     running: set[Relay] = attrs.field(factory=set)
@@ -85,6 +88,8 @@ class Gateway:
         format = self.formats[exchange.endpoint.format]
         tickets: list[Ticket] = []
         downstream = Downstream(request, exchange, format, self.clock, self.heartbeat_seconds, lambda: _opened(tickets))
+        if self.timing:
+            downstream.also = lambda: [(b"server-timing", server_timing(exchange, self.clock.seconds()))]
         outcome = Outcome.BROKEN
         self.in_flight += 1
         try:
@@ -177,7 +182,7 @@ class Gateway:
         shown = routing.shown_name(call.model, resolution)
         letters = "".join(self.choose(_LETTERS, k=24))
         passage = way.road.passage(shown, self.now(), letters, lambda: "".join(self.choose(_HEX, k=32)))
-        gates, waits = partial(_gates, tickets), Waits(way.wait.silence, self.progress_seconds)
+        gates, waits = partial(_gates, tickets), Waits(way.wait.silence, self.progress_seconds, way.floor)
         return Relay(exchange, opened.attempt, opened.answer, passage, gates, downstream, self.clock, waits)
 
     def _good_headers(self, exchange: Exchange, opened: Opened, tickets: Sequence[Ticket]) -> HeadLines:

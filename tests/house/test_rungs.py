@@ -21,7 +21,7 @@ BYTES = ("wire",)
 NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
     *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "pricing"),
-    *("records", "ring", "turns", "retrying"),
+    *("records", "ring", "turns", "retrying", "floor", "timing", "route_metrics"),
     *("deadlines", "addresses", "config"),
 )
 JUDGEMENT = ("policies", "logs", "alarm", "stores", "health")
@@ -30,7 +30,7 @@ MOTION = (
     "listener", "trust", "demo", "outside", "threads", "named_code",
     "config.file", "stores.redis",
 )
-TRUNK = ("gateway", "attempts", "opening", "hedging")
+TRUNK = ("gateway", "attempts", "opening", "hedging", "probes")
 DOORS = ("front", "cors", "admin")
 
 _QUIET = ("twisted.internet.interfaces", "twisted.internet.defer", "twisted.logger", "twisted.python.failure")
