@@ -19,9 +19,9 @@ from twisted_gateway.connection import Body
 from twisted_gateway.drains import Drains
 from twisted_gateway.errors import shutting_down
 from twisted_gateway.exchange import Outcome, Ticket
-from twisted_gateway.formats import anthropic, openai_chat, openai_responses
 from twisted_gateway.gateway import Gateway
 from twisted_gateway.policies.access import Authentication, ModelAccess
+from twisted_gateway.tap import FORMATS
 from twisted_gateway.upstream import Client, Upstream
 from twisted_gateway.wire.sse import Reader
 
@@ -148,7 +148,7 @@ class House:
             before=(self.ledger, Authentication(lambda: NOW, lambda *_: None, lambda *_: None)),
             after=(ModelAccess(),),
             limits=(),
-            formats={one.name: one for one in (openai_chat.FORMAT, anthropic.FORMAT, openai_responses.FORMAT)},
+            formats=FORMATS,
             upstream=Upstream(lambda key: client, self.clock, boot, boot.connect_timeout_ms),
             settings=boot,
             clock=self.clock,

@@ -32,6 +32,7 @@ from twisted_gateway.records import is_group
 from twisted_gateway.relay import Relay, Waits
 from twisted_gateway.roads import Road
 from twisted_gateway.streams import Streams
+from twisted_gateway.timing import server_timing
 from twisted_gateway.upstream import Upstream
 from twisted_gateway.wire.series import Gate
 from twisted_gateway.wire.sse import Frame, encode
@@ -67,6 +68,8 @@ class Gateway:
     """Where answers may run on after their callers have left; None: nowhere."""
     bridge: bool = False
     """`proxy.responses_bridge`."""
+    timing: bool = False
+    """`proxy.server_timing`."""
     progress_seconds: float = 0.0
     """`downstream.responses_progress_secs`."""
     running: set[Relay] = attrs.field(factory=set)
@@ -92,6 +95,8 @@ class Gateway:
         format = self.formats[exchange.endpoint.format]
         tickets: list[Ticket] = []
         downstream = Downstream(request, exchange, format, self.clock, self.heartbeat_seconds, lambda: _opened(tickets))
+        if self.timing:
+            downstream.also = lambda: [(b"server-timing", server_timing(exchange, self.clock.seconds()))]
         outcome = Outcome.BROKEN
         self.in_flight += 1
         try:
@@ -229,7 +234,7 @@ class Gateway:
         assert resolution is not None
         shown = routing.shown_name(call.model, resolution)
         passage = way.road.passage(shown, self.now(), self._letters(), self._hex)
-        gates, waits = partial(_gates, tickets), Waits(way.wait.silence, self.progress_seconds)
+        gates, waits = partial(_gates, tickets), Waits(way.wait.silence, self.progress_seconds, way.floor)
         return Relay(exchange, opened.attempt, opened.answer, passage, gates, downstream, self.clock, waits)
 
     def _good_headers(self, exchange: Exchange, opened: Opened, tickets: Sequence[Ticket]) -> HeadLines:

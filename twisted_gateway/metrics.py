@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from twisted_gateway.route_metrics import RouteMetrics
 from twisted_gateway.tallies import Histogram, Labels, Summary, Table
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
@@ -102,6 +103,7 @@ class Metrics(Collector):
         self._calls: dict[Labels, _Handled] = {}
         self._charged: defaultdict[tuple[CallLabels, str], _Tokens] = defaultdict(_Tokens)
         self._hash: str | None = None
+        self.routes = RouteMetrics()
         self._declare_calls()
         self._declare_latencies(request_e2e_latency, request_ttft)
         self._declare_config()
@@ -116,6 +118,7 @@ class Metrics(Collector):
         """All families, for the registry."""
         for table in (*self._tables, *_request_families(self._calls), *_token_families(self._charged)):
             yield from table.families()
+        yield from self.routes.families()
 
     # What is counted about calls.
 

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import Answer
 from twisted_gateway.charging import so_far
+from twisted_gateway.config.routes import ThroughputFloor
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import (
     AttemptFailed,
@@ -19,10 +20,12 @@ from twisted_gateway.errors import (
     broken_off,
     ended_by,
     timed_out,
+    too_slow,
     undecodable,
     without,
 )
 from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Usage
+from twisted_gateway.floor import Floor
 from twisted_gateway.formats.row import Learnt, Passage
 from twisted_gateway.line import Batch, Line
 from twisted_gateway.wire.series import Gate
@@ -54,6 +57,7 @@ class Waits:
 
     silence: float | None = None
     progress: float = 0.0
+    floor: ThroughputFloor | None = None
 
 
 class Relay:
@@ -94,6 +98,10 @@ class Relay:
         told = self._stream and waits.progress and not self._line.gated and hasattr(passage, "progress")
         self._every = waits.progress
         self._progress = Alarm(clock, self._tell_progress) if told else None
+        self._floor: Floor | None = None
+        self._rule = waits.floor if self._stream else None
+        self._slow = Alarm(clock, self._check_floor) if self._rule is not None else None
+        self._alarms = [alarm for alarm in (self._alarm, self._progress, self._slow) if alarm is not None]
         self._over = False
         self._finishing = False
         self._full = False
@@ -107,6 +115,9 @@ class Relay:
         self._headers = headers
         if self._stream and not self._exchange.late_head:
             self._downstream.commit(headers)
+        if self._rule is not None and self._slow is not None:
+            self._floor = Floor(self._rule, self._clock.seconds())
+            self._slow.set(self._rule.window_secs)
         self._downstream.join(self)
         if not self._downstream.paused:
             self._wait()
@@ -185,6 +196,8 @@ class Relay:
         else:
             self._write(batch)
             self._pace(self._line.full)
+            if self._floor is not None:
+                self._floor.fed(self._clock.seconds(), passage.text_bytes)
             if batch.events and not self._downstream.paused and not self._full:
                 self._wait()
 
@@ -232,9 +245,10 @@ class Relay:
 
     def pause(self) -> None:
         """The caller is slow: read no further, and do not count that as the provider's silence."""
-        for alarm in (self._alarm, self._progress):
-            if alarm is not None:
-                alarm.off()
+        for alarm in self._alarms:
+            alarm.off()
+        if self._floor is not None:
+            self._floor.pause(self._clock.seconds())
         self._answer.pause()
 
     def resume(self) -> None:
@@ -244,7 +258,11 @@ class Relay:
         self._wait()
         if self._progress is not None:
             self._progress.set(self._every)
-        self._answer.resume()
+        if self._floor is not None:
+            self._floor.resume(self._clock.seconds())
+            self._check_floor()
+        if not self._over:
+            self._answer.resume()
 
     # Ends
 
@@ -303,8 +321,8 @@ class Relay:
     def _finish(self, batch: Batch) -> None:
         """The provider has said everything: the success ending follows, when no gate holds anything any more."""
         self._finishing = True
-        if self._alarm is not None:
-            self._alarm.off()
+        for alarm in self._alarms:
+            alarm.off()
         self._write(_joined(batch, self._line.stopped(True)))
         self._answer.release(self._clock)
         self._settled()
@@ -351,6 +369,17 @@ class Relay:
             return
         self._broken(timed_out("silence_timeout", self._silence * 1000))
 
+    def _check_floor(self) -> None:
+        """As late as the stream can have become too slow since it was last looked at."""
+        floor, rule = self._floor, self._rule
+        if floor is None or rule is None or self._slow is None or self._passage.complete:
+            return
+        left = floor.left(self._clock.seconds())
+        if left > 0:
+            self._slow.set(left)
+        else:
+            self._broken(too_slow(rule.tokens_per_second, rule.window_secs))
+
     def _abandoned(self) -> None:
         self._answer.cut()
         self._end(Outcome.ABANDONED)
@@ -359,9 +388,8 @@ class Relay:
         if self._over:
             return
         self._over = True
-        for alarm in (self._alarm, self._progress):
-            if alarm is not None:
-                alarm.stop()
+        for alarm in self._alarms:
+            alarm.stop()
         passage, attempt = self._passage, self._attempt
         self._exchange.delivered_bytes = self._delivered
         attempt.usage = passage.usage

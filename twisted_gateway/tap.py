@@ -49,6 +49,8 @@ from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
+from twisted_gateway.probes import Probes
+from twisted_gateway.route_metrics import Deployment, deployment
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -166,6 +168,8 @@ class House(MultiService):
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.gateway = self._gateway()
+        self.probes = self._probes()
+        self.metrics.routes.standing = self._standing
         self.front = Front(
             serve=self.gateway.serve,
             snapshot=self.snapshot,
@@ -227,12 +231,28 @@ class House(MultiService):
             now=time.time,
             choose=choose,
             uniform=random.uniform,
+            timing=settings.proxy.server_timing,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
             progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
             drains=Drains(self.reactor, settings.proxy.max_drains, self.metrics.drained),
             bridge=settings.proxy.responses_bridge,
         )
+
+    def _probes(self) -> Probes:
+        gateway = self.gateway
+        return Probes(
+            gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0]
+        )
+
+    def _models(self) -> Any:
+        return self.state.models(self.gateway.health, time.time())
+
+    def _standing(self) -> list[tuple[Deployment, bool]]:
+        """The targets of which something is known, and whether each is up."""
+        health = self.gateway.health
+        known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
+        return [(deployment(model), health.report(model).status == "healthy") for model in known]
 
     def _client_of(self, key: ProviderKey) -> Client:
         return self._client(_own_tls(key))
@@ -320,6 +340,7 @@ class House(MultiService):
             print(f"aisix: {text}", file=sys.__stderr__, flush=True)  # twistd has put a log in place of sys.stderr
             raise SystemExit(1) from None
         super().startService()
+        self.probes.update(self.snapshot())
         if self.alone:
             gc.collect()
             gc.freeze()
@@ -336,7 +357,7 @@ class House(MultiService):
             self.demo_port = self._bind(settings.demo.addr, site)
         prometheus = settings.observability.metrics.prometheus
         if prometheus.enabled:
-            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path)
+            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path, list_models=self._models)
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
@@ -394,6 +415,8 @@ class House(MultiService):
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
             return
         state.applied(snapshot)
+        self.probes.update(snapshot)
+        self.gateway.health.forget({model.id for model in snapshot.direct_models})
         self._forget_clients(snapshot)
         self.log.info("reloaded: generation {generation}", generation=snapshot.generation)
         for warning in snapshot.warnings:
@@ -439,6 +462,7 @@ class House(MultiService):
 
     def stopService(self) -> Any:
         """Close listeners and connections, ending what still runs; the last lines are written."""
+        self.probes.stop()
         self.gateway.end_all(shutting_down())
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
         for pool in (*self._pools, self.outside.pool):
