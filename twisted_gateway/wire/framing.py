@@ -50,21 +50,25 @@ class Body:
 
     def _chunk_size(self, data: bytes, at: int, parts: list[bytes]) -> int:
         """Chunks, as many as are there in whole: a read of a busy stream holds hundreds."""
-        find = data.find
+        find, startswith = data.find, data.startswith
         begun = at
+        last = b"\n"  # never a line
+        size = 0
         while True:
             end = find(b"\r\n", at)
             if end < 0:
                 if len(data) - at > _MAX_CHUNK_LINE:
                     raise Malformed("a chunk line of more than 4 KiB")
                 return at if at > begun else -1
-            size = _chunk_length(data[at:end], self._sizes)
+            line = data[at:end]
+            if line != last:
+                last, size = line, _chunk_length(line, self._sizes)
             start = end + 2
             after = start + size
             if not size:
                 self._state = self._trailer
                 return start
-            if data[after : after + 2] != b"\r\n":
+            if not startswith(b"\r\n", after):
                 self._left = size
                 self._state = self._chunk_data
                 return start
