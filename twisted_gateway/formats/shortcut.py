@@ -47,8 +47,6 @@ class _Shape:
     head_out: bytes
     middle_out: bytes
     tail_out: bytes
-    between: bytes
-    between_out: bytes
     around: int
     """Length of head and tail."""
 
@@ -76,7 +74,7 @@ class _Shape:
         pieces = data.split(end)
         pieces.pop()
         texts = [piece[left:right] for piece in pieces]
-        if not texts or data.startswith(self.head + self.between.join(texts) + self.tail):
+        if not texts or data.startswith(self.head + (self.tail + self.head).join(texts) + self.tail):
             return texts
         fit = takewhile(lambda p: len(p) >= left + len(rest) and p.startswith(self.head) and p.endswith(rest), pieces)
         return [piece[left:right] for piece in fit]
@@ -97,7 +95,7 @@ class _Shape:
             parts = [text.partition(self.middle) for text in texts]
             text_bytes = sum(len(text) for text, _, _ in parts)
             texts = [text + self.middle_out + filler for text, _, filler in parts]
-        out = self.head_out + self.between_out.join(texts) + self.tail_out
+        out = self.head_out + (self.tail_out + self.head_out).join(texts) + self.tail_out
         return Taken(escape_separators(out), count, text_bytes, used)
 
 
@@ -145,8 +143,8 @@ class Shortcuts:
         constant = b"".join(before)
         if b"\r" in constant or constant.count(b"\n") != 2:
             return
-        between, between_out = before[2] + before[0], after[2] + after[0]
-        self._shapes.append(_Shape(*before, *after, between, between_out, len(before[0]) + len(before[2])))
+        after = (*(before[i] if before[i] == after[i] else after[i] for i in range(3)),)  # one object for the same bytes
+        self._shapes.append(_Shape(*before, *after, len(before[0]) + len(before[2])))
 
 
 def _holes(chunk: dict[str, Any]) -> list[bytes] | None:
