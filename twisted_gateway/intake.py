@@ -232,6 +232,7 @@ class Request(server.Request):
         """The caller has left."""
         self.drop()
         self._disconnected = True
+        self.producer = None
         leaving, self._leaving = self._leaving, []
         for tell in leaving:
             tell(reason)
