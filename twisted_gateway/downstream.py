@@ -89,6 +89,11 @@ class Downstream:
         if not self.committed and not self.gone:
             self._set_beat(seconds)
 
+    def retract(self) -> None:
+        """The good head that was promised for is worth nothing any more: wait for another."""
+        if not self.committed and self._beat is not None:
+            self._beat.off()
+
     def commit(self, headers: HeadLines, content_type: bytes = b"text/event-stream") -> None:
         """Write status 200 and the headers of a stream with the next write (or heartbeat)."""
         if self.committed or self.gone:

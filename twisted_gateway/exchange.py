@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import attrs
 
 from twisted_gateway.errors import Problem
+from twisted_gateway.wire.series import Gate
 
 if TYPE_CHECKING:
     from twisted_gateway.config.resources import CallerKey, Model
     from twisted_gateway.config.snapshot import Resolution, Snapshot
+    from twisted_gateway.formats.row import Learnt
 
 
 class Outcome(StrEnum):
@@ -36,6 +38,10 @@ class Endpoint:
     path: str
     format: str
     dialect: str = "openai"
+    plans_first: bool = False
+    """The target list is made before limits are asked (`policy.md` 1.2, chat), not behind them."""
+    groups: bool = False
+    """Groups of targets are served here, not only direct models (`policy.md` 5.3)."""
 
 
 class Headers(Protocol):
@@ -75,6 +81,10 @@ class Usage:
     reasoning: int = 0
     final: bool = False
     """A report of the completion's tokens was seen (not only a floor)."""
+    cache_write_1h: int = 0
+    """Of `cache_write`, what lives for an hour: it has a price of its own."""
+    estimated: bool = False
+    """Some of it is our estimate, and is shown as such."""
 
     def merge(
         self,
@@ -120,11 +130,21 @@ class Attempt:
     ended: float | None = None
     first_event: float | None = None
     status: int | None = None
+    content_type: bytes | None = None
+    """What a good head says that the body is, where that is what was asked for."""
     problem: Problem | None = None
     ended_by: str | None = None
     usage: Usage = attrs.field(factory=Usage)
     received_bytes: int = 0
     """UTF-8 bytes of text (all channels) that the provider sent, for estimates."""
+    sent: float | None = None
+    """When the connection was up and the request began to be written."""
+    contacted: bool = False
+    """A provider was turned to, not only a limit of ours asked."""
+    cooled: bool = False
+    """Its failure made the target cool down."""
+    unretried: bool = False
+    """A retry would have followed, but the target's retry budget is used up."""
     provider_request_id: str | None = None
     provider_model: str | None = None
     finish_reason: str | None = None
@@ -155,6 +175,8 @@ class Exchange:
     call: Call | None = None
     resolution: Resolution | None = None
     attempts: list[Attempt] = attrs.field(factory=list)
+    serving: Attempt | None = None
+    """The attempt whose open answer is relayed, once there is one."""
 
     committed: float | None = None
     """When status line and headers were written."""
@@ -169,24 +191,74 @@ class Exchange:
     delivered_bytes: int = 0
     """UTF-8 bytes of text (all channels) in the frames written."""
     problem: Problem | None = None
+    late_head: bool = False
+    """A verdict about the whole answer may still need a status: the head goes out with the first frame, not before."""
+    drained: bool = False
+    """The caller left, and the answer was read on for the provider's figures."""
     body_drain: str | None = None
     """After a 413 for the body's size, how reading the rest of it ended (a word from a fixed set, for the metric)."""
 
     @property
     def attempt(self) -> Attempt | None:
         """The winning attempt, or the last one."""
+        if self.serving is not None:
+            return self.serving
         return self.attempts[-1] if self.attempts else None
 
 
-class Ticket(Protocol):
-    """A policy's own object for one exchange. `settle` runs exactly once; it never waits."""
+class Halt(NamedTuple):
+    """Why a gate ended an answer: what the caller is told, and how the call is counted."""
+
+    problem: Problem
+    outcome: Outcome
+
+
+@attrs.frozen
+class Joint:
+    """Where policies put their gates on the line of an open answer.
+
+    `learnt` is what is known of the answer so far. A gate that held frames calls `wake` when it can give them; not from
+    inside `received`.
+    """
+
+    attempt: Attempt
+    learnt: Learnt
+    wake: Callable[[], None]
+
+
+class Ticket:
+    """A policy's own object for one exchange (`DESIGN.md` section 4): what it does not override does nothing."""
+
+    __slots__ = ()
+
+    def allow(self, target: Target) -> Callable[[], None] | Awaitable[Callable[[], None] | None] | None:
+        """Asked before every attempt: raises `errors.Refused` to skip this target.
+
+        It may give a callable that takes back what was reserved, run when the attempt has failed or lost.
+        """
+        return None
+
+    def opened(self) -> None:
+        """The response head was written."""
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Headers of a good answer."""
+        return []
+
+    def gates(self, joint: Joint) -> Sequence[Gate]:
+        """What to put on the line of an open answer, in the order of admission; anew for each answer."""
+        return ()
+
+    def last_gates(self, joint: Joint) -> Sequence[Gate]:
+        """What to put behind every policy's gates: nobody reads what they write but the caller."""
+        return ()
 
     def settle(self, outcome: Outcome) -> None:
-        """The exchange is over."""
+        """The exchange is over. Runs exactly once; never waits."""
 
 
 class Policy(Protocol):
     """Something that has an opinion about calls (`DESIGN.md` section 4)."""
 
-    def admit(self, exchange: Exchange) -> Ticket | None:
+    def admit(self, exchange: Exchange) -> Ticket | Awaitable[Ticket | None] | None:
         """Let the call go on, or raise `errors.Refused`. A policy that refuses leaves nothing reserved behind."""

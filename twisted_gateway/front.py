@@ -27,7 +27,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from twisted_gateway import __version__
 from twisted_gateway.addresses import client_address
-from twisted_gateway.config.resources import CallerKey, Model
+from twisted_gateway.config.resources import CallerKey, Row
 from twisted_gateway.config.rewrites import rewrite
 from twisted_gateway.config.settings import Proxy
 from twisted_gateway.config.snapshot import Snapshot
@@ -39,11 +39,11 @@ from twisted_gateway.formats.complaints import BY_DIALECT, dialect_of
 from twisted_gateway.wire.requests import RequestHead
 
 ENDPOINTS = (
-    Endpoint("/v1/chat/completions", "openai_chat"),
+    Endpoint("/v1/chat/completions", "openai_chat", plans_first=True, groups=True),
     Endpoint("/v1/completions", "openai_completions"),
-    Endpoint("/v1/messages", "anthropic", "anthropic"),
-    Endpoint("/v1/messages/count_tokens", "anthropic_count_tokens", "anthropic"),
-    Endpoint("/v1/responses", "openai_responses"),
+    Endpoint("/v1/messages", "anthropic", "anthropic", groups=True),
+    Endpoint("/v1/messages/count_tokens", "anthropic_count_tokens", "anthropic", groups=True),
+    Endpoint("/v1/responses", "openai_responses", groups=True),
 )
 """The table: a new endpoint is a row here, and a format."""
 
@@ -187,6 +187,9 @@ class Front:
 
     def websocket(self, request: IRequest) -> bytes:
         """`GET /v1/responses`: clients that try a WebSocket first fall back to POST on a clean 426."""
+        wanted = CallerHeaders(request.requestHeaders).get("upgrade") or ""
+        if wanted.strip().lower() != "websocket":
+            raise MethodNotAllowed(["POST"])
         text = "this endpoint speaks no WebSocket: send a POST"
         self._headers(request).setRawHeaders(b"upgrade", [b"HTTP/1.1"])
         self._headers(request).setRawHeaders(b"allow", [b"POST"])
@@ -309,7 +312,7 @@ class Front:
         snapshot = self.snapshot()
         return snapshot, self.identify(request.caller_headers, snapshot)
 
-    def _model_object(self, name: str, model: Model) -> dict[str, Any]:
+    def _model_object(self, name: str, model: Row) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": int(self.now()), "owned_by": model.provider or "aisix"}
 
     def _known_path(self, path: bytes) -> bool:

@@ -1,13 +1,13 @@
-"""The line of one answer: reader, passage, tubes, the bytes of one write (`DESIGN.md` section 3, step 6). Sans-IO."""
+"""The line of one answer: reader, passage, gates, the bytes of one write (`DESIGN.md` section 3, step 6). Sans-IO."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from twisted_gateway.formats.row import Passage, Taken
-from twisted_gateway.wire.series import Series, Tube, WholeBody
-from twisted_gateway.wire.sse import Frame, Reader, encode
+from twisted_gateway.wire.series import Gate, Series, WholeBody
+from twisted_gateway.wire.sse import Frame, Reader, TooLong, encode
 
 _MOST_MISSES = 3
 
@@ -26,28 +26,52 @@ class Line:
     Where no policy wants to see the frames, those that the passage knows by their bytes are never taken apart.
     """
 
-    def __init__(self, reader: Reader | WholeBody, passage: Passage, tubes: Sequence[Tube] = ()) -> None:
+    def __init__(self, reader: Reader | WholeBody, passage: Passage, gates: Sequence[Gate] = ()) -> None:
         self._reader = reader
         self._passage = passage
-        self._tube: Tube = Series((passage, *tubes)) if tubes else passage
-        quick = not tubes and isinstance(reader, Reader)
-        self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if quick else None
+        self._gates = Series(gates) if gates else None
+        native = not gates and isinstance(reader, Reader)
+        self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if native else None
+        self._passes_overruns: bool = native and getattr(passage, "passes_overruns", False)
+
+    @property
+    def gated(self) -> bool:
+        """Whether a policy has a gate on it."""
+        return self._gates is not None
 
     @property
     def held(self) -> int:
-        """Bytes kept back by tubes."""
-        return self._tube.held
+        """Bytes kept back by gates."""
+        return self._gates.held if self._gates is not None else 0
+
+    @property
+    def halted(self) -> Any:
+        """A gate's `Halt`, or None."""
+        return self._gates.halted if self._gates is not None else None
+
+    @property
+    def full(self) -> bool:
+        """Whether a gate wants no more for now."""
+        return self._gates is not None and self._gates.full
+
+    @property
+    def withheld(self) -> int:
+        """UTF-8 bytes of text that gates kept from the caller."""
+        return self._gates.withheld if self._gates is not None else 0
 
     def read(self, data: bytes) -> Batch:
-        """One read. Raises `wire.sse.TooLong`, and `errors.StrayFrame` where a tube cannot carry on."""
-        take, reader = self._take, self._reader
-        if take is None or not isinstance(reader, Reader):
-            return self.frames(self._reader.received(data))
+        """One read. An event over the size limit passes unread where nobody needs to read it (`streaming.md` 7).
+
+        Raises `wire.sse.TooLong` where somebody does, and `errors.StrayFrame` where the passage cannot carry on.
+        """
+        reader, take, passage = self._reader, self._take, self._passage
+        if not self._passes_overruns or not isinstance(reader, Reader):
+            return self.frames(reader.received(data))
         parts: list[bytes] = []
-        count = events = misses = 0
-        passage = self._passage
+        count = events = 0
+        misses = 0 if take is not None else _MOST_MISSES
         while data and passage.failure is None and not passage.ended:
-            if misses < _MOST_MISSES and reader.between_frames:
+            if take is not None and misses < _MOST_MISSES and reader.between_frames:
                 taken = take(data)
                 if taken is not None:
                     parts.append(taken.data)
@@ -56,23 +80,41 @@ class Line:
                     data = data[taken.used :]
                     misses = 0
                     continue
+            if reader.in_overrun:
+                passed, data = reader.overrun(data)
+                parts.append(passed)
+                events += not reader.in_overrun
+                continue
             end = data.find(b"\n\n") + 2 if misses < _MOST_MISSES else 0
             piece, data = (data[:end], data[end:]) if end >= 2 else (data, b"")
             misses += 1
-            frames = reader.received(piece)
+            passed = b""
+            try:
+                frames = reader.received(piece)
+            except TooLong as error:
+                frames = error.frames
+                passed, _ = reader.overrun()
             made = passage.received(frames)
             parts += map(encode, made)
-            count += len(made)
+            parts.append(passed) if passed else None
+            count += len(made) + bool(passed)
             events += len(frames)
         return Batch(parts[0] if len(parts) == 1 else b"".join(parts), count, events)
 
     def frames(self, frames: list[Frame]) -> Batch:
-        """Frames that were read already."""
-        return _batch(self._tube.received(frames), len(frames))
+        """Frames that were read already; none, for a gate that was woken."""
+        made = self._passage.received(frames) if frames else []
+        return _batch(made if self._gates is None else self._gates.received(made), len(frames))
 
     def stopped(self, clean: bool) -> Batch:
-        """The last frames of an answer that is over."""
-        return _batch(self._tube.stopped(clean), 0)
+        """The last frames of an answer that is over. Gates may still hold some: then come back with `frames`."""
+        made = self._passage.stopped(clean)
+        if self._gates is not None:
+            made = [*self._gates.received(made), *self._gates.stopped(clean)]
+        batch = _batch(made, 0)
+        if isinstance(self._reader, Reader) and self._reader.in_overrun:  # what follows must not become a part of it
+            return batch._replace(data=b"\n\n" + batch.data)
+        return batch
 
 
 def _batch(made: list[Frame], events: int) -> Batch:

@@ -4,27 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import Answer
 from twisted_gateway.downstream import Downstream, HeadLines
-from twisted_gateway.errors import Problem, StrayFrame, broken_off, ended_by, timed_out, undecodable, without
-from twisted_gateway.exchange import Attempt, Exchange, Outcome
+from twisted_gateway.errors import (
+    AttemptFailed,
+    Problem,
+    StrayFrame,
+    broken_off,
+    ended_by,
+    timed_out,
+    undecodable,
+    without,
+)
+from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome
 from twisted_gateway.formats.row import Passage
 from twisted_gateway.line import Batch, Line
-from twisted_gateway.wire.series import Tube
-from twisted_gateway.wire.sse import Frame, TooLong
+from twisted_gateway.wire.series import Gate
+from twisted_gateway.wire.sse import Frame, TooLong, encode
 
 _NOTHING = Batch(b"", 0, 0)
 
+Gates = Callable[[Joint], Sequence[Gate]]
+
+
+class Unbound(AttemptFailed):
+    """An open answer failed before a data frame of it was written: another attempt may still be made.
+
+    When none is, the call ends by `outcome`, told by `frames` where the dialect has its own way.
+    """
+
+    def __init__(self, problem: Problem, outcome: Outcome, frames: list[Frame] | None) -> None:
+        super().__init__(problem, status=problem.embedded, retryable=True)
+        self.outcome = outcome
+        self.frames = frames
+
+
+@attrs.frozen
+class Waits:
+    """Seconds. `silence` is the longest gap between data events, None = no limit.
+
+    `progress`: after so long without a frame the passage says that the answer is still being made, 0 = never.
+    """
+
+    silence: float | None = None
+    progress: float = 0.0
+
 
 class Relay:
-    """One answer on its way. `done` fires with the outcome; cancelling it cuts the provider.
+    """One answer on its way. `done` fires with the outcome, or fails as `Unbound`; cancelling it cuts the provider.
 
-    All the frames of one read go through the line synchronously and leave in one write. `silence` is the longest gap
-    between data events in seconds, None = no limit.
+    All the frames of one read go through the line synchronously and leave in one write.
     """
 
     def __init__(
@@ -33,37 +67,45 @@ class Relay:
         attempt: Attempt,
         answer: Answer,
         passage: Passage,
-        tubes: Sequence[Tube],
+        gates: Gates,
         downstream: Downstream,
         clock: IReactorTime,
-        silence: float | None,
+        waits: Waits,
     ) -> None:
         self.done: Deferred[Outcome] = Deferred(lambda _: self._abandoned())
         self._exchange = exchange
         self._attempt = attempt
         self._answer = answer
         self._passage = passage
-        self._line = Line(answer.reader, passage, tubes)
+        self._line = Line(answer.reader, passage, gates(Joint(attempt, passage, self.woken)))
         self._downstream = downstream
         self._clock = clock
         assert exchange.call is not None
         self._stream = exchange.call.stream
-        self._silence = silence or 0.0
-        self._alarm = Alarm(clock, self._silent) if self._silence and self._stream else None
+        self._silence = waits.silence or 0.0
+        self._patience: float = getattr(passage, "patience", 0.0)
+        waited = self._stream and (self._silence or self._patience)
+        self._alarm = Alarm(clock, self._silent) if waited else None
+        # a policy that holds text back must not be passed by, so there is no progress beside one
+        told = self._stream and waits.progress and not self._line.gated and hasattr(passage, "progress")
+        self._every = waits.progress
+        self._progress = Alarm(clock, self._tell_progress) if told else None
         self._over = False
+        self._finishing = False
+        self._full = False
         self._whole: bytes | None = None
         self._headers: HeadLines = []
 
     def start(self, headers: HeadLines) -> Deferred[Outcome]:
         """Commit, and let the frames flow."""
         self._headers = headers
-        if self._stream:
+        if self._stream and not self._exchange.late_head:
             self._downstream.commit(headers)
         self._downstream.join(self)
-        if self._alarm is not None and not self._downstream.paused:
-            self._alarm.set(self._silence)
+        if not self._downstream.paused:
+            self._wait()
         self._answer.join(self)
-        if self._stream and not self._over:
+        if self._stream and not self._over and not self._exchange.late_head:
             self._downstream.flush_head()
         if self._downstream.paused and not self._over:  # joining goes on reading
             self._answer.pause()
@@ -90,11 +132,10 @@ class Relay:
         """The provider's transfer is over; whether the answer is whole is the dialect's own question (section 10)."""
         if frames:
             self._take(lambda: self._line.frames(frames))
-        if self._over:
+        if self._over or self._finishing:
             return
         if self._passage.complete:
-            self._write(self._line.stopped(True))
-            self._complete()
+            self._finish(_NOTHING)
         else:
             self._broken(problem or broken_off())
 
@@ -116,31 +157,77 @@ class Relay:
     def _pass(self, batch: Batch) -> None:
         """Write what a read has become, and see whether that was all."""
         passage = self._passage
-        if passage.failure is not None:
+        halted = self._line.halted
+        if halted is not None:
+            self._write(batch)
+            self._broken(*halted)
+        elif passage.failure is not None:
             self._write(batch)
             self._broken(passage.failure)
         elif passage.ended:
-            self._write(_joined(batch, self._line.stopped(True)))
-            self._complete()
+            self._finish(batch)
         else:
             self._write(batch)
-            if batch.events and self._alarm is not None and not self._downstream.paused:
-                self._alarm.set(self._silence)
+            self._pace(self._line.full)
+            if batch.events and not self._downstream.paused and not self._full:
+                self._wait()
+
+    def _wait(self) -> None:
+        """For the next data event; behind a whole answer, for its end marker."""
+        if self._alarm is None:
+            return
+        seconds = self._silence
+        if self._patience and self._passage.complete:
+            seconds = min(seconds or self._patience, self._patience)
+        if seconds:
+            self._alarm.set(seconds)
+
+    def _tell_progress(self) -> None:
+        """Nothing was written for a while."""
+        frames = self._passage.progress()  # type: ignore[attr-defined]
+        self._write(Batch(b"".join(map(encode, frames)), len(frames), 0))
+        if self._progress is not None and not self._downstream.paused:
+            self._progress.set(self._every)
+
+    # For gates
+
+    def woken(self) -> None:
+        """A gate can give what it held: the line runs once more, without new frames."""
+        if self._over:
+            return
+        batch = self._line.frames([])
+        if not self._finishing:
+            self._pass(batch)
+            return
+        self._write(batch)
+        self._settled()
+
+    def _pace(self, full: bool) -> None:
+        """Read no further while a gate waits for somebody and holds all it may."""
+        if full is self._full:
+            return
+        self._full = full
+        if full:
+            self.pause()
+        elif not self._downstream.paused:
+            self.resume()
 
     # Producer, for the downstream
 
     def pause(self) -> None:
         """The caller is slow: read no further, and do not count that as the provider's silence."""
-        if self._alarm is not None:
-            self._alarm.off()
+        for alarm in (self._alarm, self._progress):
+            if alarm is not None:
+                alarm.off()
         self._answer.pause()
 
     def resume(self) -> None:
         """The caller has caught up."""
-        if self._over:
+        if self._over or self._finishing or self._full:
             return
-        if self._alarm is not None:
-            self._alarm.set(self._silence)
+        self._wait()
+        if self._progress is not None:
+            self._progress.set(self._every)
         self._answer.resume()
 
     # Ends
@@ -155,34 +242,61 @@ class Relay:
         if not data:
             return
         if self._stream:
+            if self._exchange.committed is None:
+                self._downstream.commit(self._headers)
             self._downstream.write(data, frames)
+            if self._progress is not None and not self._downstream.paused:
+                self._progress.set(self._every)
         else:
             self._whole = data if self._whole is None else self._whole + data
 
+    def _finish(self, batch: Batch) -> None:
+        """The provider has said everything: the success ending follows, when no gate holds anything any more."""
+        self._finishing = True
+        if self._alarm is not None:
+            self._alarm.off()
+        self._write(_joined(batch, self._line.stopped(True)))
+        self._answer.release(self._clock)
+        self._settled()
+
+    def _settled(self) -> None:
+        """Whether a finished answer was let through, was stopped, or is still being judged."""
+        halted = self._line.halted
+        if halted is not None:
+            self._broken(*halted)
+        elif not self._line.held:
+            self._complete()
+
     def _complete(self) -> None:
         if self._stream:
+            self._downstream.commit(self._headers)
             self._downstream.finish()
         elif self._whole is not None:
             self._downstream.answer(self._whole, self._headers)
-        self._answer.release(self._clock)
         self._end(Outcome.COMPLETE)
 
     def _broken(self, problem: Problem, outcome: Outcome | None = None) -> None:
-        self._answer.cut()
-        self._passage.stopped(False)
-        problem = self._passage.failure or problem
+        if not self._finishing:
+            self._answer.cut()
+        rest = self._line.stopped(False)
+        problem = (self._passage.failure if outcome is None else None) or problem
         problem = self._attempt.problem = without(problem, self._attempt.target.model.provider_key.api_key)
+        if self._stream:
+            self._write(rest)
         own = getattr(self._passage, "complaint", None)
-        self._downstream.complain(problem, own(problem) if own is not None and self._stream else None)
+        frames = own(problem) if own is not None and self._stream else None
         if outcome is None:
             outcome = Outcome.STALLED if problem.kind == "timeout" else Outcome.TRUNCATED
+            if self._exchange.bound is None:
+                self._end(outcome, Unbound(problem, outcome, frames))
+                return
+        self._downstream.complain(problem, frames)
         self._end(outcome)
 
     def _silent(self) -> None:
         if self._passage.complete:  # the answer is whole, only its end marker did not come (section 10)
             self._answer.cut()
-            self._write(self._line.stopped(True))
-            self._complete()
+            self._finish(_NOTHING)
             return
         self._broken(timed_out("silence_timeout", self._silence * 1000))
 
@@ -190,14 +304,15 @@ class Relay:
         self._answer.cut()
         self._end(Outcome.ABANDONED)
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Outcome, unbound: Unbound | None = None) -> None:
         if self._over:
             return
         self._over = True
-        if self._alarm is not None:
-            self._alarm.stop()
+        for alarm in (self._alarm, self._progress):
+            if alarm is not None:
+                alarm.stop()
         passage, attempt = self._passage, self._attempt
-        self._exchange.delivered_bytes = passage.text_bytes
+        self._exchange.delivered_bytes = passage.text_bytes - self._line.withheld
         attempt.usage = passage.usage
         attempt.received_bytes = passage.text_bytes
         attempt.provider_request_id = passage.provider_request_id
@@ -209,7 +324,7 @@ class Relay:
         attempt.ended_by = outcome.value if problem is None else ended_by(problem)
         self._downstream.join(None)
         if not self.done.called:
-            self.done.callback(outcome)
+            self.done.callback(outcome) if unbound is None else self.done.errback(unbound)
 
 
 def _joined(first: Batch, second: Batch) -> Batch:

@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,15 @@ from twisted_gateway.intake import Bounds
 from twisted_gateway.listener import Site
 from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
 from twisted_gateway.metrics import Metrics
+from twisted_gateway.named_code import named_code
+from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.policies.guardrails.services import Services
+from twisted_gateway.policies.hooks.faults import Faults
+from twisted_gateway.policies.hooks.loading import BadHook, load
+from twisted_gateway.policies.hooks.steps import Hooks
+from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
 from twisted_gateway.wire.requests import RequestHead
@@ -144,12 +151,19 @@ class House(MultiService):
         self._clients: dict[Any, tuple[Client, Pool]] = {}
         self._client(None)
         self._check_tls(self.snapshot())
+        self.outside = Outside.over_own_pool(reactor, settings.upstream)
+        self.threads = Threads(reactor.callFromThread)
+        callables = _callables(settings.callables)
+        self.checks = Services(self.outside.fetch, self.threads.run, reactor, callables)
+        self._check_callables(self.snapshot())
         self.accounting = Accounting(
             self.metrics,
             self.lines,
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
+        self.hook_threads = Threads(reactor.callFromThread, name="hook")
+        self.hooks = self._hooks()
         self.gateway = self._gateway()
         self.front = Front(
             serve=self.gateway.serve,
@@ -174,6 +188,18 @@ class House(MultiService):
 
     # Parts
 
+    def _hooks(self) -> Hooks:
+        try:
+            hooks = load(self.settings.hooks)
+        except BadHook as bad:
+            raise SettingsError(str(bad)) from None
+        faults = Faults(self.metrics.hook_failed)
+        recheck = access.ModelAccess().admit
+        made = Hooks(hooks, FORMATS, recheck, self.reactor, self.hook_threads.run, faults)
+        if made.wants_records:
+            self.accounting.records.append(made.recorded)
+        return made
+
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
         upstream = settings.upstream
@@ -188,14 +214,17 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(),),
+            after=(access.ModelAccess(), self.hooks),
+            limits=(),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
             clock=self.reactor,
             now=time.time,
             choose=choose,
+            uniform=random.uniform,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
+            progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
             bridge=settings.proxy.responses_bridge,
         )
@@ -225,6 +254,11 @@ class House(MultiService):
     def _check_tls(self, snapshot: Snapshot) -> None:
         for key in snapshot.provider_keys_by_name.values():
             self._client_of(key)
+
+    def _check_callables(self, snapshot: Snapshot) -> None:
+        fault = self.checks.missing(snapshot.guardrails)
+        if fault is not None:
+            raise SettingsError(fault)
 
     def _forget_clients(self, snapshot: Snapshot) -> None:
         """Clients whose trust no provider key asks for any more: their idle connections are closed."""
@@ -315,6 +349,10 @@ class House(MultiService):
             signal.signal(number, lambda *args, act=act: self.reactor.callFromThread(act))
         for warning in (*self.settings.warnings, *self.snapshot().warnings):
             self.log.warn("{warning}", warning=warning)
+        if self.settings.hooks:
+            own = ", ".join(hook.name for hook in self.hooks.hooks)
+            steps = f"validate_model, {own}, guardrails, rate_limit, accounting"
+            self.log.info("the steps of a call: {steps}", steps=steps)
         self._warn_published()
         host = self.port.getHost()
         shown = f"[{host.host}]" if ":" in host.host else host.host
@@ -342,6 +380,7 @@ class House(MultiService):
                 self.settings.resources_file, os.environ, time.time(), generation=before.generation + 1
             )
             self._check_tls(snapshot)
+            self._check_callables(snapshot)
         except ResourcesError as error:
             state.failed(error, time.time())
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
@@ -388,14 +427,17 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
+        self.hook_threads.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
         """Close listeners and connections, ending what still runs; the last lines are written."""
         self.gateway.end_all(shutting_down())
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
-        for pool in self._pools:
+        for pool in (*self._pools, self.outside.pool):
             pool.close()
+        self.threads.stop()
+        closing.append(self.hooks.quiet())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:
@@ -423,6 +465,19 @@ class _Lag:
 def _own_tls(key: ProviderKey) -> ProviderTls | None:
     """A provider key's own trust, None where the boot file's is all there is."""
     return key.tls if key.tls.ca_cert or not key.tls.verify else None
+
+
+def _callables(paths: Mapping[str, str]) -> dict[str, Callable[..., Any]]:
+    """The operator's own objects. Raises `SettingsError` for one that cannot be had or called."""
+    found = {}
+    for name, path in paths.items():
+        try:
+            found[name] = named_code(path)
+        except ValueError as error:
+            raise SettingsError(f"callables.{name}: {error}") from None
+        if not callable(found[name]):
+            raise SettingsError(f"callables.{name}: {path} cannot be called")
+    return found
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -6,6 +6,7 @@ Deadlines: `streaming.md` section 9. What becomes of non-streams and errors: sec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,10 @@ from twisted_gateway.exchange import Attempt, Call
 from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.wire.series import WholeBody
 from twisted_gateway.wire.sse import Reader
+
+_STREAM = b"text/event-stream"
+_JSON = (b"/json", b"+json")
+_TOLD = re.compile(rb"[\x20-\x7e]{1,128}").fullmatch
 
 
 class Client(HTTPClient):
@@ -91,6 +96,7 @@ class Upstream:
             if not 200 <= response.code < 300:
                 await self._refused(response, format, timer)
             reader = _reader(call, response, self._limits)
+            attempt.content_type = _content_type(call, response)
             accepted()
             answer = Answer(call, format, reader, self._limits)
             timer.watch(answer.opened)
@@ -179,10 +185,24 @@ def _reader(call: Call, response: Any, limits: Limits) -> Reader | WholeBody | N
         raise StrayFrame("it is compressed though identity was asked for")
     if not call.stream:
         return WholeBody(limits.max_body_bytes)
-    kind = (first_value(response.headers, b"content-type") or b"").split(b";")[0].strip().lower()
-    if kind == b"text/event-stream":
+    kind = _kind(response)
+    if kind == _STREAM:
         return Reader(limits.max_event_bytes)
-    return WholeBody(limits.max_body_bytes) if kind.endswith((b"/json", b"+json")) else None
+    return WholeBody(limits.max_body_bytes) if kind.endswith(_JSON) else None
+
+
+def _content_type(call: Call, response: Any) -> bytes | None:
+    """The provider's own word for what was asked for, where it is one that may be told (`streaming.md` 5)."""
+    kind = _kind(response)
+    if (kind == _STREAM) if call.stream else kind.endswith(_JSON):
+        given: bytes = first_value(response.headers, b"content-type") or b""
+        return given.strip() if _TOLD(given) else None
+    return None
+
+
+def _kind(response: Any) -> bytes:
+    given: bytes = first_value(response.headers, b"content-type") or b""
+    return given.split(b";")[0].strip().lower()
 
 
 def _with_retry_after(problem: Problem, seconds: int) -> Problem:

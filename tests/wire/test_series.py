@@ -9,6 +9,10 @@ from twisted_gateway.wire.sse import Frame, TooLong
 class Marking:
     """Adds its letter to every frame; keeps the last one back until stopped; `stopped` adds one of its own."""
 
+    halted = None
+    full = False
+    withheld = 0
+
     def __init__(self, letter, keeps=False):
         self.letter, self.keeps, self.kept, self.log = letter, keeps, [], []
 
@@ -59,6 +63,35 @@ def test_tubes_are_called_without_frames_too():
     tubes = [Marking(b"1"), Marking(b"2")]
     assert Series(tubes).received([]) == []
     assert [tube.log for tube in tubes] == [[0], [0]]
+
+
+def test_a_gate_that_waits_keeps_those_behind_it_running_until_it_gives_what_it_held():
+    class Waiting(Marking):
+        """Is asked to stop, and gives its frames only after the next call."""
+
+        def stopped(self, clean):
+            self.kept = [*self.kept, Frame(b"late")]
+            self.keeps = False
+            return []
+
+    first, second = Waiting(b"1", keeps=True), Marking(b"2")
+    series = Series([first, second])
+    assert texts(series.received([Frame(b"a")])) == []
+    assert series.stopped(True) == []
+    assert True not in second.log
+    assert texts(series.received([])) == [b"a12", b"late2", b"end2"]
+    assert series.received([]) == []
+    assert series.held == 0
+    assert second.log.count(True) == 1
+
+
+def test_the_first_reason_to_halt_and_what_is_withheld():
+    tubes = [Marking(b"1"), Marking(b"2"), Marking(b"3")]
+    series = Series(tubes)
+    assert (series.halted, series.full, series.withheld) == (None, False, 0)
+    tubes[1].halted, tubes[2].halted, tubes[2].full = "second", "third", True
+    tubes[0].withheld, tubes[2].withheld = 3, 4
+    assert (series.halted, series.full, series.withheld) == ("second", True, 7)
 
 
 def test_no_tubes():

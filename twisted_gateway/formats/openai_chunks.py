@@ -79,6 +79,7 @@ class ChunkTube:
     """
 
     held = 0
+    passes_overruns = True
     kind: ClassVar[str]
     """The member `object` of a chunk."""
     prefix: ClassVar[str]

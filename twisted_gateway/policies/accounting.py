@@ -15,7 +15,7 @@ from twisted.logger import Logger, LogLevel
 
 from twisted_gateway.charging import Charge, charge
 from twisted_gateway.client_types import ClientTypes
-from twisted_gateway.exchange import Attempt, Exchange, Outcome
+from twisted_gateway.exchange import Attempt, Exchange, Outcome, Ticket
 from twisted_gateway.metrics import UNKNOWN, CallLabels, Metrics
 from twisted_gateway.records import (
     LEFT,
@@ -55,14 +55,14 @@ class AccessLog(Protocol):
 
 @attrs.define
 class Accounting:
-    """The policy. `records` takes each call's record at settlement and must not wait; None: nobody wants them.
+    """The policy. Each of `records` is handed each call's record at settlement; it must neither wait nor change it.
 
     `access_log` says whether access lines are written (`observability.access_log`); provider call lines are, anyway.
     """
 
     metrics: Metrics
     lines: AccessLog
-    records: Callable[[Record], None] | None = None
+    records: list[Callable[[Record], None]] = attrs.field(factory=list)
     access_log: bool = True
     client_types: ClientTypes = attrs.field(factory=ClientTypes)
     log: Logger = attrs.field(factory=lambda: Logger(namespace="aisix::accounting"))
@@ -100,7 +100,7 @@ class Accounting:
 
 
 @attrs.define
-class AccountingTicket:
+class AccountingTicket(Ticket):
     """What accounting knows of one call: whether its gauges are still up."""
 
     accounting: Accounting
@@ -193,6 +193,7 @@ def _count(
     if charged.total:
         client = accounting.client_types.of(exchange.headers.get("user-agent"))
         metrics.tokens(labels, client, prompt=charged.prompt, completion=charged.completion, total=charged.total)
+    metrics.spent(labels, charged.cost_usd * 1e6)
     if noise := sum(attempt.noise for attempt in exchange.attempts):
         metrics.noise("frame", noise)
 
@@ -200,21 +201,23 @@ def _count(
 def _keep(
     accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge, labels: CallLabels
 ) -> None:
-    """Count the call's usage events and hand its record to whoever wants it."""
+    """Count the call's usage events and hand its record to all who want it."""
     handler = exchange.endpoint.format
-    dropped = "sink_disabled" if accounting.records is None else None
+    dropped = None if accounting.records else "sink_disabled"
     for attempt in exchange.attempts:
         key = attempt.target.model.provider_key
         code = status if attempt is exchange.attempt else _attempt_status(attempt)
         accounting.metrics.usage_event(labels, handler, code, (key.id, key.display_name), dropped)
     if not exchange.attempts:
         accounting.metrics.usage_event(labels, handler, status, (UNKNOWN, UNKNOWN), dropped)
-    if accounting.records is None:
+    if not accounting.records:
         return
-    try:
-        accounting.records(record(exchange, outcome, charged))
-    except Exception:
-        accounting.log.failure("a usage record was lost")
+    made = record(exchange, outcome, charged)
+    for keep in accounting.records:
+        try:
+            keep(made)
+        except Exception:
+            accounting.log.failure("a usage record was lost")
 
 
 def _attempt_status(attempt: Attempt) -> int:

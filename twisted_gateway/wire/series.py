@@ -22,30 +22,81 @@ class Tube(Protocol):
         """The answer is over: the last frames, if it ended well."""
 
 
+class Gate(Tube, Protocol):
+    """A policy's tube: it may keep frames back until it knows more, change them, and end the answer.
+
+    `received` is also called with no frames, after it asked to be woken. `stopped` is called when nothing is held
+    before it any more; what it holds even then comes out of a later `received`.
+    """
+
+    @property
+    def halted(self) -> object | None:
+        """Why the answer ends here, or None. The frames given before are still written; from now on it gives none."""
+
+    @property
+    def full(self) -> bool:
+        """It waits for somebody and holds all it may: read no further before it asks to be woken."""
+
+    @property
+    def withheld(self) -> int:
+        """UTF-8 bytes of text that came in and did not go on, whether held or dropped."""
+
+
 class Series:
-    """Tubes one after the other: a tube itself."""
+    """Gates one after the other: a gate itself."""
 
-    __slots__ = ("_tubes",)
+    __slots__ = ("_asked", "_clean", "_tubes")
 
-    def __init__(self, tubes: Sequence[Tube]) -> None:
+    def __init__(self, tubes: Sequence[Gate]) -> None:
         self._tubes = tuple(tubes)
+        self._clean: bool | None = None
+        self._asked = 0
 
     @property
     def held(self) -> int:
         """Bytes kept back by all of them."""
         return sum(tube.held for tube in self._tubes)
 
+    @property
+    def halted(self) -> object | None:
+        """The first that has ended the answer says why."""
+        for tube in self._tubes:
+            if tube.halted is not None:
+                return tube.halted
+        return None
+
+    @property
+    def full(self) -> bool:
+        """Whether one of them wants no more for now."""
+        return any(tube.full for tube in self._tubes)
+
+    @property
+    def withheld(self) -> int:
+        """UTF-8 bytes of text that did not go on."""
+        return sum(tube.withheld for tube in self._tubes)
+
     def received(self, frames: list[Frame]) -> list[Frame]:
-        """`frames` through every tube. A tube is called with no frames too: one that was woken may have some."""
+        """`frames` through every gate. A gate is called with no frames too: one that was woken may have some."""
+        if self._clean is not None:
+            return self._stopping(frames, self._clean)
         for tube in self._tubes:
             frames = tube.received(frames)
         return frames
 
     def stopped(self, clean: bool) -> list[Frame]:
-        """Stops the tubes in order; the last frames of each pass through those behind it."""
-        frames: list[Frame] = []
-        for tube in self._tubes:
-            frames = [*tube.received(frames), *tube.stopped(clean)] if frames else tube.stopped(clean)
+        """Stops the gates in order; the last frames of each pass through those behind it.
+
+        One that still holds something afterwards keeps those behind it running until it gives it.
+        """
+        self._clean = clean
+        return self._stopping([], clean)
+
+    def _stopping(self, frames: list[Frame], clean: bool) -> list[Frame]:
+        for at, tube in enumerate(self._tubes):
+            frames = tube.received(frames)
+            if at == self._asked and (at == 0 or not self._tubes[at - 1].held or not clean):
+                self._asked += 1
+                frames = [*frames, *tube.stopped(clean)]
         return frames
 
 
