@@ -1,6 +1,8 @@
 """Threads for an operator's functions: a bounded number, stuck ones, calls given up. Real threads, no sleep."""
 
 import gc
+import subprocess
+import sys
 import threading
 import warnings
 import weakref
@@ -138,3 +140,13 @@ def test_they_are_daemons_and_stop(stuck):
     stuck.set()
     room.turn()
     assert len(room.results) == 2
+
+
+def test_a_stuck_one_does_not_keep_the_process():
+    program = (
+        "import threading, sys; from twisted_gateway.threads import Threads;"
+        "begun = threading.Event();"
+        "Threads(print).run(lambda: (begun.set(), threading.Event().wait()));"
+        "begun.wait(30); sys.exit(7)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 7
