@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted_gateway.errors import StrayFrame
 from twisted_gateway.formats import bodies
-from twisted_gateway.formats.texts import EVERYTHING, REASONING, TEXT, TOOL, Channel, Heard, Slot, Texts, strings
+from twisted_gateway.formats.slots import EVERYTHING, REASONING, TEXT, TOOL, Channel, Heard, Slot, Texts, strings
 from twisted_gateway.wire.sse import Frame
 
 _WORDS: Channel = (0, TEXT)
@@ -38,7 +38,7 @@ class Events:
     """Hears the events of one stream."""
 
     def heard(self, frame: Frame, decoded: bool = False) -> Heard | None:
-        """See `texts.Hearing`."""
+        """See `slots.Hearing`."""
         if not decoded:
             found = _TEXT_DELTA(frame.data)
             if found is not None:
@@ -68,7 +68,7 @@ class Events:
         return Heard(wholes=[slot for name in event for slot in strings(event, name, _WORDS)], document=event)
 
     def empty(self, document: Any) -> bool:
-        """See `texts.Hearing`."""
+        """See `slots.Hearing`."""
         return bool(document.get("type") == "content_block_delta")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted_gateway.errors import StrayFrame
 from twisted_gateway.formats import bodies
-from twisted_gateway.formats.texts import (
+from twisted_gateway.formats.slots import (
     EVERYTHING,
     REASONING,
     REFUSAL,
@@ -50,7 +50,7 @@ class Chunks:
         self._shapes: list[Shape] = []
 
     def heard(self, frame: Frame, decoded: bool = False) -> Heard | None:
-        """See `texts.Hearing`."""
+        """See `slots.Hearing`."""
         data = frame.data
         if not decoded:
             for known in self._shapes:
@@ -86,7 +86,7 @@ class Chunks:
             self._shapes.append(made)
 
     def empty(self, document: Any) -> bool:
-        """See `texts.Hearing`."""
+        """See `slots.Hearing`."""
         if document.get("usage"):
             return False
         for choice in document["choices"]:

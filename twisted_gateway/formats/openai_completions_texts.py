@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted_gateway.errors import StrayFrame
 from twisted_gateway.formats import bodies
-from twisted_gateway.formats.texts import EVERYTHING, TEXT, Channel, Heard, Shape, Slot, Texts, shape, strings
+from twisted_gateway.formats.slots import EVERYTHING, TEXT, Channel, Heard, Shape, Slot, Texts, shape, strings
 from twisted_gateway.wire.sse import Frame
 
 _MOST_SHAPES = 4
@@ -34,7 +34,7 @@ class Chunks:
         self._shapes: list[Shape] = []
 
     def heard(self, frame: Frame, decoded: bool = False) -> Heard | None:
-        """See `texts.Hearing`."""
+        """See `slots.Hearing`."""
         data = frame.data
         if not decoded:
             for known in self._shapes:
@@ -65,7 +65,7 @@ class Chunks:
         return Heard(slots, (), ends, chunk)
 
     def empty(self, document: Any) -> bool:
-        """See `texts.Hearing`."""
+        """See `slots.Hearing`."""
         return not document.get("usage") and not any(
             choice.get("text") or choice.get("finish_reason") is not None or choice.get("logprobs")
             for choice in document["choices"]

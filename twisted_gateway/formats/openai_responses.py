@@ -142,6 +142,7 @@ class Events:
     """
 
     held = 0
+    passes_overruns = True
 
     def __init__(self) -> None:
         self.usage = Usage()
@@ -356,6 +357,7 @@ FORMAT = Format(
     unfolded=unfolded,
     error_body=openai_errors.error_body,
     heartbeat=lambda bound: b":\n\n",
+    keeps_type=True,
     native=lambda model, family: model.provider == "openai",
     refuse=refuse,
     prompt=prompt,

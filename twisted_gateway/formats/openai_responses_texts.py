@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted_gateway.errors import StrayFrame
 from twisted_gateway.formats import bodies
-from twisted_gateway.formats.texts import (
+from twisted_gateway.formats.slots import (
     EVERYTHING,
     REASONING,
     REFUSAL,
@@ -57,7 +57,7 @@ class Events:
     """Hears the events of one stream."""
 
     def heard(self, frame: Frame, decoded: bool = False) -> Heard | None:
-        """See `texts.Hearing`."""
+        """See `slots.Hearing`."""
         try:
             event, _ = bodies.read(frame.data)
         except StrayFrame:
@@ -92,7 +92,7 @@ class Events:
         return Heard((), [slot for key in event for slot in strings(event, key, (place, TEXT))], (), event)
 
     def empty(self, document: Any) -> bool:
-        """See `texts.Hearing`."""
+        """See `slots.Hearing`."""
         return str(document.get("type")).endswith(".delta")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from twisted_gateway.formats.texts import Channel, Heard, Hearing, Slot, put, text_of, written
+from twisted_gateway.formats.slots import Channel, Heard, Hearing, Slot, put, text_of, written
 from twisted_gateway.policies.guardrails.arguments import leaves, masked_arguments
 from twisted_gateway.policies.guardrails.channels import Found, Scanner, Text
 from twisted_gateway.policies.guardrails.masking import rewritten
