@@ -6,12 +6,14 @@ Search order: `extensions.md` section 3 on top of `policy.md` section 9.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import attrs
 
 from twisted_gateway.config.resources import Model
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 
+Wishes = tuple[int | None, int | None, int | None]
 _NONE = 0
 """A search that ends with "no limit"."""
 
@@ -29,20 +31,30 @@ class Deadlines:
 def deadlines(model: Model, boot: UpstreamSettings) -> Deadlines:
     """The deadlines of an attempt at `model`."""
     key = model.provider_key
-    request = [*_written(model.timeout), *_written(key.timeout_ms), *_positive(boot.timeout_ms)]
+    return _resolved(
+        (model.timeout, model.stream_timeout, model.first_event_timeout),
+        (key.timeout_ms, key.stream_timeout_ms, key.first_event_timeout_ms),
+        (boot.timeout_ms, boot.stream_timeout_ms, boot.first_event_timeout_ms),
+    )
+
+
+@lru_cache(1024)
+def _resolved(model: Wishes, key: Wishes, boot: Wishes) -> Deadlines:
+    """The same from the milliseconds written at each level: whole call, silence, first event."""
+    request = [*_written(model[0]), *_written(key[0]), *_positive(boot[0])]
     levels = [
-        [*_positive(model.stream_timeout), *_written(model.timeout)],
-        [*_positive(key.stream_timeout_ms), *_written(key.timeout_ms)],
-        [*_positive(boot.stream_timeout_ms), *_positive(boot.timeout_ms)],
+        [*_positive(model[1]), *_written(model[0])],
+        [*_positive(key[1]), *_written(key[0])],
+        [*_positive(boot[1]), *_positive(boot[0])],
     ]
-    firsts = [model.first_event_timeout, key.first_event_timeout_ms, boot.first_event_timeout_ms]
+    firsts = [model[2], key[2], boot[2]]
     silence = [value for level in levels for value in level]
     first = [value for own, level in zip(firsts, levels, strict=True) for value in (*_positive(own), *level)]
     return Deadlines(
         request=_seconds(request),
         first_event=_seconds(first),
         silence=_seconds(silence),
-        configured=bool(levels[0] or _positive(model.first_event_timeout)),
+        configured=bool(levels[0] or _positive(model[2])),
     )
 
 

@@ -79,6 +79,10 @@ class Usage:
     reasoning: int = 0
     final: bool = False
     """A report of the completion's tokens was seen (not only a floor)."""
+    cache_write_1h: int = 0
+    """Of `cache_write`, what lives for an hour: it has a price of its own."""
+    estimated: bool = False
+    """Some of it is our estimate, and is shown as such."""
 
     def merge(
         self,
@@ -91,12 +95,18 @@ class Usage:
         reasoning: int = 0,
     ) -> None:
         """Take over each counter that is larger than the former one."""
-        self.prompt = max(self.prompt, prompt)
-        self.completion = max(self.completion, completion)
-        self.total = max(self.total, total)
-        self.cache_read = max(self.cache_read, cache_read)
-        self.cache_write = max(self.cache_write, cache_write)
-        self.reasoning = max(self.reasoning, reasoning)
+        if prompt > self.prompt:
+            self.prompt = prompt
+        if completion > self.completion:
+            self.completion = completion
+        if total > self.total:
+            self.total = total
+        if cache_read > self.cache_read:
+            self.cache_read = cache_read
+        if cache_write > self.cache_write:
+            self.cache_write = cache_write
+        if reasoning > self.reasoning:
+            self.reasoning = reasoning
 
 
 @attrs.frozen
@@ -118,6 +128,8 @@ class Attempt:
     ended: float | None = None
     first_event: float | None = None
     status: int | None = None
+    content_type: bytes | None = None
+    """What a good head says that the body is, where that is what was asked for."""
     problem: Problem | None = None
     ended_by: str | None = None
     usage: Usage = attrs.field(factory=Usage)
@@ -169,6 +181,8 @@ class Exchange:
     problem: Problem | None = None
     late_head: bool = False
     """A verdict about the whole answer may still need a status: the head goes out with the first frame, not before."""
+    drained: bool = False
+    """The caller left, and the answer was read on for the provider's figures."""
     body_drain: str | None = None
     """After a 413 for the body's size, how reading the rest of it ended (a word from a fixed set, for the metric)."""
 

@@ -7,7 +7,7 @@ ticket is settled exactly once, whatever happens.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -24,7 +24,7 @@ from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, ended_by, our_fault, without
 from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket
 from twisted_gateway.formats.row import Format, Sent
-from twisted_gateway.relay import Relay
+from twisted_gateway.relay import Relay, Waits
 from twisted_gateway.roads import Road
 from twisted_gateway.upstream import Upstream
 from twisted_gateway.wire.series import Gate
@@ -52,12 +52,14 @@ class Gateway:
     clock: IReactorTime
     now: Callable[[], float]
     """Seconds since the epoch."""
-    choose: Callable[..., list[str]]
-    """`random.choices`."""
+    choose: Callable[..., Iterable[str]]
+    """As `random.choices`."""
     heartbeat_seconds: float
     demo_base: Callable[[], str | None]
     bridge: bool = False
     """`proxy.responses_bridge`."""
+    progress_seconds: float = 0.0
+    """`downstream.responses_progress_secs`."""
     running: set[Relay] = attrs.field(factory=set)
     in_flight: int = 0
     """Calls between arrival and settlement."""
@@ -104,7 +106,9 @@ class Gateway:
     async def _admit(self, policies: Sequence[Policy], exchange: Exchange, tickets: list[Ticket]) -> None:
         for policy in policies:
             found = policy.admit(exchange)
-            ticket = found if found is None or isinstance(found, Ticket) else await found
+            if found is None:
+                continue
+            ticket = found if isinstance(found, Ticket) else await found
             if ticket is not None:
                 tickets.append(ticket)
 
@@ -163,11 +167,11 @@ class Gateway:
             letters = "".join(self.choose(_LETTERS, k=24))
             passage = road.passage(shown, self.now(), letters, lambda: "".join(self.choose(_HEX, k=32)))
             attempt = exchange.attempts[-1]
-            gates = partial(_gates, tickets)
-            relay = Relay(exchange, attempt, answer, passage, gates, downstream, self.clock, wait.silence)
+            gates, waits = partial(_gates, tickets), Waits(wait.silence, self.progress_seconds)
+            relay = Relay(exchange, attempt, answer, passage, gates, downstream, self.clock, waits)
             self.running.add(relay)
             try:
-                return await relay.start(self._answer_headers(exchange, tickets))
+                return await relay.start(self._answer_headers(exchange, road, tickets))
             except AttemptFailed as failed:
                 last = failed
                 if downstream.gone:
@@ -217,7 +221,7 @@ class Gateway:
 
         def accepted() -> None:
             if call.stream and not wait.configured and not exchange.late_head:
-                downstream.headers_of_stream = lambda: self._answer_headers(exchange, tickets)
+                downstream.headers_of_stream = lambda: self._answer_headers(exchange, road, tickets)
                 downstream.promise(min(self.heartbeat_seconds or _LONGEST_SILENT_WAIT, _LONGEST_SILENT_WAIT))
 
         url = way.url(sent.path, providers.forwarded_query(exchange, way))
@@ -235,11 +239,14 @@ class Gateway:
             if attempt.first_event is None:
                 attempt.ended = self.clock.seconds()
 
-    def _answer_headers(self, exchange: Exchange, tickets: Sequence[Ticket]) -> HeadLines:
+    def _answer_headers(self, exchange: Exchange, road: Road, tickets: Sequence[Ticket]) -> HeadLines:
         """The headers of a good answer (`errors-and-headers.md` section 7)."""
         headers = [line for ticket in tickets for line in ticket.headers()]
         if exchange.endpoint.path == "/v1/chat/completions":
             headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
+        attempt = exchange.attempt
+        if road.native and road.format.keeps_type and attempt is not None and attempt.content_type is not None:
+            headers.append((b"content-type", attempt.content_type))
         return headers
 
     def end_all(self, problem: Problem) -> None:

@@ -201,6 +201,10 @@ class Metrics(Collector):
         """Who is calling was decided (`operations.md` 5.4): method, `allowed` or `denied`, and why."""
         self._auth[method, result, reason] += 1
 
+    def hook_failed(self, hook: str, method: str) -> None:
+        """A hook of the boot file raised, or took too long, in one of its three methods."""
+        self._hook_errors[hook, method] += 1
+
     # What is counted about the process.
 
     def lagged(self, seconds: float) -> None:
@@ -319,6 +323,9 @@ class Metrics(Collector):
         self._open_streams = self._gauge("aisix_open_streams", "Streamed answers that are running.", ("endpoint",))
         self._lag = self._histogram("aisix_reactor_lag_seconds", "How late the reactor's timers fire.", (), LAG_BUCKETS)
         self._noise = self._counter("aisix_sse_noise_total", "Ignored frames of providers.", ("kind",))
+        self._hook_errors = self._counter(
+            "aisix_hook_errors_total", "Exceptions and time-outs of an operator's hooks.", ("hook", "method")
+        )
 
 
 def _request_families(calls: Mapping[Labels, _Handled]) -> Iterator[Table | Summary]:

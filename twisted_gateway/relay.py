@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -24,7 +25,7 @@ from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome
 from twisted_gateway.formats.row import Passage
 from twisted_gateway.line import Batch, Line
 from twisted_gateway.wire.series import Gate
-from twisted_gateway.wire.sse import Frame, TooLong
+from twisted_gateway.wire.sse import Frame, TooLong, encode
 
 _NOTHING = Batch(b"", 0, 0)
 
@@ -43,11 +44,21 @@ class Unbound(AttemptFailed):
         self.frames = frames
 
 
+@attrs.frozen
+class Waits:
+    """Seconds. `silence` is the longest gap between data events, None = no limit.
+
+    `progress`: after so long without a frame the passage says that the answer is still being made, 0 = never.
+    """
+
+    silence: float | None = None
+    progress: float = 0.0
+
+
 class Relay:
     """One answer on its way. `done` fires with the outcome, or fails as `Unbound`; cancelling it cuts the provider.
 
-    All the frames of one read go through the line synchronously and leave in one write. `silence` is the longest gap
-    between data events in seconds, None = no limit.
+    All the frames of one read go through the line synchronously and leave in one write.
     """
 
     def __init__(
@@ -59,7 +70,7 @@ class Relay:
         gates: Gates,
         downstream: Downstream,
         clock: IReactorTime,
-        silence: float | None,
+        waits: Waits,
     ) -> None:
         self.done: Deferred[Outcome] = Deferred(lambda _: self._abandoned())
         self._exchange = exchange
@@ -71,11 +82,17 @@ class Relay:
         self._clock = clock
         assert exchange.call is not None
         self._stream = exchange.call.stream
-        self._silence = silence or 0.0
-        self._alarm = Alarm(clock, self._silent) if self._silence and self._stream else None
+        self._silence = waits.silence or 0.0
+        self._patience: float = getattr(passage, "patience", 0.0)
+        waited = self._stream and (self._silence or self._patience)
+        self._alarm = Alarm(clock, self._silent) if waited else None
+        # a policy that holds text back must not be passed by, so there is no progress beside one
+        told = self._stream and waits.progress and not self._line.gated and hasattr(passage, "progress")
+        self._every = waits.progress
+        self._progress = Alarm(clock, self._tell_progress) if told else None
         self._over = False
         self._finishing = False
-        self._waiting = False
+        self._full = False
         self._whole: bytes | None = None
         self._headers: HeadLines = []
 
@@ -85,8 +102,8 @@ class Relay:
         if self._stream and not self._exchange.late_head:
             self._downstream.commit(headers)
         self._downstream.join(self)
-        if self._alarm is not None and not self._downstream.paused:
-            self._alarm.set(self._silence)
+        if not self._downstream.paused:
+            self._wait()
         self._answer.join(self)
         if self._stream and not self._over and not self._exchange.late_head:
             self._downstream.flush_head()
@@ -151,9 +168,26 @@ class Relay:
             self._finish(batch)
         else:
             self._write(batch)
-            self._wait(self._line.full)
-            if batch.events and self._alarm is not None and not self._downstream.paused and not self._waiting:
-                self._alarm.set(self._silence)
+            self._pace(self._line.full)
+            if batch.events and not self._downstream.paused and not self._full:
+                self._wait()
+
+    def _wait(self) -> None:
+        """For the next data event; behind a whole answer, for its end marker."""
+        if self._alarm is None:
+            return
+        seconds = self._silence
+        if self._patience and self._passage.complete:
+            seconds = min(seconds or self._patience, self._patience)
+        if seconds:
+            self._alarm.set(seconds)
+
+    def _tell_progress(self) -> None:
+        """Nothing was written for a while."""
+        frames = self._passage.progress()  # type: ignore[attr-defined]
+        self._write(Batch(b"".join(map(encode, frames)), len(frames), 0))
+        if self._progress is not None and not self._downstream.paused:
+            self._progress.set(self._every)
 
     # For gates
 
@@ -168,11 +202,11 @@ class Relay:
         self._write(batch)
         self._settled()
 
-    def _wait(self, full: bool) -> None:
+    def _pace(self, full: bool) -> None:
         """Read no further while a gate waits for somebody and holds all it may."""
-        if full is self._waiting:
+        if full is self._full:
             return
-        self._waiting = full
+        self._full = full
         if full:
             self.pause()
         elif not self._downstream.paused:
@@ -182,16 +216,18 @@ class Relay:
 
     def pause(self) -> None:
         """The caller is slow: read no further, and do not count that as the provider's silence."""
-        if self._alarm is not None:
-            self._alarm.off()
+        for alarm in (self._alarm, self._progress):
+            if alarm is not None:
+                alarm.off()
         self._answer.pause()
 
     def resume(self) -> None:
         """The caller has caught up."""
-        if self._over or self._finishing or self._waiting:
+        if self._over or self._finishing or self._full:
             return
-        if self._alarm is not None:
-            self._alarm.set(self._silence)
+        self._wait()
+        if self._progress is not None:
+            self._progress.set(self._every)
         self._answer.resume()
 
     # Ends
@@ -209,6 +245,8 @@ class Relay:
             if self._exchange.committed is None:
                 self._downstream.commit(self._headers)
             self._downstream.write(data, frames)
+            if self._progress is not None and not self._downstream.paused:
+                self._progress.set(self._every)
         else:
             self._whole = data if self._whole is None else self._whole + data
 
@@ -270,8 +308,9 @@ class Relay:
         if self._over:
             return
         self._over = True
-        if self._alarm is not None:
-            self._alarm.stop()
+        for alarm in (self._alarm, self._progress):
+            if alarm is not None:
+                alarm.stop()
         passage, attempt = self._passage, self._attempt
         self._exchange.delivered_bytes = passage.text_bytes - self._line.withheld
         attempt.usage = passage.usage

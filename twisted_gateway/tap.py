@@ -8,8 +8,8 @@ import random
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,13 @@ from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
 from twisted_gateway.policies.guardrails.services import Services
+from twisted_gateway.policies.hooks.faults import Faults
+from twisted_gateway.policies.hooks.loading import BadHook, load
+from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
+from twisted_gateway.wire.requests import RequestHead
 
 FORMATS = {
     row.name: row
@@ -59,6 +63,8 @@ FORMATS = {
         anthropic.COUNT_TOKENS,
     )
 }
+
+_VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
 
 
 class Options(usage.Options):
@@ -104,6 +110,22 @@ def _reactor() -> Any:
     return reactor
 
 
+def new_id() -> str:
+    """A request id: a UUID of version 4, made without the class."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
+
+
+def choose(letters: str, k: int) -> str:
+    """`k` random ones of at most 256 letters."""
+    return random.getrandbits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
+
+
+@lru_cache
+def _alphabet(letters: str) -> bytes:
+    return (letters.encode("ascii") * 256)[:256]
+
+
 class House(MultiService):
     """The gateway as one service: listeners, trunk, policies, signals, and the way out.
 
@@ -140,6 +162,8 @@ class House(MultiService):
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
+        self.hook_threads = Threads(reactor.callFromThread, name="hook")
+        self.hooks = self._hooks()
         self.gateway = self._gateway()
         self.front = Front(
             serve=self.gateway.serve,
@@ -149,7 +173,7 @@ class House(MultiService):
             condition=self.condition,
             clock=reactor,
             now=time.time,
-            new_id=lambda: str(uuid.uuid4()),
+            new_id=new_id,
             endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
@@ -163,6 +187,18 @@ class House(MultiService):
         return snapshot
 
     # Parts
+
+    def _hooks(self) -> Hooks:
+        try:
+            hooks = load(self.settings.hooks)
+        except BadHook as bad:
+            raise SettingsError(str(bad)) from None
+        faults = Faults(self.metrics.hook_failed)
+        recheck = access.ModelAccess().admit
+        made = Hooks(hooks, FORMATS, recheck, self.reactor, self.hook_threads.run, faults)
+        if made.wants_records:
+            self.accounting.records.append(made.recorded)
+        return made
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
@@ -178,15 +214,16 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(),),
+            after=(access.ModelAccess(), self.hooks),
             limits=(),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
             clock=self.reactor,
             now=time.time,
-            choose=random.choices,
+            choose=choose,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
+            progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
             bridge=settings.proxy.responses_bridge,
         )
@@ -233,7 +270,7 @@ class House(MultiService):
         if not self.front.asks_for_a_key(path):
             return None
         try:
-            access.identify(CallerHeaders(request.requestHeaders), self.snapshot(), time.time())
+            access.identify(CallerHeaders(request.head.headers), self.snapshot(), time.time())
         except access.Denied as denial:
             self.metrics.decided("api_key", "denied", denial.reason)
             return denial.problem
@@ -242,13 +279,13 @@ class House(MultiService):
     def _demo_base(self) -> str | None:
         return None if self.demo_port is None else f"http://127.0.0.1:{self.demo_port.getHost().port}/v1"
 
-    def _refusal(self, problem: Problem, method: bytes, path: bytes, request: Any) -> bytes:
-        label = self.front.plain_path(path)
+    def _refusal(self, problem: Problem, head: RequestHead) -> bytes:
+        label = self.front.plain_path(head.path)
         endpoint = label if any(label == row.path for row in self.front.endpoints) else "other"
         if problem.status == 413:
             self.metrics.too_large(endpoint, "openai", "pending")
         fields = {
-            "method": method.decode("latin-1"),
+            "method": head.method.decode("latin-1"),
             "path": endpoint,
             "status": problem.status,
             "error_kind": problem.type,
@@ -256,7 +293,7 @@ class House(MultiService):
         }
         if self.settings.observability.access_log:
             self.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
-        return self.front.refusal(problem, method, path, request)
+        return self.front.refusal(problem, head)
 
     # Life
 
@@ -311,6 +348,10 @@ class House(MultiService):
             signal.signal(number, lambda *args, act=act: self.reactor.callFromThread(act))
         for warning in (*self.settings.warnings, *self.snapshot().warnings):
             self.log.warn("{warning}", warning=warning)
+        if self.settings.hooks:
+            own = ", ".join(hook.name for hook in self.hooks.hooks)
+            steps = f"validate_model, {own}, guardrails, rate_limit, accounting"
+            self.log.info("the steps of a call: {steps}", steps=steps)
         self._warn_published()
         host = self.port.getHost()
         shown = f"[{host.host}]" if ":" in host.host else host.host
@@ -385,6 +426,7 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
+        self.hook_threads.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
@@ -394,6 +436,7 @@ class House(MultiService):
         for pool in (*self._pools, self.outside.pool):
             pool.close()
         self.threads.stop()
+        closing.append(self.hooks.quiet())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:

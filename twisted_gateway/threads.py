@@ -25,12 +25,22 @@ class _Job:
     given_up: bool = False
 
 
-class Threads:
-    """Runs calls in at most `size` threads, begun when they are needed. `from_thread` is `reactor.callFromThread`."""
+class Overrun(Exception):
+    """So many calls wait for a thread that another one is not taken."""
 
-    def __init__(self, from_thread: Callable[..., Any], size: int = 4, name: str = "callable") -> None:
+
+class Threads:
+    """Runs calls in at most `size` threads, begun when they are needed; `longest` calls may wait for one.
+
+    `from_thread` is `reactor.callFromThread`.
+    """
+
+    def __init__(
+        self, from_thread: Callable[..., Any], size: int = 4, name: str = "callable", longest: int = 1000
+    ) -> None:
         self._from_thread = from_thread
         self._size = size
+        self._longest = longest
         self._name = name
         self._begun = 0
         self._idle: list[SimpleQueue[_Job | None]] = []
@@ -38,8 +48,14 @@ class Threads:
         self._stopped = False
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        """What the function gives or raises. Cancelled, a call that runs goes on, but nobody hears of it."""
+        """What the function gives or raises; `Overrun` at once when too many wait.
+
+        Cancelled, a call that runs goes on, but nobody hears of it.
+        """
         job = _Job(function, arguments, Deferred(lambda _: self._give_up(job)))
+        if len(self._waiting) >= self._longest:
+            job.done.errback(Overrun())
+            return job.done
         self._waiting.append(job)
         self._next()
         return job.done

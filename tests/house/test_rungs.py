@@ -18,15 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "twisted_gateway"
 
 BYTES = ("wire",)
-NOUNS = ("errors", "exchange")
+NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
-    *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "records"),
+    *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "pricing"),
+    *("records",),
     *("deadlines", "addresses", "config"),
 )
-JUDGEMENT = ("policies", "logs", "alarm")
+JUDGEMENT = ("policies", "logs", "alarm", "stores")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "outside", "threads", "named_code", "config.file",
+    "listener", "trust", "demo", "outside", "threads", "named_code",
+    "config.file", "stores.redis",
 )
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")
@@ -38,7 +40,7 @@ ALLOWED: dict[tuple[str, ...], tuple[str, ...]] = {
     NOUNS: ("attrs",),
     KNOWLEDGE: (*_DATA, "prometheus_client", "re2"),
     JUDGEMENT: (*_DATA, *_QUIET, "zope.interface", "constantly", "re2"),
-    MOTION: (*_DATA, "twisted", "zope.interface", "treq", "yaml", "OpenSSL", "service_identity"),
+    MOTION: (*_DATA, "twisted", "zope.interface", "treq", "yaml", "OpenSSL", "service_identity", "txredisapi"),
     TRUNK: (*_DATA, *_QUIET, "twisted.web.iweb"),
     DOORS: (*_DATA, *_QUIET, "twisted.web", "klein", "werkzeug"),
 }
@@ -70,7 +72,7 @@ def inside(name: str, places: tuple[str, ...]) -> bool:
 
 
 def rung(name: str) -> tuple[str, ...] | None:
-    if name == "config.file":
+    if name in MOTION:
         return MOTION
     return next((places for places in ALLOWED if inside(name, places)), None)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from twisted_gateway.config import guarding, unavailable
+from twisted_gateway.config import guarding, limits, unavailable
 from twisted_gateway.config.checks import (
     Lines,
     Path,
@@ -173,6 +173,8 @@ class Reading:
         record = _structured(entry.kind, tree, RECORDS[entry.kind], [*written_names(RECORDS[entry.kind])])
         if entry.kind == "guardrails":
             self._together(record)
+        if entry.kind == "rate_limit_policies" and record.warning:
+            self.warnings.append(f'rate_limit_policies ("{record.name}"): {record.warning}')
         return record
 
     def _built(self, kind: str, tree: dict[str, Any]) -> None:
@@ -252,6 +254,17 @@ class Reading:
             raise Refused(f"`{source}`: the key must not hold `${{` (a variable that was not filled in?)", (source,))
         tree["key_hash"] = key_hash(key)
 
+    def _budget(self, tree: dict[str, Any]) -> None:
+        name = tree.get("scope_ref")
+        if tree.get("scope") != "api_key" or not isinstance(name, str):
+            return
+        if name not in self.named["api_keys"]:
+            raise Refused(
+                f'`scope_ref` references unknown api key "{name}" (defined api keys: {self._names("api_keys")})',
+                ("scope_ref",),
+            )
+        tree["scope_ref"] = derived_id("api_keys", name)
+
     def _guardrail(self, tree: dict[str, Any]) -> None:
         """Read the kind's own fields, which are those of its record."""
         name = tree.get("kind")
@@ -280,6 +293,45 @@ class Reading:
             raise Refused(str(fault), fault.path) from None
         self.warnings += [f'guardrails ("{record.name}"): {sentence}' for sentence in kind.warn(record.own)]
 
+    def _rate_limit_policy(self, tree: dict[str, Any]) -> None:
+        """Look up the entries that a policy names (5.4)."""
+        if (fault := limits.misshapen(tree)) is not None:
+            raise _schema_refusal("rate_limit_policies", [(fault.path, fault)], [])
+        scope, wanted = tree.get("scope"), tree.get("scope_ref")
+        if scope in _NAMED and isinstance(wanted, str):
+            tree["scope_ref"] = self._id_of(scope, wanted, ("scope_ref",), "scope_ref")
+        if "conditions" in tree:
+            tree["conditions"] = self._with_ids(tree["conditions"], ("conditions",))
+
+    def _with_ids(self, node: Any, path: Path) -> Any:
+        """A tree of conditions with ids in place of the names of keys and models. What is malformed stays."""
+        if isinstance(node, list):
+            return [self._with_ids(member, (*path, index)) for index, member in enumerate(node)]
+        if not isinstance(node, Mapping):
+            return node
+        done = dict(node)
+        if "children" in done:
+            done["children"] = self._with_ids(done["children"], (*path, "children"))
+        kind, value = done.get("dimension"), done.get("value")
+        if not isinstance(kind, str) or kind not in _NAMED:
+            return done
+        place = (*path, "value")
+        if isinstance(value, str):
+            done["value"] = self._id_of(kind, value, place, dotted(place))
+        elif isinstance(value, list):
+            done["value"] = [
+                self._id_of(kind, one, (*place, index), dotted((*place, index))) if isinstance(one, str) else one
+                for index, one in enumerate(value)
+            ]
+        return done
+
+    def _id_of(self, scope: str, name: str, path: Path, field: str) -> str:
+        """The id of the key or model of this name; a name with `*` need not be defined."""
+        kind, what = _NAMED[scope]
+        if name not in self.named[kind] and "*" not in name:
+            raise Refused(f'`{field}` references unknown {what} "{name}" (defined {what}s: {self._names(kind)})', path)
+        return derived_id(kind, name)
+
     def _names(self, kind: str) -> str:
         names = sorted(self.named[kind])
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
@@ -307,8 +359,13 @@ _REWRITES = {
     "provider_keys": Reading._provider_key,
     "models": Reading._model,
     "api_keys": Reading._caller_key,
+    "budgets": Reading._budget,
     "guardrails": Reading._guardrail,
+    "rate_limit_policies": Reading._rate_limit_policy,
 }
+
+_NAMED = {"api_key": ("api_keys", "api key"), "model": ("models", "model")}
+"""Scopes and dimensions whose values are names of entries in a file."""
 
 
 def _structured(kind: str, tree: Mapping[str, Any], record: type[Any], known: list[str]) -> Any:

@@ -17,6 +17,7 @@ from twisted_gateway.addresses import Network, admitted, parse_network
 from twisted_gateway.config import guarding_local, guarding_remote
 from twisted_gateway.config.checks import (
     Choice,
+    Count,
     Flag,
     Mistyped,
     NonEmpty,
@@ -28,12 +29,25 @@ from twisted_gateway.config.checks import (
     text,
 )
 from twisted_gateway.config.guarding import Guardrail, Kind
+from twisted_gateway.config.limits import RateLimit, RateLimitPolicy
+from twisted_gateway.config.money import Budget, Cost
 from twisted_gateway.config.readers import Millis
 from twisted_gateway.config.readers import read_time as read_time
 
 NAMESPACE = UUID("63e50ab2-677a-54d3-8d1e-c0cb29ceae94")
-COLLECTIONS = ("provider_keys", "models", "api_keys", "guardrails")
-IDENTITIES: Mapping[str, str] = {"guardrails": "name"}
+COLLECTIONS = (
+    "provider_keys",
+    "models",
+    "api_keys",
+    "guardrails",
+    "rate_limit_policies",
+    "budgets",
+)
+IDENTITIES: Mapping[str, str] = {
+    "guardrails": "name",
+    "rate_limit_policies": "name",
+    "budgets": "name",
+}
 """The field that identifies an entry, where it is not `display_name` (`configuration.md` 5.1)."""
 INJECTED = {"injected": True}
 
@@ -181,6 +195,10 @@ class Model:
     reasoning_effort_max: Annotated[str, Choice(("none", "high", "xhigh", "max"))] = "high"
     json_schema_via_tool: Flag = False
     estimate_message_start: Flag = False
+    cost: Cost | None = None
+    on_disconnect: Annotated[str, Choice(("cancel", "drain"))] = "cancel"
+    drain_max_secs: Annotated[int, Whole(low=1, high=600)] = 60
+    rate_limit: RateLimit | None = None
     allowed_cidrs: Annotated[tuple[Network, ...] | None, Parsed(read_cidrs)] = None
 
     @property
@@ -208,6 +226,9 @@ class CallerKey:
     team_id: NonEmpty | None = None
     user_id: NonEmpty | None = None
     user_name: str | None = None
+    max_calls: Count | None = None
+    include_cost: Flag = False
+    rate_limit: RateLimit | None = None
 
     def may_use(self, name: str) -> bool:
         """Whether the list names this model, exactly or by a pattern with one `*` (`policy.md` 3.2)."""
@@ -221,6 +242,8 @@ RECORDS: Mapping[str, type[Any]] = {
     "models": Model,
     "api_keys": CallerKey,
     "guardrails": Guardrail,
+    "budgets": Budget,
+    "rate_limit_policies": RateLimitPolicy,
 }
 
 GUARDRAIL_KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (*guarding_local.KINDS, *guarding_remote.KINDS)}
@@ -231,6 +254,8 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "models": ("provider_key", "provider_key_id"),
     "api_keys": ("display_name", "key", "key_env"),
     "guardrails": ("stream_processing_mode",),
+    "budgets": (),
+    "rate_limit_policies": (),
 }
 """Keys that an entry may have in a file and that are rewritten before it is read (`configuration.md` 5.4)."""
 

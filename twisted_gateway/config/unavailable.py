@@ -35,8 +35,6 @@ SETTINGS: Mapping[tuple[str, ...], Unless] = {
     ("admin", "enabled"): OFF,
     ("cache", "backend"): Unless(("memory",)),
     ("cache", "redis"): ALWAYS,
-    ("ratelimit", "backend"): Unless(("memory",)),
-    ("ratelimit", "redis"): ALWAYS,
     ("observability", "metrics", "otlp", "enabled"): OFF,
     ("observability", "tracing", "otlp", "enabled"): OFF,
 }
@@ -46,12 +44,10 @@ COLLECTIONS: tuple[str, ...] = (
     "a2a_agents",
     "cache_policies",
     "observability_exporters",
-    "rate_limit_policies",
     "oidc_providers",
     "claim_mappings",
     "passthrough_routes",
     "mcp_auth_settings",
-    "budgets",
 )
 
 SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
@@ -59,8 +55,6 @@ SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "models": (
-        "rate_limit",
-        "cost",
         "retries",
         "cooldown",
         "background_model_check",
@@ -68,7 +62,6 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "embedding",
     ),
     "api_keys": (
-        "rate_limit",
         "allowed_routes",
         "jwt_subject",
         "jwt_provider",
@@ -78,6 +71,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     ),
     "provider_keys": (),
     "guardrails": (),
+    "budgets": (),
+    "rate_limit_policies": (),
 }
 
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")

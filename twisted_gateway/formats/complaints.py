@@ -25,6 +25,8 @@ _ANTHROPIC_BY_STATUS = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+_OWN_TYPES = ("content_filter", "hook_stopped")
+"""Types of ours that an error frame of this family has too."""
 _ANTHROPIC_IN_STREAM = {**_ANTHROPIC_BY_STATUS, 504: "timeout_error", 529: "overloaded_error"}
 
 
@@ -70,8 +72,8 @@ def _anthropic_body(problem: Problem) -> bytes:
 
 
 def _anthropic_frame(problem: Problem) -> Frame:
-    if problem.frame_type == "content_filter":
-        kind = "content_filter"
+    if problem.frame_type in _OWN_TYPES:
+        kind = problem.frame_type
     else:
         kind = problem.anthropic_type or _ANTHROPIC_IN_STREAM.get(problem.status, "api_error")
     return Frame(_anthropic(problem, kind), b"error")

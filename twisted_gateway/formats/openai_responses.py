@@ -16,6 +16,7 @@ from twisted_gateway.formats.complaints import OPENAI, Complaints
 from twisted_gateway.formats.openai_responses_encoder import ResponsesEncoder
 from twisted_gateway.formats.openai_responses_events import error_frame, read_usage
 from twisted_gateway.formats.openai_responses_prompt import prompt
+from twisted_gateway.formats.openai_responses_texts import TEXTS
 from twisted_gateway.formats.openai_responses_unfold import unfolded
 from twisted_gateway.formats.row import Format, Passage, Sent
 from twisted_gateway.wire.sse import Frame, escape_separators
@@ -141,6 +142,7 @@ class Events:
     """
 
     held = 0
+    passes_overruns = True
 
     def __init__(self) -> None:
         self.usage = Usage()
@@ -355,8 +357,10 @@ FORMAT = Format(
     unfolded=unfolded,
     error_body=openai_errors.error_body,
     heartbeat=lambda bound: b":\n\n",
+    keeps_type=True,
     native=lambda model, family: model.provider == "openai",
     refuse=refuse,
     prompt=prompt,
     encoder=ResponsesEncoder,
+    texts=TEXTS,
 )

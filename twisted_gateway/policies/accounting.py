@@ -55,14 +55,14 @@ class AccessLog(Protocol):
 
 @attrs.define
 class Accounting:
-    """The policy. `records` takes each call's record at settlement and must not wait; None: nobody wants them.
+    """The policy. Each of `records` is handed each call's record at settlement; it must neither wait nor change it.
 
     `access_log` says whether access lines are written (`observability.access_log`); provider call lines are, anyway.
     """
 
     metrics: Metrics
     lines: AccessLog
-    records: Callable[[Record], None] | None = None
+    records: list[Callable[[Record], None]] = attrs.field(factory=list)
     access_log: bool = True
     client_types: ClientTypes = attrs.field(factory=ClientTypes)
     log: Logger = attrs.field(factory=lambda: Logger(namespace="aisix::accounting"))
@@ -133,9 +133,10 @@ class AccountingTicket(Ticket):
         if exchange.caller is None and status == 401:
             return
         charged = charge(exchange, outcome)
-        _count(accounting, exchange, outcome, status, charged)
+        labels = labels_of(exchange)
+        _count(accounting, exchange, outcome, status, charged, labels)
         if exchange.caller is not None:
-            _keep(accounting, exchange, outcome, status, charged)
+            _keep(accounting, exchange, outcome, status, charged, labels)
         _tell(accounting, exchange, outcome, status, charged)
 
     def _headed(self) -> None:
@@ -167,9 +168,11 @@ def labels_of(exchange: Exchange) -> CallLabels:
     )
 
 
-def _count(accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge) -> None:
+def _count(
+    accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge, labels: CallLabels
+) -> None:
     """All metrics of a settled call but those of its usage events."""
-    metrics, labels = accounting.metrics, labels_of(exchange)
+    metrics = accounting.metrics
     stream = exchange.call is not None and exchange.call.stream
     attempt, path = exchange.attempt, exchange.endpoint.path
     metrics.handled(
@@ -190,26 +193,31 @@ def _count(accounting: Accounting, exchange: Exchange, outcome: Outcome, status:
     if charged.total:
         client = accounting.client_types.of(exchange.headers.get("user-agent"))
         metrics.tokens(labels, client, prompt=charged.prompt, completion=charged.completion, total=charged.total)
+    metrics.spent(labels, charged.cost_usd * 1e6)
     if noise := sum(attempt.noise for attempt in exchange.attempts):
         metrics.noise("frame", noise)
 
 
-def _keep(accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge) -> None:
-    """Count the call's usage events and hand its record to whoever wants it."""
-    labels, handler = labels_of(exchange), exchange.endpoint.format
-    dropped = "sink_disabled" if accounting.records is None else None
+def _keep(
+    accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge, labels: CallLabels
+) -> None:
+    """Count the call's usage events and hand its record to all who want it."""
+    handler = exchange.endpoint.format
+    dropped = None if accounting.records else "sink_disabled"
     for attempt in exchange.attempts:
         key = attempt.target.model.provider_key
         code = status if attempt is exchange.attempt else _attempt_status(attempt)
         accounting.metrics.usage_event(labels, handler, code, (key.id, key.display_name), dropped)
     if not exchange.attempts:
         accounting.metrics.usage_event(labels, handler, status, (UNKNOWN, UNKNOWN), dropped)
-    if accounting.records is None:
+    if not accounting.records:
         return
-    try:
-        accounting.records(record(exchange, outcome, charged))
-    except Exception:
-        accounting.log.failure("a usage record was lost")
+    made = record(exchange, outcome, charged)
+    for keep in accounting.records:
+        try:
+            keep(made)
+        except Exception:
+            accounting.log.failure("a usage record was lost")
 
 
 def _attempt_status(attempt: Attempt) -> int:
