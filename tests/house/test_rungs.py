@@ -22,12 +22,12 @@ NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
     *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "pricing"),
     *("records",),
-    *("deadlines", "addresses", "config"),
+    *("deadlines", "addresses", "named_code", "config"),
 )
 JUDGEMENT = ("policies", "logs", "alarm", "stores")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "outside", "threads", "named_code",
+    "listener", "trust", "demo", "outside", "threads",
     "config.file", "stores.redis",
 )
 TRUNK = ("gateway",)
