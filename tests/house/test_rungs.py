@@ -22,12 +22,12 @@ NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
     "formats", "line", "roads", "providers", "routing", "ring", "turns", "retrying", "floor", "timing",
     "route_metrics", "metrics", "tallies", "client_types", "charging", "pricing", "records", "deadlines",
-    "addresses", "config",
+    "addresses", "named_code", "config",
 )
 JUDGEMENT = ("policies", "logs", "alarm", "stores", "health")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "outside", "threads", "named_code", "drains", "streams",
+    "listener", "trust", "demo", "outside", "threads", "drains", "streams",
     "config.file", "stores.redis",
 )
 TRUNK = ("gateway", "attempts", "opening", "hedging", "probes")

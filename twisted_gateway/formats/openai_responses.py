@@ -17,6 +17,7 @@ from twisted_gateway.formats.openai_responses_encoder import ResponsesEncoder
 from twisted_gateway.formats.openai_responses_events import STOPPED, dump, error_frame, read_usage, usage_object
 from twisted_gateway.formats.openai_responses_kept import Kept
 from twisted_gateway.formats.openai_responses_prompt import prompt
+from twisted_gateway.formats.openai_responses_texts import TEXTS
 from twisted_gateway.formats.openai_responses_unfold import unfolded
 from twisted_gateway.formats.row import Format, Passage, Sent
 from twisted_gateway.wire.sse import Frame, escape_separators
@@ -382,4 +383,5 @@ FORMAT = Format(
     refuse=refuse,
     prompt=prompt,
     encoder=ResponsesEncoder,
+    texts=TEXTS,
 )

@@ -13,6 +13,7 @@ from twisted_gateway.exchange import Call, Headers, Target, Usage
 from twisted_gateway.formats.complaints import Complaints
 from twisted_gateway.formats.neutral import Event, Prompt
 from twisted_gateway.formats.shortcut import Taken as Taken
+from twisted_gateway.formats.slots import Texts
 from twisted_gateway.wire.series import Tube
 from twisted_gateway.wire.sse import Frame
 
@@ -173,3 +174,5 @@ class Format:
     """(stream, the provider key's own member for reasoning): reads this dialect's answers."""
     encoder: Callable[[Told], Encoder] | None = None
     """Writes this dialect's answers."""
+    texts: Texts | None = None
+    """Where its texts are; None: nobody looks at them."""
