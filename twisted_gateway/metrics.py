@@ -107,6 +107,7 @@ class Metrics(Collector):
         self._declare_calls()
         self._declare_latencies(request_e2e_latency, request_ttft)
         self._declare_config()
+        self._declare_limits()
         self._declare_ours()
         self.registry.register(self)
 
@@ -212,7 +213,22 @@ class Metrics(Collector):
         """A hook of the boot file raised, or took too long, in one of its three methods."""
         self._hook_errors[hook, method] += 1
 
+    def rate_limited(self, scope: str, layer: str, policy_id: str) -> None:
+        """A limit refused a call: `scope` is `requests` or `tokens`, `layer` is `api_key`, `model` or `policy`."""
+        self._rate_limited[scope, layer, policy_id] += 1
+
+    def remaining(self, api_key_id: str, model: str, requests: int | None, tokens: int | None) -> None:
+        """What a key has left in this minute; None where it has no such limit."""
+        if requests is not None:
+            self._remaining_requests[api_key_id, model] = requests
+        if tokens is not None:
+            self._remaining_tokens[api_key_id, model] = tokens
+
     # What is counted about the process.
+
+    def store_degraded(self, store: str, degraded: bool) -> None:
+        """A store of several gateways is out of reach, or back."""
+        self._degraded[(store,)] = int(degraded)
 
     def lagged(self, seconds: float) -> None:
         """A timer of the reactor fired so much later than it should have."""
@@ -322,6 +338,21 @@ class Metrics(Collector):
         self._reload_failures.update({(reason,): 0 for reason in RELOAD_FAILURES})
         for table in (self._rejected, partial, stale):
             table.update({(kind,): 0 for kind in RESOURCE_KINDS})
+
+    def _declare_limits(self) -> None:
+        self._rate_limited = self._counter(
+            "aisix_ratelimit_rejections_total",
+            "Calls and attempts refused by a limit.",
+            ("scope", "layer", "policy_id"),
+        )
+        whose = ("api_key_id", "model")
+        self._remaining_requests = self._gauge(
+            "aisix_ratelimit_remaining_requests", "Requests left to a key in this minute.", whose
+        )
+        self._remaining_tokens = self._gauge(
+            "aisix_ratelimit_remaining_tokens", "Tokens left to a key in this minute.", whose
+        )
+        self._degraded = self._gauge("aisix_store_degraded", "Whether a shared store is out of reach.", ("store",))
 
     def _declare_ours(self) -> None:
         self._outcomes = self._counter(

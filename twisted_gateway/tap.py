@@ -49,8 +49,11 @@ from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
+from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
 from twisted_gateway.route_metrics import Deployment, deployment
+from twisted_gateway.stores.buckets import namer
+from twisted_gateway.stores.memory import Memory
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -165,6 +168,7 @@ class House(MultiService):
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
+        self.limiter = Memory(time.time)
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.gateway = self._gateway()
@@ -208,6 +212,9 @@ class House(MultiService):
             self.accounting.records.append(made.recorded)
         return made
 
+    def _quota(self) -> Quota:
+        return Quota(self.limiter, time.time, namer(), self.metrics)
+
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
         upstream = settings.upstream
@@ -223,7 +230,7 @@ class House(MultiService):
                 ),
             ),
             after=(access.ModelAccess(), self.hooks),
-            limits=(),
+            limits=(self._quota(),),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,

@@ -12,7 +12,7 @@ import attrs
 from twisted_gateway.config.checks import Lines
 from twisted_gateway.config.entries import Reading
 from twisted_gateway.config.guarding import Guardrail, ordered
-from twisted_gateway.config.limits import RateLimitPolicy
+from twisted_gateway.config.limits import Policies
 from twisted_gateway.config.money import Budget, free_models
 from twisted_gateway.config.report import Finding
 from twisted_gateway.config.resources import (
@@ -53,7 +53,7 @@ class Snapshot:
     guardrails: tuple[Guardrail, ...] = attrs.field(default=(), repr=False)
     """Those that are enabled, in the order in which they are asked."""
     budgets: tuple[Budget, ...] = ()
-    rate_limit_policies: tuple[RateLimitPolicy, ...] = attrs.field(default=(), repr=False)
+    rate_limit_policies: Policies = attrs.field(factory=Policies, repr=False)
     _wildcards: tuple[Model, ...] = attrs.field(
         init=False,
         repr=False,
@@ -133,5 +133,5 @@ def build(
         guardrails=ordered(records["guardrails"]),
         budgets=tuple(records["budgets"]),
         warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], direct)),
-        rate_limit_policies=tuple(records["rate_limit_policies"]),
+        rate_limit_policies=Policies(records["rate_limit_policies"]),
     )
