@@ -25,6 +25,7 @@ from twisted_gateway.errors import AttemptFailed, Problem, Refused, ended_by, ou
 from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket
 from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.relay import Relay, Waits
+from twisted_gateway.replay import Kept, Verbatim
 from twisted_gateway.roads import Road
 from twisted_gateway.upstream import Upstream
 from twisted_gateway.wire.series import Gate
@@ -86,7 +87,10 @@ class Gateway:
             await self._admit(self.limits, exchange, tickets)
             if targets is None:
                 targets = self._targets(exchange)
-            outcome = await self._relay(exchange, format, targets, downstream, tickets)
+            if (ready := _ready(tickets)) is not None:
+                outcome = await self._replay(exchange, next(iter(targets)), ready, downstream, tickets)
+            else:
+                outcome = await self._relay(exchange, format, targets, downstream, tickets)
         except Refused as refusal:
             outcome = Outcome.REFUSED
             downstream.complain(refusal.problem)
@@ -179,6 +183,19 @@ class Gateway:
         assert last is not None, "a plan has at least one target"
         raise last
 
+    async def _replay(
+        self, exchange: Exchange, target: Target, body: bytes, downstream: Downstream, tickets: Sequence[Ticket]
+    ) -> Outcome:
+        """An answer from memory, through the gates of all policies. It is no attempt: `target` is not asked."""
+        attempt = Attempt(0, "cache", target, self.clock.seconds())
+        gates = partial(_gates, tickets)
+        relay = Relay(exchange, attempt, Kept(body), Verbatim(body), gates, downstream, self.clock, Waits())
+        self.running.add(relay)
+        try:
+            return await relay.start(self._answer_headers(exchange, None, tickets))
+        finally:
+            self.running.discard(relay)
+
     async def _attempt(
         self,
         exchange: Exchange,
@@ -237,13 +254,14 @@ class Gateway:
             if attempt.first_event is None:
                 attempt.ended = self.clock.seconds()
 
-    def _answer_headers(self, exchange: Exchange, road: Road, tickets: Sequence[Ticket]) -> HeadLines:
+    def _answer_headers(self, exchange: Exchange, road: Road | None, tickets: Sequence[Ticket]) -> HeadLines:
         """The headers of a good answer (`errors-and-headers.md` section 7)."""
         headers = [line for ticket in tickets for line in ticket.headers()]
         if exchange.endpoint.path == "/v1/chat/completions":
             headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
         attempt = exchange.attempt
-        if road.native and road.format.keeps_type and attempt is not None and attempt.content_type is not None:
+        keeps = road is not None and road.native and road.format.keeps_type
+        if keeps and attempt is not None and attempt.content_type is not None:
             headers.append((b"content-type", attempt.content_type))
         return headers
 
@@ -260,6 +278,11 @@ def _opened(tickets: Sequence[Ticket]) -> None:
     """Tell the tickets that the answer's head is written."""
     for ticket in tickets:
         ticket.opened()
+
+
+def _ready(tickets: Sequence[Ticket]) -> bytes | None:
+    """The answer that a policy has ready, if one has."""
+    return next((body for ticket in tickets if (body := ticket.ready()) is not None), None)
 
 
 def _gates(tickets: Sequence[Ticket], joint: Joint) -> list[Gate]:

@@ -201,6 +201,10 @@ class Metrics(Collector):
         """Who is calling was decided (`operations.md` 5.4): method, `allowed` or `denied`, and why."""
         self._auth[method, result, reason] += 1
 
+    def cached(self, policy: str, status: str, layer: str | None) -> None:
+        """A cache policy was meant for a call: `hit` (in a layer), `miss` or `bypass` (`operations.md` 5.4)."""
+        self._cache_requests[policy, f"hit_{layer}" if status == "hit" else status] += 1
+
     def hook_failed(self, hook: str, method: str) -> None:
         """A hook of the boot file raised, or took too long, in one of its three methods."""
         self._hook_errors[hook, method] += 1
@@ -323,6 +327,9 @@ class Metrics(Collector):
         self._open_streams = self._gauge("aisix_open_streams", "Streamed answers that are running.", ("endpoint",))
         self._lag = self._histogram("aisix_reactor_lag_seconds", "How late the reactor's timers fire.", (), LAG_BUCKETS)
         self._noise = self._counter("aisix_sse_noise_total", "Ignored frames of providers.", ("kind",))
+        self._cache_requests = self._counter(
+            "aisix_cache_requests_total", "Calls that a cache policy was meant for.", ("policy", "outcome")
+        )
         self._hook_errors = self._counter(
             "aisix_hook_errors_total", "Exceptions and time-outs of an operator's hooks.", ("hook", "method")
         )

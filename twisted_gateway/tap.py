@@ -42,9 +42,11 @@ from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
 from twisted_gateway.metrics import Metrics
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.policies.cache import Cache
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
+from twisted_gateway.stores.cached import Memory
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -137,6 +139,7 @@ class House(MultiService):
         )
         self.threads = Threads(reactor)
         self.hooks = self._hooks()
+        self.kept = Memory(reactor.seconds, settings.cache.memory_max_bytes)
         self.gateway = self._gateway()
         self.front = Front(
             serve=self.gateway.serve,
@@ -188,7 +191,7 @@ class House(MultiService):
                 ),
             ),
             after=(access.ModelAccess(), self.hooks),
-            limits=(),
+            limits=(Cache({"memory": self.kept}),),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,

@@ -204,7 +204,7 @@ FILE = [
     ({"_format_version": "2"}, '(file): `_format_version` is not supported (expected "1")'),
     (
         {"_format_version": "1", "modelz": []},
-        "(file): unknown top-level key `modelz` (expected _format_version, provider_keys, models, api_keys, budgets)",
+        f"(file): unknown top-level key `modelz` (expected _format_version, {', '.join(resources.COLLECTIONS)})",
     ),
     ({"_format_version": "1", "models": {}}, "(file): `models` must be a list, got a mapping"),
     ({"_format_version": "1", "models": ["x"]}, "models[0]: expected a mapping, got a string"),
@@ -249,7 +249,8 @@ api_keys:
       - c
 """)
     assert findings(tree, lines) == [
-        "(file): unknown top-level key `modelz` (expected _format_version, provider_keys, models, api_keys, budgets) (line 3)",
+        "(file): unknown top-level key `modelz` "
+        f"(expected _format_version, {', '.join(resources.COLLECTIONS)}) (line 3)",
         'provider_keys[0] ("prod"): field `api_key`: environment variable `GONE` is not set (line 6)',
         "models[1]: `display_name` is already used by models[0] (line 12)".replace("models[1]", 'models[1] ("a")'),
         'models[2] ("b"): `provider_key` references unknown provider key "stage" (defined provider keys: prod) (line 16)',  # noqa: E501

@@ -23,7 +23,7 @@ KNOWLEDGE = (
     *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "records"),
     *("deadlines", "addresses", "config"),
 )
-JUDGEMENT = ("policies", "logs", "alarm")
+JUDGEMENT = ("policies", "logs", "alarm", "stores")
 MOTION = (
     "upstream",
     "answer",
@@ -36,6 +36,7 @@ MOTION = (
     "trust",
     "demo",
     "threads",
+    "replay",
     "config.file",
 )
 TRUNK = ("gateway",)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import attrs
 
-from twisted_gateway.config.checks import Choice, Flag, NonEmpty, Number
+from twisted_gateway.config.checks import Choice, Flag, NonEmpty, Number, Whole
 from twisted_gateway.config.readers import Millis, WholeSeconds
 
 
@@ -100,10 +100,11 @@ class Managed:
 
 @attrs.frozen
 class Cache:
-    """The cache's stores: only memory so far, and nothing to choose."""
+    """The cache's stores: memory, of so many bytes; a policy chooses."""
 
     backend: Annotated[str, Choice(("memory",))] = "memory"
     redis: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    memory_max_bytes: Annotated[int, Whole(low=1)] = 64 * 2**20
 
 
 @attrs.frozen

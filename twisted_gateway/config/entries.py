@@ -262,6 +262,10 @@ class Reading:
             )
         tree["scope_ref"] = derived_id("api_keys", name)
 
+    def _cache_policy(self, tree: dict[str, Any]) -> None:
+        for name in tree.keys() - set(written_names(RECORDS["cache_policies"])):
+            del tree[name]  # unknown members pass at the root of this kind (5.5)
+
     def _names(self, kind: str) -> str:
         names = sorted(self.named[kind])
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
@@ -290,6 +294,7 @@ _REWRITES = {
     "models": Reading._model,
     "api_keys": Reading._caller_key,
     "budgets": Reading._budget,
+    "cache_policies": Reading._cache_policy,
 }
 
 

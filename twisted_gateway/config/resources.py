@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 import attrs
 
 from twisted_gateway.addresses import Network, admitted, parse_network
+from twisted_gateway.config.caching import CachePolicy
 from twisted_gateway.config.checks import (
     Choice,
     Count,
@@ -31,8 +32,8 @@ from twisted_gateway.config.money import Budget, Cost
 from twisted_gateway.config.readers import Millis
 
 NAMESPACE = UUID("63e50ab2-677a-54d3-8d1e-c0cb29ceae94")
-COLLECTIONS = ("provider_keys", "models", "api_keys", "budgets")
-IDENTITIES: Mapping[str, str] = {"budgets": "name"}
+COLLECTIONS = ("provider_keys", "models", "api_keys", "budgets", "cache_policies")
+IDENTITIES: Mapping[str, str] = {"budgets": "name", "cache_policies": "name"}
 """The field that names an entry, where that is not `display_name`."""
 INJECTED = {"injected": True}
 
@@ -248,6 +249,7 @@ RECORDS: Mapping[str, type[Any]] = {
     "models": Model,
     "api_keys": CallerKey,
     "budgets": Budget,
+    "cache_policies": CachePolicy,
 }
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
@@ -255,6 +257,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "models": ("provider_key", "provider_key_id"),
     "api_keys": ("display_name", "key", "key_env"),
     "budgets": (),
+    "cache_policies": (),
 }
 """Keys that an entry may have in a file and that are rewritten before it is read (`configuration.md` 5.4)."""
 

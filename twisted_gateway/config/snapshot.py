@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import attrs
 
+from twisted_gateway.config.caching import CachePolicy, ranked
 from twisted_gateway.config.checks import Lines
 from twisted_gateway.config.entries import Reading
 from twisted_gateway.config.money import Budget, free_models
@@ -41,6 +42,8 @@ class Snapshot:
     caller_keys_by_hash: Mapping[str, CallerKey] = attrs.field(repr=False)
     warnings: tuple[str, ...] = ()
     budgets: tuple[Budget, ...] = ()
+    cache_policies: tuple[CachePolicy, ...] = ()
+    """The most specific first."""
     _wildcards: tuple[Model, ...] = attrs.field(
         init=False,
         repr=False,
@@ -68,6 +71,7 @@ class Snapshot:
             "api_keys": len(self.caller_keys_by_hash),
             "provider_keys": len(self.provider_keys_by_name),
             "budgets": len(self.budgets),
+            "cache_policies": len(self.cache_policies),
         }
         return {kind: count for kind, count in counts.items() if count}
 
@@ -110,4 +114,5 @@ def build(
         caller_keys_by_hash=MappingProxyType({record.key_hash: record for record in records["api_keys"]}),
         warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], records["models"])),
         budgets=tuple(records["budgets"]),
+        cache_policies=ranked(records["cache_policies"]),
     )

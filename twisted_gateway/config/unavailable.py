@@ -45,7 +45,6 @@ COLLECTIONS: tuple[str, ...] = (
     "guardrails",
     "mcp_servers",
     "a2a_agents",
-    "cache_policies",
     "observability_exporters",
     "rate_limit_policies",
     "oidc_providers",
@@ -77,6 +76,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     ),
     "provider_keys": (),
     "budgets": (),
+    "cache_policies": ("semantic",),
 }
 
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")
