@@ -1,68 +1,150 @@
-"""Threads for an operator's code: results, failures, how many, and that nobody waits for a lost one."""
+"""Threads for an operator's functions: a bounded number, stuck ones, calls given up. Real threads, no sleep."""
 
-from threading import Event, current_thread, get_ident
+import gc
+import threading
+import warnings
+import weakref
+from queue import SimpleQueue
 
 import pytest
-from pytest_twisted import ensureDeferred
-from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, gatherResults
+from twisted.internet.defer import CancelledError
 
-from tests.network.house import until
 from twisted_gateway.threads import Overrun, Threads
 
 
+class Room:
+    """Threads whose results wait in a queue until the test, which is the reactor here, takes them."""
+
+    def __init__(self, size=4):
+        self.queue = SimpleQueue()
+        self.threads = Threads(lambda *call: self.queue.put(call), size)
+        self.results = []
+
+    def run(self, function, *arguments):
+        job = self.threads.run(function, *arguments)
+        job.addBoth(self.results.append)
+        return job
+
+    def turn(self):
+        function, *arguments = self.queue.get(timeout=5)
+        function(*arguments)
+
+
 @pytest.fixture
-def threads():
-    made = Threads(reactor, most=2, longest=3)
-    yield made
-    made.stop()
+def stuck():
+    gate = threading.Event()
+    yield gate
+    gate.set()
 
 
-@ensureDeferred
-async def test_results_and_failures(threads):
-    assert await threads.run(pow, 2, 5) == 32
-    assert await threads.run(get_ident) != get_ident()
-    with pytest.raises(ZeroDivisionError):
-        await threads.run(lambda: 1 / 0)
-    assert len(threads._threads) == 1, "one was always enough"
-    assert (await threads.run(current_thread)).daemon
+def test_a_call_runs_elsewhere():
+    room = Room()
+    room.run(lambda a: (a, threading.current_thread().name), 3)
+    assert room.results == []
+    room.turn()
+    assert room.results == [(3, "callable-1")]
 
 
-@ensureDeferred
-async def test_no_more_threads_and_no_longer_queue_than_allowed(threads):
-    go = Event()
-    running = [threads.run(go.wait) for _ in range(2)]
-    await until(lambda: threads._busy == 2, lambda: f"{threads._busy} run")
-    running += [threads.run(go.wait) for _ in range(3)]
-    with pytest.raises(Overrun):
-        await threads.run(go.wait)
-    assert len(threads._threads) == 2
-    go.set()
-    await gatherResults(running)
-    await until(lambda: threads._busy == threads._waiting == 0, lambda: "some are left")
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(1), KeyboardInterrupt()])
+def test_whatever_it_raises_comes_back_and_the_thread_goes_on(error):
+    def function():
+        raise error
+
+    room = Room(1)
+    room.run(function)
+    room.turn()
+    assert room.results[0].value is error
+    room.run(lambda: 5)
+    room.turn()
+    assert room.results[1] == 5
 
 
-@ensureDeferred
-async def test_what_is_cancelled_in_time_is_not_begun(threads):
-    go, begun = Event(), []
-    running = [threads.run(go.wait) for _ in range(2)]
-    late = threads.run(begun.append, 1)
-    late.cancel()
-    with pytest.raises(CancelledError):
-        await late
-    go.set()
-    await gatherResults(running)
-    assert await threads.run(len, "abc") == 3
+def test_a_thread_is_used_again():
+    room = Room()
+    for _ in range(6):
+        room.run(threading.get_ident)
+        room.turn()
+    assert len(set(room.results)) == 1
+
+
+def test_at_most_so_many_and_the_next_waits(stuck):
+    room = Room(2)
+    for _ in range(2):
+        room.run(stuck.wait)
+    room.run(lambda: "next")
+    assert room.threads.waiting == 1
+    assert room.queue.empty()
+    stuck.set()
+    for _ in range(3):
+        room.turn()
+    assert room.results == [True, True, "next"]
+
+
+def test_one_that_waits_and_is_given_up_is_never_begun_and_kept_by_nobody(stuck):
+    class Argument:
+        pass
+
+    room, argument = Room(1), Argument()
+    known = weakref.ref(argument)
+    room.run(stuck.wait)
+    begun = []
+    room.run(begun.append, argument).cancel()
+    room.run(lambda: "last")
+    assert room.threads.waiting == 1
+    assert room.results[0].check(CancelledError)
+    room.results.clear()
+    del argument
+    gc.collect()
+    assert known() is None
+    stuck.set()
+    for _ in range(2):
+        room.turn()
     assert begun == []
+    assert room.results == [True, "last"]
 
 
-@ensureDeferred
-async def test_one_that_never_returns_costs_its_thread_only(threads):
-    go = Event()
-    lost = threads.run(go.wait)
-    await until(lambda: threads._busy == 1, lambda: "it does not run")
-    lost.addErrback(lambda failure: failure.trap(CancelledError) and None)
-    lost.cancel()
-    assert await threads.run(len, "abc") == 3
-    threads.stop()
-    go.set()
+def test_one_that_runs_and_is_given_up_ends_unheard(stuck):
+    async def answer():
+        return 1
+
+    def function():
+        stuck.wait()
+        return answer()
+
+    room = Room(1)
+    room.run(function).cancel()
+    assert room.results[0].check(CancelledError)
+    stuck.set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        room.turn()
+        gc.collect()
+    room.run(lambda: 2)
+    room.turn()
+    assert room.results[1:] == [2]
+
+
+def test_they_are_daemons_and_stop(stuck):
+    room = Room(2)
+    room.run(threading.current_thread)
+    room.run(stuck.wait)
+    room.turn()
+    idle = room.results[0]
+    assert idle.daemon
+    room.threads.stop()
+    idle.join(5)
+    assert not idle.is_alive()
+    room.run(lambda: 1)
+    stuck.set()
+    room.turn()
+    assert len(room.results) == 2
+
+
+def test_no_more_wait_than_are_let(stuck):
+    room = Room(1)
+    room.threads._longest = 2
+    for _ in range(4):
+        room.run(stuck.wait)
+    assert room.results[0].check(Overrun)
+    assert room.threads.waiting == 2
+    stuck.set()

@@ -82,6 +82,10 @@ class Usage:
     reasoning: int = 0
     final: bool = False
     """A report of the completion's tokens was seen (not only a floor)."""
+    cache_write_1h: int = 0
+    """Of `cache_write`, what lives for an hour: it has a price of its own."""
+    estimated: bool = False
+    """Some of it is our estimate, and is shown as such."""
 
     def merge(
         self,
@@ -191,6 +195,8 @@ class Exchange:
     problem: Problem | None = None
     late_head: bool = False
     """A verdict about the whole answer may still need a status: the head goes out with the first frame, not before."""
+    drained: bool = False
+    """The caller left, and the answer was read on for the provider's figures."""
     body_drain: str | None = None
     """After a 413 for the body's size, how reading the rest of it ended (a word from a fixed set, for the metric)."""
 

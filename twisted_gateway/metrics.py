@@ -205,6 +205,10 @@ class Metrics(Collector):
         """A cache policy was meant for a call: `hit` (in a layer), `miss` or `bypass` (`operations.md` 5.4)."""
         self._cache_requests[policy, f"hit_{layer}" if status == "hit" else status] += 1
 
+    def store_degraded(self, store: str, degraded: bool) -> None:
+        """Whether a store that several gateways share cannot be used now (`extensions.md` 9)."""
+        self._degraded[(store,)] = int(degraded)
+
     def hook_failed(self, hook: str, method: str) -> None:
         """A hook of the boot file raised, or took too long, in one of its three methods."""
         self._hook_errors[hook, method] += 1
@@ -330,6 +334,7 @@ class Metrics(Collector):
         self._cache_requests = self._counter(
             "aisix_cache_requests_total", "Calls that a cache policy was meant for.", ("policy", "outcome")
         )
+        self._degraded = self._gauge("aisix_store_degraded", "1 while a shared store cannot be used.", ("store",))
         self._hook_errors = self._counter(
             "aisix_hook_errors_total", "Exceptions and time-outs of an operator's hooks.", ("hook", "method")
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from twisted_gateway.charging import Charge, charge, charged_attempt
+from twisted_gateway.charging import NOTHING, Charge, charge, charged_attempt, lost_race
 from twisted_gateway.exchange import Attempt, Exchange, Outcome
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 LEFT = "client_disconnected"
+HEDGE_LOST = "hedge_lost"
+_USD_DIGITS = 9
 CALLER_LEFT_STATUS = 499
 _LONGEST_TEXT = 2048
 
@@ -41,7 +43,7 @@ def record(exchange: Exchange, outcome: Outcome, charged: Charge | None = None) 
         made.update(error)
     winner = charged_attempt(exchange, outcome)
     made["attempts"] = [
-        _attempt_entry(exchange, attempt, outcome, charged if attempt is winner else None)
+        _attempt_entry(exchange, attempt, outcome, charged if attempt is winner else _lost(exchange, attempt))
         for attempt in exchange.attempts
     ]
     return made
@@ -130,7 +132,6 @@ def _call_part(exchange: Exchange, outcome: Outcome) -> Record:
         "stream": call is not None and call.stream,
         "frames": exchange.frames,
         "bytes": exchange.bytes,
-        "cost_usd": 0.0,
         "upstream_latency_ms": 0.0,
         "guardrail_blocked": exchange.problem is not None and exchange.problem.type == "content_filter",
         "inbound_protocol": protocol_of(exchange),
@@ -142,6 +143,8 @@ def _call_part(exchange: Exchange, outcome: Outcome) -> Record:
         made["downstream_latency_ms"] = waited
     if by := ended_by(exchange, outcome):
         made["ended_by"] = by
+    if exchange.drained:
+        made["drained"] = True
     return made
 
 
@@ -151,6 +154,7 @@ def _token_part(charged: Charge) -> Record:
         "completion_tokens": charged.completion,
         "completion_tokens_delivered": charged.completion_delivered,
         "usage_source": charged.source,
+        "cost_usd": round(charged.cost_usd, _USD_DIGITS),
     }
     made.update(
         _present(
@@ -215,7 +219,12 @@ def _error_part(exchange: Exchange, outcome: Outcome) -> Record:
     return {"error_class": problem.kind or problem.type, "error_message": problem.message[:_LONGEST_TEXT]}
 
 
-def _attempt_entry(exchange: Exchange, attempt: Attempt, outcome: Outcome, charged: Charge | None) -> Record:
+def _lost(exchange: Exchange, attempt: Attempt) -> Charge:
+    """What an attempt that did not win is written down with."""
+    return lost_race(exchange, attempt) if attempt.ended_by == HEDGE_LOST else NOTHING
+
+
+def _attempt_entry(exchange: Exchange, attempt: Attempt, outcome: Outcome, charged: Charge) -> Record:
     model, problem = attempt.target.model, attempt.problem
     entry: Record = {
         "index": attempt.index,
@@ -225,9 +234,9 @@ def _attempt_entry(exchange: Exchange, attempt: Attempt, outcome: Outcome, charg
         "duration_ms": milliseconds(_until(exchange, attempt) - attempt.started),
         "ended_by": attempt.ended_by
         or ((problem.code or problem.kind or problem.type) if problem is not None else str(outcome)),
-        "prompt_tokens": charged.prompt if charged is not None else 0,
-        "completion_tokens": charged.completion if charged is not None else 0,
-        "cost_usd": 0.0,
+        "prompt_tokens": charged.prompt,
+        "completion_tokens": charged.completion,
+        "cost_usd": round(charged.cost_usd, _USD_DIGITS),
     }
     if attempt.status is not None:
         entry["status"] = attempt.status

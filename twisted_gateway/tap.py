@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,18 @@ from twisted_gateway.intake import Bounds
 from twisted_gateway.listener import Site
 from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
 from twisted_gateway.metrics import Metrics
+from twisted_gateway.named_code import named_code
+from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
-from twisted_gateway.policies.cache import Cache
+from twisted_gateway.policies.cache import Cache, Store
+from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.stores.cached import Memory
+from twisted_gateway.stores.cached_shared import SharedAnswers
+from twisted_gateway.stores.redis import Redis
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -131,15 +136,21 @@ class House(MultiService):
         self._clients: dict[Any, tuple[Client, Pool]] = {}
         self._client(None)
         self._check_tls(self.snapshot())
+        self.outside = Outside.over_own_pool(reactor, settings.upstream)
+        self.threads = Threads(reactor.callFromThread)
+        callables = _callables(settings.callables)
+        self.checks = Services(self.outside.fetch, self.threads.run, reactor, callables)
+        self._check_callables(self.snapshot())
         self.accounting = Accounting(
             self.metrics,
             self.lines,
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
-        self.threads = Threads(reactor)
+        self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.kept = Memory(reactor.seconds, settings.cache.memory_max_bytes)
+        self.shared_cache = self._shared_cache()
         self.gateway = self._gateway()
         self.front = Front(
             serve=self.gateway.serve,
@@ -166,12 +177,12 @@ class House(MultiService):
 
     def _hooks(self) -> Hooks:
         try:
-            hooks = load(self.settings.hooks)
+            hooks = load(self.settings.hooks, named_code)
         except BadHook as bad:
             raise SettingsError(str(bad)) from None
         faults = Faults(self.metrics.hook_failed)
         recheck = access.ModelAccess().admit
-        made = Hooks(hooks, FORMATS, recheck, self.reactor, self.threads.run, faults)
+        made = Hooks(hooks, FORMATS, recheck, self.reactor, self.hook_threads.run, faults)
         if made.wants_records:
             self.accounting.records.append(made.recorded)
         return made
@@ -191,7 +202,7 @@ class House(MultiService):
                 ),
             ),
             after=(access.ModelAccess(), self.hooks),
-            limits=(Cache({"memory": self.kept}),),
+            limits=(Cache(self._caches()),),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
@@ -203,6 +214,25 @@ class House(MultiService):
             demo_base=self._demo_base,
             bridge=settings.proxy.responses_bridge,
         )
+
+    def _shared_cache(self) -> Redis | None:
+        block = self.settings.cache.redis
+        if block is None:
+            return None
+        try:
+            redis = Redis(block, self.reactor, self.settings.ratelimit.store_timeout_ms / 1000, "cache")
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"cache.redis.tls: {error}") from None
+        self.metrics.store_degraded("cache", True)
+        redis.watch(lambda up: self.metrics.store_degraded("cache", not up))
+        return redis
+
+    def _caches(self) -> dict[str, Store]:
+        """The caches by the names that policies have for them."""
+        caches: dict[str, Store] = {"memory": self.kept}
+        if self.shared_cache is not None:
+            caches["redis"] = SharedAnswers(self.shared_cache.command, self.settings.etcd.env_id)
+        return caches
 
     def _client_of(self, key: ProviderKey) -> Client:
         return self._client(_own_tls(key))
@@ -229,6 +259,11 @@ class House(MultiService):
     def _check_tls(self, snapshot: Snapshot) -> None:
         for key in snapshot.provider_keys_by_name.values():
             self._client_of(key)
+
+    def _check_callables(self, snapshot: Snapshot) -> None:
+        fault = self.checks.missing(snapshot.guardrails)
+        if fault is not None:
+            raise SettingsError(fault)
 
     def _forget_clients(self, snapshot: Snapshot) -> None:
         """Clients whose trust no provider key asks for any more: their idle connections are closed."""
@@ -303,6 +338,8 @@ class House(MultiService):
         if prometheus.enabled:
             status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path)
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
+        if self.shared_cache is not None:
+            self.shared_cache.start()
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
     def _bind(self, address: Address, factory: Any, tls: Any = None) -> Any:
@@ -350,6 +387,7 @@ class House(MultiService):
                 self.settings.resources_file, os.environ, time.time(), generation=before.generation + 1
             )
             self._check_tls(snapshot)
+            self._check_callables(snapshot)
         except ResourcesError as error:
             state.failed(error, time.time())
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
@@ -396,16 +434,19 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
-        self.threads.stop()
+        self.hook_threads.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
         """Close listeners and connections, ending what still runs; the last lines are written."""
         self.gateway.end_all(shutting_down())
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
-        for pool in self._pools:
+        for pool in (*self._pools, self.outside.pool):
             pool.close()
+        self.threads.stop()
         closing.append(self.hooks.quiet())
+        if self.shared_cache is not None:
+            closing.append(self.shared_cache.stop())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:
@@ -433,6 +474,19 @@ class _Lag:
 def _own_tls(key: ProviderKey) -> ProviderTls | None:
     """A provider key's own trust, None where the boot file's is all there is."""
     return key.tls if key.tls.ca_cert or not key.tls.verify else None
+
+
+def _callables(paths: Mapping[str, str]) -> dict[str, Callable[..., Any]]:
+    """The operator's own objects. Raises `SettingsError` for one that cannot be had or called."""
+    found = {}
+    for name, path in paths.items():
+        try:
+            found[name] = named_code(path)
+        except ValueError as error:
+            raise SettingsError(f"callables.{name}: {error}") from None
+        if not callable(found[name]):
+            raise SettingsError(f"callables.{name}: {path} cannot be called")
+    return found
 
 
 def _bounds(settings: Settings) -> Bounds:

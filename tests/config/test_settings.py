@@ -5,6 +5,7 @@ import pytest
 
 from twisted_gateway.addresses import Address
 from twisted_gateway.config import settings
+from twisted_gateway.config.redis import server_of
 from twisted_gateway.config.rewrites import UrlRewrite, read_rewrite, rewrite
 from twisted_gateway.config.settings import Settings, SettingsError, structure
 
@@ -214,9 +215,6 @@ def test_keys_of_later_issues_are_unknown(key):
 UNAVAILABLE = [
     ("etcd.endpoints", ["http://x"]),
     ("managed.enabled", True),
-    ("cache.redis", {"url": "redis://:pw@x"}),
-    ("cache.backend", "redis"),
-    ("ratelimit.backend", "redis"),
     ("admin.enabled", True),
     ("observability.metrics.otlp.enabled", True),
     ("observability.tracing.otlp.enabled", True),
@@ -227,6 +225,50 @@ UNAVAILABLE = [
 @pytest.mark.parametrize(("key", "value"), UNAVAILABLE)
 def test_known_but_unavailable(key, value):
     assert detail(tree(**{key: value})) == f"`{key}` is known but not available in this version"
+
+
+CERTIFICATE_ALONE = {"url": "rediss://x", "tls": {"client_cert_file": "c"}}
+STORES = [
+    ({"backend": "redis"}, "ratelimit.redis is required when backend = redis"),
+    ({"redis": {}}, "ratelimit.redis.url is required when mode = single"),
+    ({"redis": {"url": "http://:secret@x"}}, "ratelimit.redis.url must be a redis:// or rediss:// URL"),
+    ({"redis": {"url": "redis://x/a"}}, "ratelimit.redis.url must be a redis:// or rediss:// URL"),
+    ({"redis": {"mode": "cluster"}}, "ratelimit.redis.mode = cluster is not available: single and sentinel are"),
+    (
+        {"redis": {"mode": "sentinel"}},
+        "ratelimit.redis.sentinels must list at least one node when mode = sentinel",
+    ),
+    (
+        {"redis": {"mode": "sentinel", "sentinels": ["redis://x"]}},
+        "ratelimit.redis.master_name is required when mode = sentinel",
+    ),
+    ({"redis": CERTIFICATE_ALONE}, "ratelimit.redis.tls client_cert_file and client_key_file must be set together"),
+    (
+        {"backend": "redis", "redis": {"url": "redis://x"}, "concurrency_ttl_secs": 0},
+        "ratelimit.concurrency_ttl_secs must be greater than 0 when backend = redis",
+    ),
+    ({"backend": "disk"}, 'deserialize: ratelimit.backend: expected "memory" or "redis"'),
+    ({"store_timeout_ms": 0}, "deserialize: ratelimit.store_timeout_ms: expected an integer from 1 to 60000"),
+    ({"redis": {"urls": "redis://x"}}, "deserialize: ratelimit.redis.urls: unknown key (expected one of mode, url"),
+]
+
+
+@pytest.mark.parametrize(("section", "said"), STORES)
+def test_where_limits_are_counted(section, said):
+    assert detail(tree(ratelimit=section)).startswith(said)
+    assert "secret" not in detail(tree(ratelimit=section))
+
+
+def test_a_redis_is_described_by_its_url_or_by_sentinels():
+    limits = structure(tree(ratelimit={"backend": "redis", "redis": {"url": "redis://u:p%40@h/2"}}), {}).ratelimit
+    assert (limits.store_timeout_ms, limits.concurrency_ttl_secs) == (50, 300)
+    server = server_of(limits.redis.url)
+    assert (server.host, server.port, server.username, server.password, server.database) == ("h", 6379, "u", "p@", 2)
+    assert "p%40" not in repr(limits)
+    environ = {"AISIX_RATELIMIT__REDIS__URL": "rediss://other", "AISIX_RATELIMIT__STORE_TIMEOUT_MS": "20"}
+    limits = structure(tree(), environ).ratelimit
+    assert server_of(limits.redis.url).tls
+    assert limits.store_timeout_ms == 20
 
 
 def test_harmless_forms_of_unavailable_sections():
@@ -343,7 +385,6 @@ BAD_ENVIRONMENT = [
         "x",
         "deserialize: upstream.retries: expected an integer, got a string (from AISIX_UPSTREAM__RETRIES)",
     ),
-    ("AISIX_CACHE__REDIS__URL", "redis://x", "`cache.redis` is known but not available in this version"),
 ]
 
 
@@ -433,3 +474,27 @@ def test_keys_enumerate_the_schema():
 def test_secrets_are_not_shown():
     assert "hidden" not in repr(attrs.evolve(structure(tree(), {}).admin, admin_keys=("hidden",)))
     assert isinstance(structure(tree(), {}), Settings)
+
+
+def test_the_caches():
+    assert structure(tree(), {}).cache == settings.Cache("memory", None, 67108864)
+    cache = structure(tree(cache={"backend": "redis", "redis": {"url": "redis://:pw@h"}, "memory_max_bytes": 1}), {}).cache
+    assert (server_of(cache.redis.url).host, cache.memory_max_bytes) == ("h", 1)
+    assert "pw" not in repr(cache)
+    assert structure(tree(), {"AISIX_CACHE__REDIS__URL": "redis://x"}).cache.redis.url == "redis://x"
+    assert structure(tree(), {"AISIX_CACHE__MEMORY_MAX_BYTES": "5"}).cache.memory_max_bytes == 5
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"backend": "redis"}, "cache.redis is required when backend = redis"),
+        ({"redis": {}}, "cache.redis.url is required when mode = single"),
+        ({"redis": {"mode": "cluster"}}, "cache.redis.mode = cluster is not available: single and sentinel are"),
+        ({"redis": {"url": "http://x"}}, "cache.redis.url must be a redis:// or rediss:// URL"),
+        ({"memory_max_bytes": 0}, "deserialize: cache.memory_max_bytes: expected an integer of at least 1"),
+        ({"backend": "disk"}, 'deserialize: cache.backend: expected "memory" or "redis"'),
+    ],
+)
+def test_bad_caches(section, said):
+    assert detail(tree(cache=section)).startswith(said)

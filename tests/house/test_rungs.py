@@ -20,24 +20,15 @@ PACKAGE = ROOT / "twisted_gateway"
 BYTES = ("wire",)
 NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
-    *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "records"),
+    *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "pricing"),
+    *("records",),
     *("deadlines", "addresses", "config"),
 )
 JUDGEMENT = ("policies", "logs", "alarm", "stores")
 MOTION = (
-    "upstream",
-    "answer",
-    "downstream",
-    "relay",
-    "agent",
-    "connection",
-    "intake",
-    "listener",
-    "trust",
-    "demo",
-    "threads",
-    "replay",
-    "config.file",
+    "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
+    "listener", "trust", "demo", "outside", "threads", "replay", "named_code",
+    "config.file", "stores.redis",
 )
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")
@@ -47,9 +38,9 @@ _DATA = ("attrs", "cattrs", "msgspec")
 ALLOWED: dict[tuple[str, ...], tuple[str, ...]] = {
     BYTES: ("attrs",),
     NOUNS: ("attrs",),
-    KNOWLEDGE: (*_DATA, "prometheus_client"),
+    KNOWLEDGE: (*_DATA, "prometheus_client", "re2"),
     JUDGEMENT: (*_DATA, *_QUIET, "zope.interface", "constantly", "re2"),
-    MOTION: (*_DATA, "twisted", "zope.interface", "treq", "yaml", "OpenSSL", "service_identity"),
+    MOTION: (*_DATA, "twisted", "zope.interface", "treq", "yaml", "OpenSSL", "service_identity", "txredisapi"),
     TRUNK: (*_DATA, *_QUIET, "twisted.web.iweb"),
     DOORS: (*_DATA, *_QUIET, "twisted.web", "klein", "werkzeug"),
 }
@@ -81,7 +72,7 @@ def inside(name: str, places: tuple[str, ...]) -> bool:
 
 
 def rung(name: str) -> tuple[str, ...] | None:
-    if name == "config.file":
+    if name in MOTION:
         return MOTION
     return next((places for places in ALLOWED if inside(name, places)), None)
 

@@ -27,7 +27,14 @@ T = TypeVar("T")
 
 
 class Mistyped(ValueError):
-    """A value has the wrong type or form, or a key is unknown or missing; the text is the reason alone."""
+    """A value has the wrong type or form, or a key is unknown or missing; the text is the reason alone.
+
+    `path` leads on from the value that was read to what is wrong in it.
+    """
+
+    def __init__(self, reason: str, path: Path = ()) -> None:
+        super().__init__(reason)
+        self.path = path
 
 
 class Unknown(Mistyped):
@@ -288,7 +295,9 @@ def leaves(error: BaseException, path: Path = ()) -> Iterator[tuple[Path, Except
             yield (*path, name), Unknown(f"unknown key (expected one of {known})")
     elif isinstance(error, KeyError):
         yield path, Mistyped("missing")
-    elif isinstance(error, Mistyped | Invalid):
+    elif isinstance(error, Mistyped):
+        yield (*path, *error.path), error
+    elif isinstance(error, Invalid):
         yield path, error
     else:
         raise error

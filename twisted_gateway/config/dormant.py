@@ -3,12 +3,11 @@
 What would have an effect is refused (`unavailable`); the rest is checked like any other key. Pure.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import attrs
 
-from twisted_gateway.config.checks import Choice, Flag, NonEmpty, Number, Whole
+from twisted_gateway.config.checks import Flag, NonEmpty, Number
 from twisted_gateway.config.readers import Millis, WholeSeconds
 
 
@@ -96,21 +95,3 @@ class Managed:
     dp_id_file: str = "/var/lib/aisix/dp_id"
     snapshot_cache_path: str | None = None
     heartbeat_interval_secs: WholeSeconds = 15
-
-
-@attrs.frozen
-class Cache:
-    """The cache's stores: memory, of so many bytes; a policy chooses."""
-
-    backend: Annotated[str, Choice(("memory",))] = "memory"
-    redis: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
-    memory_max_bytes: Annotated[int, Whole(low=1)] = 64 * 2**20
-
-
-@attrs.frozen
-class Ratelimit:
-    """The counters' store: only memory so far."""
-
-    backend: Annotated[str, Choice(("memory",))] = "memory"
-    redis: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
-    concurrency_ttl_secs: WholeSeconds = 300

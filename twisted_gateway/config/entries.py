@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from twisted_gateway.config import unavailable
+from twisted_gateway.config import guarding, limits, unavailable
 from twisted_gateway.config.checks import (
     Lines,
     Path,
@@ -27,6 +27,7 @@ from twisted_gateway.config.interpolation import interpolated_tree
 from twisted_gateway.config.report import Finding
 from twisted_gateway.config.resources import (
     COLLECTIONS,
+    GUARDRAIL_KINDS,
     IDENTITIES,
     RECORDS,
     SPELLINGS,
@@ -169,10 +170,12 @@ class Reading:
         _REWRITES[entry.kind](self, tree)
         assert entry.identity is not None
         tree["id"] = derived_id(entry.kind, entry.identity)
-        try:
-            return _CONVERTER.structure(tree, RECORDS[entry.kind])
-        except Exception as error:
-            raise _schema_refusal(entry.kind, list(leaves(error))) from None
+        record = _structured(entry.kind, tree, RECORDS[entry.kind], [*written_names(RECORDS[entry.kind])])
+        if entry.kind == "guardrails":
+            self._together(record)
+        if entry.kind == "rate_limit_policies" and record.warning:
+            self.warnings.append(f'rate_limit_policies ("{record.name}"): {record.warning}')
+        return record
 
     def _built(self, kind: str, tree: dict[str, Any]) -> None:
         """Refuse what is known and not built; drop it where it is empty."""
@@ -262,6 +265,73 @@ class Reading:
             )
         tree["scope_ref"] = derived_id("api_keys", name)
 
+    def _guardrail(self, tree: dict[str, Any]) -> None:
+        """Read the kind's own fields, which are those of its record."""
+        name = tree.get("kind")
+        if isinstance(name, str) and name in unavailable.GUARDRAIL_KINDS and name not in GUARDRAIL_KINDS:
+            raise Refused(unavailable.refusal(f"kind: {name}"), ("kind",))
+        kind = GUARDRAIL_KINDS.get(name) if isinstance(name, str) else None
+        if kind is None:
+            expected = " or ".join(f'"{known}"' for known in GUARDRAIL_KINDS)
+            raise Refused(f"schema validation failed at `/kind`: expected {expected}", ("kind",))
+        try:
+            own = guarding.prepared(tree, kind)
+        except guarding.Fault as fault:
+            raise Refused(str(fault), fault.path) from None
+        known = [*guarding.COMMON, *written_names(kind.record)]
+        tree["own"] = _structured("guardrails", own, kind.record, known)
+        tree["local"] = kind.local
+        for key in tree:
+            if key not in (*guarding.COMMON, "own", "local"):
+                raise _schema_refusal("guardrails", [((key,), Unknown(""))], known)
+
+    def _together(self, record: guarding.Guardrail) -> None:
+        kind = GUARDRAIL_KINDS[record.kind]
+        try:
+            guarding.check(record, kind)
+        except guarding.Fault as fault:
+            raise Refused(str(fault), fault.path) from None
+        self.warnings += [f'guardrails ("{record.name}"): {sentence}' for sentence in kind.warn(record.own)]
+
+    def _rate_limit_policy(self, tree: dict[str, Any]) -> None:
+        """Look up the entries that a policy names (5.4)."""
+        if (fault := limits.misshapen(tree)) is not None:
+            raise _schema_refusal("rate_limit_policies", [(fault.path, fault)], [])
+        scope, wanted = tree.get("scope"), tree.get("scope_ref")
+        if scope in _NAMED and isinstance(wanted, str):
+            tree["scope_ref"] = self._id_of(scope, wanted, ("scope_ref",), "scope_ref")
+        if "conditions" in tree:
+            tree["conditions"] = self._with_ids(tree["conditions"], ("conditions",))
+
+    def _with_ids(self, node: Any, path: Path) -> Any:
+        """A tree of conditions with ids in place of the names of keys and models. What is malformed stays."""
+        if isinstance(node, list):
+            return [self._with_ids(member, (*path, index)) for index, member in enumerate(node)]
+        if not isinstance(node, Mapping):
+            return node
+        done = dict(node)
+        if "children" in done:
+            done["children"] = self._with_ids(done["children"], (*path, "children"))
+        kind, value = done.get("dimension"), done.get("value")
+        if not isinstance(kind, str) or kind not in _NAMED:
+            return done
+        place = (*path, "value")
+        if isinstance(value, str):
+            done["value"] = self._id_of(kind, value, place, dotted(place))
+        elif isinstance(value, list):
+            done["value"] = [
+                self._id_of(kind, one, (*place, index), dotted((*place, index))) if isinstance(one, str) else one
+                for index, one in enumerate(value)
+            ]
+        return done
+
+    def _id_of(self, scope: str, name: str, path: Path, field: str) -> str:
+        """The id of the key or model of this name; a name with `*` need not be defined."""
+        kind, what = _NAMED[scope]
+        if name not in self.named[kind] and "*" not in name:
+            raise Refused(f'`{field}` references unknown {what} "{name}" (defined {what}s: {self._names(kind)})', path)
+        return derived_id(kind, name)
+
     def _cache_policy(self, tree: dict[str, Any]) -> None:
         for name in tree.keys() - set(written_names(RECORDS["cache_policies"])):
             del tree[name]  # unknown members pass at the root of this kind (5.5)
@@ -294,16 +364,29 @@ _REWRITES = {
     "models": Reading._model,
     "api_keys": Reading._caller_key,
     "budgets": Reading._budget,
+    "guardrails": Reading._guardrail,
+    "rate_limit_policies": Reading._rate_limit_policy,
     "cache_policies": Reading._cache_policy,
 }
 
+_NAMED = {"api_key": ("api_keys", "api key"), "model": ("models", "model")}
+"""Scopes and dimensions whose values are names of entries in a file."""
 
-def _schema_refusal(kind: str, problems: list[tuple[Path, Exception]]) -> Refused:
+
+def _structured(kind: str, tree: Mapping[str, Any], record: type[Any], known: list[str]) -> Any:
+    """The record of an entry; `known` are the keys that it may have."""
+    try:
+        return _CONVERTER.structure(tree, record)
+    except Exception as error:
+        raise _schema_refusal(kind, list(leaves(error)), known) from None
+
+
+def _schema_refusal(kind: str, problems: list[tuple[Path, Exception]], known: list[str]) -> Refused:
     """The first schema error of an entry; an unknown key says more than the missing one it may stand for."""
     path, error = min(problems, key=lambda problem: not isinstance(problem[1], Unknown))
     reason: object = error
     if isinstance(error, Unknown) and len(path) == 1:
-        names = [name for name in written_names(RECORDS[kind]) if kind != "api_keys" or name != "name"]
+        names = [name for name in known if kind != "api_keys" or name != "name"]
         reason = f"unknown key (expected one of {', '.join([*names, *SPELLINGS[kind]])})"
     return Refused(f"schema validation failed at `{_pointer(path)}`: {reason}", path)
 

@@ -33,7 +33,7 @@ from twisted_gateway.config.checks import (
     odd_key,
     one_line,
 )
-from twisted_gateway.config.dormant import Admin, Cache, Etcd, ListenerTls, Managed, MetricsOtlp, Ratelimit, Tracing
+from twisted_gateway.config.dormant import Admin, Etcd, ListenerTls, Managed, MetricsOtlp, Tracing
 from twisted_gateway.config.environment import OBJECT_LISTS, Refused, json_list, overlaid
 from twisted_gateway.config.hooking import HookEntry, repeated
 from twisted_gateway.config.money import UsageFiles
@@ -54,6 +54,8 @@ from twisted_gateway.config.readers import (
     read_user_agent,
     read_workers,
 )
+from twisted_gateway.config.redis import RedisBlock
+from twisted_gateway.config.redis import broken as broken_redis
 from twisted_gateway.config.rewrites import UrlRewrite, read_rewrite
 from twisted_gateway.config.unavailable import SETTINGS as UNAVAILABLE
 from twisted_gateway.config.unavailable import refusal
@@ -258,6 +260,31 @@ class Demo:
     words_per_second: Annotated[float, Number(low=0.001)] = 20.0
 
 
+CodePath = Annotated[str, Text(r"[^\W\d][\w.]*:[^\W\d][\w.]*", "package.module:attribute")]
+"""Where a Python object is found. Only the boot file may say so."""
+
+
+@attrs.frozen
+class Cache:
+    """The caches that policies choose from (`configuration.md` 3.9): one in memory, of so many bytes, and one in a
+    Redis where that is given. `backend` chooses nothing.
+    """
+
+    backend: Annotated[str, Choice(("memory", "redis"))] = "memory"
+    redis: RedisBlock | None = None
+    memory_max_bytes: Annotated[int, Whole(low=1)] = 64 * 2**20
+
+
+@attrs.frozen
+class Ratelimit:
+    """Where limits are counted (`configuration.md` 3.9); `redis` is used when `backend` says so."""
+
+    backend: Annotated[str, Choice(("memory", "redis"))] = "memory"
+    redis: RedisBlock | None = None
+    concurrency_ttl_secs: WholeSeconds = 300
+    store_timeout_ms: Annotated[int, Whole(low=1, high=60_000)] = 50
+
+
 @attrs.frozen
 class Settings:
     """Everything the process is told once, at start. `warnings` are sentences for the log."""
@@ -277,6 +304,7 @@ class Settings:
     cache: Cache = attrs.field(factory=Cache)
     ratelimit: Ratelimit = attrs.field(factory=Ratelimit)
     bedrock_endpoint_url: str | None = None
+    callables: Mapping[str, CodePath] = attrs.field(factory=dict)
     warnings: tuple[str, ...] = attrs.field(default=(), metadata={"derived": True})
 
 
@@ -379,9 +407,22 @@ def _broken_together(tree: Mapping[str, Any]) -> Iterator[tuple[Path, Exception]
     rules = _find(tree, ("observability", "metrics", "client_type_rules")) or []
     if len(rules) > MOST_CLIENT_RULES:
         yield ("observability", "metrics", "client_type_rules"), Invalid(f"must list at most {MOST_CLIENT_RULES} rules")
+    yield from _broken_stores(tree)
     tls = (tree.get("upstream") and tree["upstream"].get("tls")) or {}
     if (tls.get("client_cert_file") is None) != (tls.get("client_key_file") is None):
         yield ("upstream", "tls"), Invalid("client_cert_file and client_key_file must be set together")
+
+
+def _broken_stores(tree: Mapping[str, Any]) -> Iterator[tuple[Path, Exception]]:
+    for name in ("ratelimit", "cache"):
+        store = tree.get(name) or {}
+        if store.get("redis") is not None:
+            yield from broken_redis(store["redis"], (name, "redis"))
+        elif store.get("backend") == "redis":
+            yield (name, "redis"), Invalid("is required when backend = redis")
+    limits = tree.get("ratelimit") or {}
+    if limits.get("backend") == "redis" and limits.get("concurrency_ttl_secs") == 0:
+        yield ("ratelimit", "concurrency_ttl_secs"), Invalid("must be greater than 0 when backend = redis")
 
 
 def _rank(key: str) -> int:

@@ -12,6 +12,8 @@ import attrs
 from twisted_gateway.config.caching import CachePolicy, ranked
 from twisted_gateway.config.checks import Lines
 from twisted_gateway.config.entries import Reading
+from twisted_gateway.config.guarding import Guardrail, ordered
+from twisted_gateway.config.limits import RateLimitPolicy
 from twisted_gateway.config.money import Budget, free_models
 from twisted_gateway.config.report import Finding
 from twisted_gateway.config.resources import PUBLISHED_KEYS, CallerKey, Model, ProviderKey, key_hash, star_capture
@@ -41,7 +43,10 @@ class Snapshot:
     models_by_name: Mapping[str, Model] = attrs.field(repr=False)
     caller_keys_by_hash: Mapping[str, CallerKey] = attrs.field(repr=False)
     warnings: tuple[str, ...] = ()
+    guardrails: tuple[Guardrail, ...] = attrs.field(default=(), repr=False)
+    """Those that are enabled, in the order in which they are asked."""
     budgets: tuple[Budget, ...] = ()
+    rate_limit_policies: tuple[RateLimitPolicy, ...] = attrs.field(default=(), repr=False)
     cache_policies: tuple[CachePolicy, ...] = ()
     """The most specific first."""
     _wildcards: tuple[Model, ...] = attrs.field(
@@ -70,7 +75,9 @@ class Snapshot:
             "models": len(self.models_by_name),
             "api_keys": len(self.caller_keys_by_hash),
             "provider_keys": len(self.provider_keys_by_name),
+            "guardrails": len(self.guardrails),
             "budgets": len(self.budgets),
+            "rate_limit_policies": len(self.rate_limit_policies),
             "cache_policies": len(self.cache_policies),
         }
         return {kind: count for kind, count in counts.items() if count}
@@ -112,7 +119,9 @@ def build(
         provider_keys_by_name=MappingProxyType({record.display_name: record for record in records["provider_keys"]}),
         models_by_name=MappingProxyType({record.display_name: record for record in records["models"]}),
         caller_keys_by_hash=MappingProxyType({record.key_hash: record for record in records["api_keys"]}),
-        warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], records["models"])),
+        guardrails=ordered(records["guardrails"]),
         budgets=tuple(records["budgets"]),
+        warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], records["models"])),
+        rate_limit_policies=tuple(records["rate_limit_policies"]),
         cache_policies=ranked(records["cache_policies"]),
     )

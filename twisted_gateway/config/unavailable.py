@@ -33,20 +33,14 @@ SETTINGS: Mapping[tuple[str, ...], Unless] = {
     ("managed", "enabled"): OFF,
     ("bedrock_endpoint_url",): ALWAYS,
     ("admin", "enabled"): OFF,
-    ("cache", "backend"): Unless(("memory",)),
-    ("cache", "redis"): ALWAYS,
-    ("ratelimit", "backend"): Unless(("memory",)),
-    ("ratelimit", "redis"): ALWAYS,
     ("observability", "metrics", "otlp", "enabled"): OFF,
     ("observability", "tracing", "otlp", "enabled"): OFF,
 }
 
 COLLECTIONS: tuple[str, ...] = (
-    "guardrails",
     "mcp_servers",
     "a2a_agents",
     "observability_exporters",
-    "rate_limit_policies",
     "oidc_providers",
     "claim_mappings",
     "passthrough_routes",
@@ -58,7 +52,6 @@ SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "models": (
-        "rate_limit",
         "retries",
         "cooldown",
         "background_model_check",
@@ -66,7 +59,6 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "embedding",
     ),
     "api_keys": (
-        "rate_limit",
         "allowed_routes",
         "jwt_subject",
         "jwt_provider",
@@ -75,11 +67,21 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "allowed_agents",
     ),
     "provider_keys": (),
+    "guardrails": (),
     "budgets": (),
+    "rate_limit_policies": (),
     "cache_policies": ("semantic",),
 }
 
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")
+
+GUARDRAIL_KINDS: tuple[str, ...] = (
+    "aliyun_text_moderation",
+    "aliyun_ai_guardrail",
+    "bedrock",
+    "semantic",
+)
+"""Kinds whose guardrails are refused as long as nobody has built them."""
 
 
 def refusal(key: str) -> str:

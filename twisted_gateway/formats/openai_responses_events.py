@@ -86,7 +86,9 @@ def read_usage(usage: Usage, report: Any) -> None:
 
 def usage_object(usage: Usage) -> dict[str, Any]:
     """The counters in this dialect: every member is mandatory (`translation.md` 6)."""
+    marks = {"estimated": True} if usage.estimated else {}
     return {
+        **marks,
         "input_tokens": usage.prompt,
         "input_tokens_details": {"cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write},
         "output_tokens": usage.completion,

@@ -49,4 +49,6 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         made["prompt_tokens_details"] = {name: value for name, value in prompt.items() if value}
     if usage.reasoning:
         made["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
+    if usage.estimated:
+        made["estimated"] = True
     return made

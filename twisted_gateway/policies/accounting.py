@@ -190,6 +190,7 @@ def _count(accounting: Accounting, exchange: Exchange, outcome: Outcome, status:
     if charged.total:
         client = accounting.client_types.of(exchange.headers.get("user-agent"))
         metrics.tokens(labels, client, prompt=charged.prompt, completion=charged.completion, total=charged.total)
+    metrics.spent(labels, charged.cost_usd * 1e6)
     if exchange.cache is not None and exchange.cache.policy is not None:
         metrics.cached(exchange.cache.policy, exchange.cache.status, exchange.cache.layer)
     if noise := sum(attempt.noise for attempt in exchange.attempts):
