@@ -101,10 +101,10 @@ class Got:
 class Ask:
     """One call of a caller."""
 
-    def __init__(self, house, body, token, path):
+    def __init__(self, house, body, token, path, more=None):
         self.response = self.failure = None
         self.got = Got()
-        headers = Headers({"content-type": ["application/json"]})
+        headers = Headers({"content-type": ["application/json"]} | (more or {}))
         if token:
             headers.addRawHeader("authorization", f"Bearer {token}")
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -135,7 +135,7 @@ class Ask:
 class House:
     """A gateway with one model, `gpt`, at one provider."""
 
-    def __init__(self, heartbeat=15.0, shelf=None, **settings):
+    def __init__(self, heartbeat=15.0, shelf=None, known=None, **settings):
         self.clock = Clock()
         self.provider = Provider()
         self.ledger = Ledger()
@@ -156,11 +156,13 @@ class House:
             demo_base=lambda: None,
         )
         models = shelf or [model(provider_key=provider_key(provider="openai", api_base="http://provider/v1"))]
-        resources = attrs.evolve(snapshot(*models), caller_keys_by_hash={KEY.key_hash: KEY})
+        members = {"caller_keys_by_hash": {KEY.key_hash: KEY}} | (known or {})
+        resources = attrs.evolve(snapshot(*models), **members)
         self.callers = RequestTraversalAgent(front(self.gateway.serve, resources, self.clock).resource())
 
-    def ask(self, body=None, token="secret", path=b"/v1/chat/completions", **members):
-        ask = Ask(self, body if body is not None else {"model": "gpt", "messages": MESSAGES} | members, token, path)
+    def ask(self, body=None, token="secret", path=b"/v1/chat/completions", headers=None, **members):
+        body = body if body is not None else {"model": "gpt", "messages": MESSAGES} | members
+        ask = Ask(self, body, token, path, headers)
         self.flush()
         return ask
 

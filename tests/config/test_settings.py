@@ -478,7 +478,8 @@ def test_secrets_are_not_shown():
 
 def test_the_caches():
     assert structure(tree(), {}).cache == settings.Cache("memory", None, 67108864)
-    cache = structure(tree(cache={"backend": "redis", "redis": {"url": "redis://:pw@h"}, "memory_max_bytes": 1}), {}).cache
+    section = {"backend": "redis", "redis": {"url": "redis://:pw@h"}, "memory_max_bytes": 1}
+    cache = structure(tree(cache=section), {}).cache
     assert (server_of(cache.redis.url).host, cache.memory_max_bytes) == ("h", 1)
     assert "pw" not in repr(cache)
     assert structure(tree(), {"AISIX_CACHE__REDIS__URL": "redis://x"}).cache.redis.url == "redis://x"
