@@ -79,7 +79,7 @@ class Road:
         base = "http://provider" if self.vendor == "anthropic" else "http://provider/v1"
         key = provider_key(provider="anthropic" if self.vendor == "anthropic" else "openai", api_base=base)
         house = House(shelf=[model(provider=self.vendor, provider_key=key, completions_via_chat=True)], **settings)
-        house.gateway.formats, house.gateway.bridge = FORMATS, True
+        house.speak(FORMATS, bridge=True)
         return house
 
     def ask(self, house):
@@ -295,7 +295,7 @@ UPLOAD = [{"role": "user", "content": [{"type": "document", "source": {"type": "
 def test_what_cannot_be_carried_asks_no_provider(vendor, path, members, status, message, stream):
     key = provider_key(provider="anthropic" if vendor == "anthropic" else "openai", api_base="http://provider")
     house = House(shelf=[model(provider=vendor, provider_key=key)])
-    house.gateway.formats = FORMATS
+    house.speak(FORMATS)
     ask = house.ask({"model": "gpt", "stream": stream, **members}, path=path.encode())
     assert (ask.response.code, ask.header("content-type")) == (status, "application/json")
     assert message in ask.json["error"]["message"]
@@ -319,9 +319,9 @@ LONG = "n" * 70
 def test_a_fallback_to_another_family_translates_the_callers_own_body(asked, first, monkeypatch):
     second = AT_ANTHROPIC if first is AT_OPENAI else AT_OPENAI
     targets = [Target(first, f"at-{first.display_name}"), Target(second, f"at-{second.display_name}")]
-    monkeypatch.setattr("twisted_gateway.gateway.routing.plan", lambda resolution: iter(targets))
+    monkeypatch.setattr("twisted_gateway.gateway.routing.plan", lambda exchange, standing: targets)
     house = House()
-    house.gateway.formats = FORMATS
+    house.speak(FORMATS)
     path, members = ASKED[asked]
     schema = {"type": "object", "properties": {}}
     if asked == "openai_chat":

@@ -140,7 +140,7 @@ class House:
         self.provider = Provider()
         self.ledger = Ledger()
         self.providers = RequestTraversalAgent(self.provider)
-        boot = UpstreamSettings(**{"timeout_ms": 60_000} | settings)
+        boot = UpstreamSettings(**{"timeout_ms": 60_000, "retries": 0} | settings)
         client = Client(self.providers)
         self.gateway = Gateway(
             before=(self.ledger, Authentication(lambda: NOW, lambda *_: None, lambda *_: None)),
@@ -159,6 +159,11 @@ class House:
         members = {"caller_keys_by_hash": {KEY.key_hash: KEY}} | (known or {})
         resources = attrs.evolve(snapshot(*models), **members)
         self.callers = RequestTraversalAgent(front(self.gateway.serve, resources, self.clock).resource())
+
+    def speak(self, formats, bridge=False):
+        """Understand these formats from now on."""
+        self.gateway.formats = self.gateway.means.opener.formats = formats
+        self.gateway.means.opener.bridge = bridge
 
     def ask(self, body=None, token="secret", path=b"/v1/chat/completions", headers=None, **members):
         body = body if body is not None else {"model": "gpt", "messages": MESSAGES} | members

@@ -35,6 +35,9 @@ class Problem:
     in_stream_type: str | None = None
     """The `type` an error frame has where it differs from that of a JSON error (`streaming.md` 11.3)."""
 
+    embedded: int | None = None
+    """The status inside an error object that came with a good status, where it has one (`streaming.md` 11.2)."""
+
     told: bool = False
     """The caller was told already, in the provider's own frame: nothing more is written."""
 
@@ -112,6 +115,25 @@ def bad_request(detail: str) -> Problem:
         message=f"request payload is invalid: {detail}",
         kind="invalid_request",
     )
+
+
+def ip_restricted() -> Problem:
+    """The 403 for a caller whose address a model's list does not admit; the text does not name it."""
+    return Problem(
+        status=403,
+        type="permission_denied",
+        code="ip_restricted",
+        message="Access denied: your client IP is not allowed to access this model",
+        kind="permission_denied",
+    )
+
+
+def over_target_limit(target: str, problem: Problem) -> Problem:
+    """A group's target that is over its own limit, as chat tells it (`policy.md` 11.2); other problems as they are."""
+    if problem.type != "rate_limit_exceeded" or "policy" in problem.members:
+        return problem
+    message = f"routing target {quoted(target)} is over its model rate limit: {problem.message}"
+    return attrs.evolve(problem, type="upstream_error", message=message)
 
 
 def too_large(limit: int) -> Problem:

@@ -39,7 +39,7 @@ class Unbound(AttemptFailed):
     """
 
     def __init__(self, problem: Problem, outcome: Outcome, frames: list[Frame] | None) -> None:
-        super().__init__(problem, retryable=True)
+        super().__init__(problem, status=problem.embedded, retryable=True)
         self.outcome = outcome
         self.frames = frames
 

@@ -8,8 +8,8 @@ import random
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ from twisted_gateway.stores.redis import Redis
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
+from twisted_gateway.wire.requests import RequestHead
 
 FORMATS = {
     row.name: row
@@ -66,6 +67,8 @@ FORMATS = {
         anthropic.COUNT_TOKENS,
     )
 }
+
+_VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
 
 
 class Options(usage.Options):
@@ -109,6 +112,22 @@ def _reactor() -> Any:
     from twisted.internet import reactor
 
     return reactor
+
+
+def new_id() -> str:
+    """A request id: a UUID of version 4, made without the class."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
+
+
+def choose(letters: str, k: int) -> str:
+    """`k` random ones of at most 256 letters."""
+    return random.getrandbits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
+
+
+@lru_cache
+def _alphabet(letters: str) -> bytes:
+    return (letters.encode("ascii") * 256)[:256]
 
 
 class House(MultiService):
@@ -160,7 +179,7 @@ class House(MultiService):
             condition=self.condition,
             clock=reactor,
             now=time.time,
-            new_id=lambda: str(uuid.uuid4()),
+            new_id=new_id,
             endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
@@ -208,7 +227,8 @@ class House(MultiService):
             settings=upstream,
             clock=self.reactor,
             now=time.time,
-            choose=random.choices,
+            choose=choose,
+            uniform=random.uniform,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
             progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
@@ -276,7 +296,7 @@ class House(MultiService):
         if not self.front.asks_for_a_key(path):
             return None
         try:
-            access.identify(CallerHeaders(request.requestHeaders), self.snapshot(), time.time())
+            access.identify(CallerHeaders(request.head.headers), self.snapshot(), time.time())
         except access.Denied as denial:
             self.metrics.decided("api_key", "denied", denial.reason)
             return denial.problem
@@ -285,13 +305,13 @@ class House(MultiService):
     def _demo_base(self) -> str | None:
         return None if self.demo_port is None else f"http://127.0.0.1:{self.demo_port.getHost().port}/v1"
 
-    def _refusal(self, problem: Problem, method: bytes, path: bytes, request: Any) -> bytes:
-        label = self.front.plain_path(path)
+    def _refusal(self, problem: Problem, head: RequestHead) -> bytes:
+        label = self.front.plain_path(head.path)
         endpoint = label if any(label == row.path for row in self.front.endpoints) else "other"
         if problem.status == 413:
             self.metrics.too_large(endpoint, "openai", "pending")
         fields = {
-            "method": method.decode("latin-1"),
+            "method": head.method.decode("latin-1"),
             "path": endpoint,
             "status": problem.status,
             "error_kind": problem.type,
@@ -299,7 +319,7 @@ class House(MultiService):
         }
         if self.settings.observability.access_log:
             self.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
-        return self.front.refusal(problem, method, path, request)
+        return self.front.refusal(problem, head)
 
     # Life
 

@@ -20,17 +20,16 @@ PACKAGE = ROOT / "twisted_gateway"
 BYTES = ("wire",)
 NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
-    *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "pricing"),
-    *("records",),
-    *("deadlines", "addresses", "config"),
+    "formats", "line", "roads", "providers", "routing", "ring", "turns", "retrying", "metrics", "tallies",
+    "client_types", "charging", "pricing", "records", "deadlines", "addresses", "config",
 )
-JUDGEMENT = ("policies", "logs", "alarm", "stores")
+JUDGEMENT = ("policies", "logs", "alarm", "stores", "health")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
     "listener", "trust", "demo", "outside", "threads", "replay", "named_code",
     "config.file", "stores.redis",
 )
-TRUNK = ("gateway",)
+TRUNK = ("gateway", "attempts", "opening", "hedging")
 DOORS = ("front", "cors", "admin")
 
 _QUIET = ("twisted.internet.interfaces", "twisted.internet.defer", "twisted.logger", "twisted.python.failure")

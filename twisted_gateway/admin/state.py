@@ -121,7 +121,7 @@ class ConfigState:
         """
         if self.snapshot is None:
             raise LookupError("no configuration available")
-        return [model_status(model) for model in self.snapshot.models_by_name.values()]
+        return [model_status(model) for model in self.snapshot.direct_models]
 
 
 def model_status(model: Model) -> dict[str, Any]:
