@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,31 @@ GOOD = json_answer(chat_object("cached text"))
 PATIENT = {"ratelimit": {"store_timeout_ms": 5000}}
 """For tests on a loaded machine that are not about how long a store may take."""
 
-Start = Callable[..., Running]
+
+class Start:
+    """Starts gateways with a cache policy, one after the other."""
+
+    def __init__(self, provider: ScriptedProvider, folder: Path) -> None:
+        self._provider, self._folder = provider, folder
+        self._running: Running | None = None
+
+    def __call__(self, boot: dict[str, Any] | None = None, **policy: Any) -> Running:
+        resources = {"cache_policies": [POLICY | policy]}
+        self._running = Running(self._folder, {"upstream": self._provider.url}, boot, resources=resources)
+        return self._running.start()
+
+    async def close(self) -> None:
+        """End the one that runs."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running.close()
 
 
 @pytest_twisted.async_yield_fixture
 async def cached(provider: ScriptedProvider, tmp_path: Path) -> Any:
-    """Starts gateways with a cache policy; the last one is closed first."""
-    running: list[Running] = []
-
-    def start(boot: dict[str, Any] | None = None, **policy: Any) -> Running:
-        folder = tmp_path / str(len(running))
-        folder.mkdir()
-        resources = {"cache_policies": [POLICY | policy]}
-        running.append(Running(folder, {"upstream": provider.url}, boot, resources=resources).start())
-        return running[-1]
-
+    start = Start(provider, tmp_path)
     yield start
-    for each in reversed(running):
-        await each.close()
+    await start.close()
 
 
 def whole(**more: Any) -> bytes:
@@ -151,19 +157,21 @@ def degraded(running: Running) -> float:
 @ensureDeferred
 async def test_two_gateways_share_their_answers(provider: ScriptedProvider, server: RedisServer, cached: Start) -> None:
     provider.answers(GOOD)
-    one, two = cached(shared(server), backend="redis"), cached(shared(server), backend="redis")
-    for running in (one, two):
-        await up(running)
-        assert degraded(running) == 0
+    one = cached(shared(server), backend="redis")
+    await up(one)
+    assert degraded(one) == 0
     first = await one.ask(whole())
     await until(lambda: server.ask("DBSIZE") >= 2, lambda: "nothing is kept")
+    assert len(one.house.kept) == 0, "a policy of one backend does not use the other"
+    await cached.close()
+    two = cached(shared(server), backend="redis")
+    await up(two)
     second = await two.ask(whole())
     assert (told(first), told(second)) == ("miss", "hit")
     assert first.answer.body == second.answer.body
     (name,) = server.ask("KEYS", "aisix:cache:*")
     assert len(name) == len("aisix:cache:") + 64
     assert 590 <= server.ask("TTL", name) <= 600
-    assert len(one.house.kept) == 0, "a policy of one backend does not use the other"
     assert two.records[0]["cache_hit_saved_output_tokens"] > 0
 
 
