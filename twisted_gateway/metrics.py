@@ -209,6 +209,14 @@ class Metrics(Collector):
         """Who is calling was decided (`operations.md` 5.4): method, `allowed` or `denied`, and why."""
         self._auth[method, result, reason] += 1
 
+    def cached(self, policy: str, status: str, layer: str | None) -> None:
+        """A cache policy was meant for a call: `hit` (in a layer), `miss` or `bypass` (`operations.md` 5.4)."""
+        self._cache_requests[policy, f"hit_{layer}" if status == "hit" else status] += 1
+
+    def store_degraded(self, store: str, degraded: bool) -> None:
+        """Whether a store that several gateways share cannot be used now (`extensions.md` 9)."""
+        self._degraded[(store,)] = int(degraded)
+
     def hook_failed(self, hook: str, method: str) -> None:
         """A hook of the boot file raised, or took too long, in one of its three methods."""
         self._hook_errors[hook, method] += 1
@@ -225,10 +233,6 @@ class Metrics(Collector):
             self._remaining_tokens[api_key_id, model] = tokens
 
     # What is counted about the process.
-
-    def store_degraded(self, store: str, degraded: bool) -> None:
-        """A store of several gateways is out of reach, or back."""
-        self._degraded[(store,)] = int(degraded)
 
     def lagged(self, seconds: float) -> None:
         """A timer of the reactor fired so much later than it should have."""
@@ -352,7 +356,6 @@ class Metrics(Collector):
         self._remaining_tokens = self._gauge(
             "aisix_ratelimit_remaining_tokens", "Tokens left to a key in this minute.", whose
         )
-        self._degraded = self._gauge("aisix_store_degraded", "Whether a shared store is out of reach.", ("store",))
 
     def _declare_ours(self) -> None:
         self._outcomes = self._counter(
@@ -366,6 +369,10 @@ class Metrics(Collector):
         )
         self._lag = self._histogram("aisix_reactor_lag_seconds", "How late the reactor's timers fire.", (), LAG_BUCKETS)
         self._noise = self._counter("aisix_sse_noise_total", "Ignored frames of providers.", ("kind",))
+        self._cache_requests = self._counter(
+            "aisix_cache_requests_total", "Calls that a cache policy was meant for.", ("policy", "outcome")
+        )
+        self._degraded = self._gauge("aisix_store_degraded", "1 while a shared store cannot be used.", ("store",))
         self._hook_errors = self._counter(
             "aisix_hook_errors_total", "Exceptions and time-outs of an operator's hooks.", ("hook", "method")
         )

@@ -45,6 +45,7 @@ from twisted_gateway.named_code import named_code
 from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.policies.cache import Cache, Store
 from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
@@ -52,8 +53,11 @@ from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
 from twisted_gateway.route_metrics import Deployment, deployment
+from twisted_gateway.stores import cached
 from twisted_gateway.stores.buckets import namer
+from twisted_gateway.stores.cached_shared import SharedAnswers
 from twisted_gateway.stores.memory import Memory
+from twisted_gateway.stores.redis import Redis
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -171,6 +175,8 @@ class House(MultiService):
         self.limiter = Memory(time.time)
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
+        self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
+        self.shared_cache = self._shared_cache()
         self.gateway = self._gateway()
         self.probes = self._probes()
         self.metrics.routes.standing = self._standing
@@ -202,7 +208,7 @@ class House(MultiService):
 
     def _hooks(self) -> Hooks:
         try:
-            hooks = load(self.settings.hooks)
+            hooks = load(self.settings.hooks, named_code)
         except BadHook as bad:
             raise SettingsError(str(bad)) from None
         faults = Faults(self.metrics.hook_failed)
@@ -230,7 +236,7 @@ class House(MultiService):
                 ),
             ),
             after=(access.ModelAccess(), self.hooks),
-            limits=(self._quota(),),
+            limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
@@ -260,6 +266,24 @@ class House(MultiService):
         health = self.gateway.health
         known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
         return [(deployment(model), health.report(model).status == "healthy") for model in known]
+    def _shared_cache(self) -> Redis | None:
+        block = self.settings.cache.redis
+        if block is None:
+            return None
+        try:
+            redis = Redis(block, self.reactor, self.settings.ratelimit.store_timeout_ms / 1000, "cache")
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"cache.redis.tls: {error}") from None
+        self.metrics.store_degraded("cache", True)
+        redis.watch(lambda up: self.metrics.store_degraded("cache", not up))
+        return redis
+
+    def _caches(self) -> dict[str, Store]:
+        """The caches by the names that policies have for them."""
+        caches: dict[str, Store] = {"memory": self.kept}
+        if self.shared_cache is not None:
+            caches["redis"] = SharedAnswers(self.shared_cache.command, self.settings.etcd.env_id)
+        return caches
 
     def _client_of(self, key: ProviderKey) -> Client:
         return self._client(_own_tls(key))
@@ -366,6 +390,8 @@ class House(MultiService):
         if prometheus.enabled:
             status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path, list_models=self._models)
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
+        if self.shared_cache is not None:
+            self.shared_cache.start()
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
     def _bind(self, address: Address, factory: Any, tls: Any = None) -> Any:
@@ -476,6 +502,8 @@ class House(MultiService):
             pool.close()
         self.threads.stop()
         closing.append(self.hooks.quiet())
+        if self.shared_cache is not None:
+            closing.append(self.shared_cache.stop())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:

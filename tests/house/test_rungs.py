@@ -27,7 +27,7 @@ KNOWLEDGE = (
 JUDGEMENT = ("policies", "logs", "alarm", "layers", "stores", "health")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "outside", "threads", "drains", "streams",
+    "listener", "trust", "demo", "outside", "threads", "drains", "streams", "replay",
     "config.file", "stores.redis",
 )
 TRUNK = ("gateway", "attempts", "opening", "hedging", "probes")
