@@ -5,15 +5,13 @@ What a call costs in here is the Python of it alone, without the kernel's part, 
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IConsumer, ITCPTransport
 from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
-from twisted.internet.interfaces import IConsumer, ITCPTransport
-from twisted.internet.address import IPv4Address
 
 from bench.targets import BOOT, CALLER_KEY, RESOURCES
 from twisted_gateway.config.settings import structure

@@ -25,6 +25,7 @@ UNKNOWN = "unknown"
 E2E_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 420, 600)
 """Seconds (`operations.md` 5.7)."""
 TTFT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+GUARDRAIL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 RELOAD_FAILURES = ("fetch", "parse", "validate")
@@ -95,7 +96,11 @@ class Metrics(Collector):
     """One registry with all metrics of a process. Buckets are upper bounds in seconds, ascending, without infinity."""
 
     def __init__(
-        self, *, request_e2e_latency: Sequence[float] = E2E_BUCKETS, request_ttft: Sequence[float] = TTFT_BUCKETS
+        self,
+        *,
+        request_e2e_latency: Sequence[float] = E2E_BUCKETS,
+        request_ttft: Sequence[float] = TTFT_BUCKETS,
+        guardrail_latency: Sequence[float] = GUARDRAIL_BUCKETS,
     ) -> None:
         self.registry = CollectorRegistry()
         self._tables: list[Table | Summary | Histogram] = []
@@ -106,6 +111,12 @@ class Metrics(Collector):
         self._declare_latencies(request_e2e_latency, request_ttft)
         self._declare_config()
         self._declare_ours()
+        self._guardrail_latency = self._histogram(
+            "aisix_guardrail_latency_seconds",
+            "Time that a guardrail took to look at something.",
+            ("env_id", "guardrail", "kind", "phase", "result", "error_type"),
+            guardrail_latency,
+        )
         self.registry.register(self)
 
     def exposition(self) -> bytes:
@@ -206,6 +217,20 @@ class Metrics(Collector):
         self._hook_errors[hook, method] += 1
 
     # What is counted about the process.
+
+    def guarded(
+        self, guardrail: str, kind: str, phase: str, result: str, seconds: float, error_type: str = "none"
+    ) -> None:
+        """A guardrail has looked at something; `phase` is `input` or `output`, `result` as in `operations.md` 5.4."""
+        self._guardrail_latency.observe((UNKNOWN, guardrail, kind, phase, result, error_type), seconds)
+
+    def guard_blocked(self) -> None:
+        """A guardrail has blocked a chat."""
+        self._guardrail_blocks[()] += 1
+
+    def guard_bypassed(self, reason: str) -> None:
+        """A guardrail of a chat could not be asked and was skipped."""
+        self._guardrail_bypasses[(reason,)] += 1
 
     def lagged(self, seconds: float) -> None:
         """A timer of the reactor fired so much later than it should have."""
@@ -323,6 +348,10 @@ class Metrics(Collector):
         self._open_streams = self._gauge("aisix_open_streams", "Streamed answers that are running.", ("endpoint",))
         self._lag = self._histogram("aisix_reactor_lag_seconds", "How late the reactor's timers fire.", (), LAG_BUCKETS)
         self._noise = self._counter("aisix_sse_noise_total", "Ignored frames of providers.", ("kind",))
+        self._guardrail_blocks = self._counter("aisix_guardrail_blocks_total", "Chats that a guardrail has blocked.")
+        self._guardrail_bypasses = self._counter(
+            "aisix_guardrail_bypasses_total", "Checks of chats that could not be made and were skipped.", ("reason",)
+        )
         self._hook_errors = self._counter(
             "aisix_hook_errors_total", "Exceptions and time-outs of an operator's hooks.", ("hook", "method")
         )

@@ -132,6 +132,7 @@ class Proxy:
     api_prefix: Annotated[str, Parsed(read_prefix)] = "/api"
     server_header: Flag = True
     responses_bridge: Flag = False
+    responses_stream_guardrail: Annotated[str, Choice(("buffer", "incremental"))] = "buffer"
     max_drains: Count = 100
     cors: Cors | None = None
     tls: ListenerTls | None = None
