@@ -40,6 +40,8 @@ class Endpoint:
     dialect: str = "openai"
     plans_first: bool = False
     """The target list is made before limits are asked (`policy.md` 1.2, chat), not behind them."""
+    groups: bool = False
+    """Groups of targets are served here, not only direct models (`policy.md` 5.3)."""
 
 
 class Headers(Protocol):
@@ -135,6 +137,14 @@ class Attempt:
     usage: Usage = attrs.field(factory=Usage)
     received_bytes: int = 0
     """UTF-8 bytes of text (all channels) that the provider sent, for estimates."""
+    sent: float | None = None
+    """When the connection was up and the request began to be written."""
+    contacted: bool = False
+    """A provider was turned to, not only a limit of ours asked."""
+    cooled: bool = False
+    """Its failure made the target cool down."""
+    unretried: bool = False
+    """A retry would have followed, but the target's retry budget is used up."""
     provider_request_id: str | None = None
     provider_model: str | None = None
     finish_reason: str | None = None
@@ -165,6 +175,8 @@ class Exchange:
     call: Call | None = None
     resolution: Resolution | None = None
     attempts: list[Attempt] = attrs.field(factory=list)
+    serving: Attempt | None = None
+    """The attempt whose open answer is relayed, once there is one."""
 
     committed: float | None = None
     """When status line and headers were written."""
@@ -191,6 +203,8 @@ class Exchange:
     @property
     def attempt(self) -> Attempt | None:
         """The winning attempt, or the last one."""
+        if self.serving is not None:
+            return self.serving
         return self.attempts[-1] if self.attempts else None
 
 

@@ -37,6 +37,7 @@ _BOOT = {
     "admin": {"enabled": False},
     "observability": {"metrics": {"prometheus": {"enabled": False}}},
     "shutdown": {"min_drain_secs": 0},
+    "upstream": {"retries": 0},
 }
 
 

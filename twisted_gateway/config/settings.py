@@ -11,6 +11,7 @@ import attrs
 
 from twisted_gateway.addresses import Address, Network
 from twisted_gateway.config.checks import (
+    MEANT_NULL,
     Choice,
     Count,
     Flag,
@@ -57,6 +58,7 @@ from twisted_gateway.config.readers import (
 from twisted_gateway.config.redis import RedisBlock
 from twisted_gateway.config.redis import broken as broken_redis
 from twisted_gateway.config.rewrites import UrlRewrite, read_rewrite
+from twisted_gateway.config.routes import Retries, RetryBudget
 from twisted_gateway.config.unavailable import SETTINGS as UNAVAILABLE
 from twisted_gateway.config.unavailable import refusal
 
@@ -131,6 +133,7 @@ class Proxy:
     max_header_bytes: Annotated[int, Whole(low=8192)] = 65536
     api_prefix: Annotated[str, Parsed(read_prefix)] = "/api"
     server_header: Flag = True
+    server_timing: Flag = True
     responses_bridge: Flag = False
     responses_stream_guardrail: Annotated[str, Choice(("buffer", "incremental"))] = "buffer"
     max_drains: Count = 100
@@ -179,7 +182,8 @@ class Upstream:
     tcp_keepalive_retries: Annotated[int, Whole(high=127)] = 5
     pool_idle_timeout_secs: Seconds = 30.0
     pool_max_idle_per_host: Count | None = None
-    retries: Annotated[int, Whole(high=1000)] = 2
+    retries: Retries = 2
+    retry_budget: RetryBudget | None = attrs.field(factory=RetryBudget, metadata=MEANT_NULL)
     tls: UpstreamTls = attrs.field(factory=UpstreamTls)
     max_event_bytes: Annotated[int, Whole(low=1)] = 16 * 2**20
     max_body_bytes: Annotated[int, Whole(low=1)] = 64 * 2**20

@@ -50,14 +50,11 @@ COLLECTIONS: tuple[str, ...] = (
     "mcp_auth_settings",
 )
 
-SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
+SHAPES: tuple[str, ...] = ("ensemble", "semantic")
 """Model shapes: refused even when empty, since their presence changes what the entry is."""
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "models": (
-        "retries",
-        "cooldown",
-        "background_model_check",
         "auto_prompt_caching",
         "embedding",
     ),

@@ -80,6 +80,7 @@ class Chunks(ChunkTube):
 
     kind = "chat.completion.chunk"
     prefix = "chatcmpl-"
+    nothing = {"delta": {}}
 
     def new_choice(self) -> Choice:
         """See `ChunkTube`."""

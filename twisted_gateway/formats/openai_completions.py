@@ -105,6 +105,7 @@ class Chunks(ChunkTube):
 
     kind = "text_completion"
     prefix = "cmpl-"
+    nothing = {"text": "", "logprobs": None}
 
     def new_choice(self) -> Text:
         """See `ChunkTube`."""

@@ -71,7 +71,9 @@ class Passage(Learnt, Tube, Protocol):
     `stopped(True)` gives the dialect's success ending and is called once at most, after `complete` or `ended`. It may
     also have `complaint(problem)`: the frames of an error in mid-stream, None for the usual one; `progress()`:
     frames that say in a long silence that the answer is still being made; `patience`: the most seconds that the end
-    marker of a `complete` answer is waited for.
+    marker of a `complete` answer is waited for; `ending(usage)`: the legal last frames of an answer that is stopped
+    early, with these counters, None where nothing of it was given yet; and `shown_bytes`: how much of `text_bytes` is
+    in the frames given so far, if not all.
     """
 
 
@@ -89,13 +91,19 @@ class Decoder(Learnt, Protocol):
 
 
 class Encoder(Protocol):
-    """Events to frames of one dialect: a stream, or a whole body as one frame given by `stopped`."""
+    """Events to frames of one dialect: a stream, or a whole body as one frame given by `stopped`.
+
+    It may have `shown_bytes`: UTF-8 bytes of text in the frames of a stream, where it leaves some out or keeps it.
+    """
 
     def received(self, events: Sequence[Event], learnt: Learnt) -> list[Frame]:
         """The frames of these events; `learnt.usage` holds what is counted so far."""
 
     def stopped(self, learnt: Learnt) -> list[Frame]:
         """The last frames of an answer that ended well, usage included."""
+
+    def ending(self, learnt: Learnt) -> list[Frame]:
+        """The last frames of a stream that its caller has stopped (`extensions.md` 8); instead of `stopped`."""
 
     def complaint(self, problem: Problem) -> list[Frame] | None:
         """The frames of an error in mid-stream, where the dialect needs to know what was sent; None: the usual one."""
