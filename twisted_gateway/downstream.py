@@ -201,7 +201,9 @@ class Downstream:
         request = self._request
         if status != 200:
             request.setResponseCode(status)
-        put = getattr(request, "put", None) or (lambda name, value: request.responseHeaders.setRawHeaders(name, [value]))
+        put = getattr(request, "put", None) or (
+            lambda name, value: request.responseHeaders.setRawHeaders(name, [value])
+        )
         for name, value in first:
             put(name, value)
         for name, value in more:

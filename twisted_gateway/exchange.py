@@ -215,6 +215,8 @@ class Exchange:
     """A verdict about the whole answer may still need a status: the head goes out with the first frame, not before."""
     drained: bool = False
     """The caller left, and the answer was read on for the provider's figures."""
+    guarded: Guarded | None = None
+    """What guardrails did, where any looked at the call."""
     body_drain: str | None = None
     """After a 413 for the body's size, how reading the rest of it ended (a word from a fixed set, for the metric)."""
 
@@ -224,6 +226,18 @@ class Exchange:
         if self.serving is not None:
             return self.serving
         return self.attempts[-1] if self.attempts else None
+
+
+@attrs.define
+class Guarded:
+    """What guardrails did with one call (`guardrails.md` 13). The lists hold what the record shows; never a text."""
+
+    applied: list[dict[str, Any]] = attrs.field(factory=list)
+    enforced: list[dict[str, Any]] = attrs.field(factory=list)
+    monitored: list[dict[str, Any]] = attrs.field(factory=list)
+    redacted: dict[str, int] = attrs.field(factory=dict)
+    bypassed: str | None = None
+    blocked: bool = False
 
 
 class Halt(NamedTuple):

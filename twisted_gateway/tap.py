@@ -46,6 +46,7 @@ from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
 from twisted_gateway.policies.cache import Cache, Store
+from twisted_gateway.policies.guardrails.policy import Guardrails
 from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
@@ -152,7 +153,11 @@ class House(MultiService):
         self.log = Logger(namespace="aisix")
         seen = settings.observability
         buckets = seen.metrics.buckets
-        self.metrics = Metrics(request_e2e_latency=buckets.request_e2e_latency, request_ttft=buckets.request_ttft)
+        self.metrics = Metrics(
+            request_e2e_latency=buckets.request_e2e_latency,
+            request_ttft=buckets.request_ttft,
+            guardrail_latency=buckets.guardrail_latency,
+        )
         self.state = ConfigState(self.metrics)
         self.state.applied(load_resources(settings.resources_file, os.environ, time.time()))
         self.condition = Condition()
@@ -177,6 +182,16 @@ class House(MultiService):
         self.hooks = self._hooks()
         self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
         self.shared_cache = self._shared_cache()
+        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail")
+        self.guardrails = Guardrails(
+            FORMATS,
+            self.checks.check,
+            self.guard_threads.run,
+            self.metrics,
+            reactor.seconds,
+            settings.proxy.responses_stream_guardrail == "buffer",
+        )
+        self.guardrails.prepare(self.snapshot())
         self.gateway = self._gateway()
         self.probes = self._probes()
         self.metrics.routes.standing = self._standing
@@ -235,7 +250,7 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(), self.hooks),
+            after=(access.ModelAccess(), self.hooks, self.guardrails),
             limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
@@ -447,6 +462,7 @@ class House(MultiService):
         except SettingsError as error:
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
             return
+        self.guardrails.prepare(snapshot)
         state.applied(snapshot)
         self.probes.update(snapshot)
         self.gateway.health.forget({model.id for model in snapshot.direct_models})
@@ -491,6 +507,7 @@ class House(MultiService):
         for one in closing:
             await one
         self.hook_threads.stop()
+        self.guard_threads.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:

@@ -135,6 +135,7 @@ class Proxy:
     server_header: Flag = True
     server_timing: Flag = True
     responses_bridge: Flag = False
+    responses_stream_guardrail: Annotated[str, Choice(("buffer", "incremental"))] = "buffer"
     max_drains: Count = 100
     cors: Cors | None = None
     tls: ListenerTls | None = None

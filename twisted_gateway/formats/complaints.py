@@ -59,6 +59,8 @@ def _openai_frame(problem: Problem) -> Frame:
         "param": problem.param,
         "code": problem.code,
     }
+    if problem.frame_type == "content_filter":  # callers look for exactly this (`guardrails.md` 5)
+        error = {"message": problem.message, "type": problem.frame_type}
     error.update(problem.members)
     return Frame(_dump({"error": error}), b"error")
 
