@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from hashlib import sha256
 
 import attrs
@@ -15,11 +16,12 @@ from twisted.web.server import NOT_DONE_YET
 
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.connection import Body
+from twisted_gateway.drains import Drains
 from twisted_gateway.errors import shutting_down
 from twisted_gateway.exchange import Outcome, Ticket
-from twisted_gateway.formats import anthropic, openai_chat, openai_responses
 from twisted_gateway.gateway import Gateway
 from twisted_gateway.policies.access import Authentication, ModelAccess
+from twisted_gateway.tap import FORMATS
 from twisted_gateway.upstream import Client, Upstream
 from twisted_gateway.wire.sse import Reader
 
@@ -146,7 +148,7 @@ class House:
             before=(self.ledger, Authentication(lambda: NOW, lambda *_: None, lambda *_: None)),
             after=(ModelAccess(),),
             limits=(),
-            formats={one.name: one for one in (openai_chat.FORMAT, anthropic.FORMAT, openai_responses.FORMAT)},
+            formats=FORMATS,
             upstream=Upstream(lambda key: client, self.clock, boot, boot.connect_timeout_ms),
             settings=boot,
             clock=self.clock,
@@ -154,11 +156,16 @@ class House:
             choose=random.Random(1).choices,
             heartbeat_seconds=heartbeat,
             demo_base=lambda: None,
+            drains=Drains(self.clock, 2, lambda state, change: self.drains.update({state: change})),
         )
+        self.drains = Counter()
         models = shelf or [model(provider_key=provider_key(provider="openai", api_base="http://provider/v1"))]
         members = {"caller_keys_by_hash": {KEY.key_hash: KEY}} | (known or {})
         resources = attrs.evolve(snapshot(*models), **members)
-        self.callers = RequestTraversalAgent(front(self.gateway.serve, resources, self.clock).resource())
+        self.front = front(self.gateway.serve, resources, self.clock)
+        self.front.left = self.gateway.left
+        self.front.listed, self.front.stop = self.gateway.streams.listed, self.gateway.streams.stop
+        self.callers = RequestTraversalAgent(self.front.resource())
 
     def speak(self, formats, bridge=False):
         """Understand these formats from now on."""

@@ -77,7 +77,7 @@ class Downstream:
     def join(self, producer: Any) -> None:
         """The answer whose reading is paused while the caller is slow; None when there is none."""
         self._joined = producer
-        if producer is not None:
+        if producer is not None and not self.gone:
             if not self._producing:
                 self._producing = True
                 self._request.registerProducer(self, True)
@@ -98,7 +98,8 @@ class Downstream:
         """Write status 200 and the headers of a stream with the next write (or heartbeat)."""
         if self.committed or self.gone:
             return
-        self._head(200, _STREAM if content_type == b"text/event-stream" else _unbuffered(content_type), headers)
+        kind = _STREAM if content_type == b"text/event-stream" else _unbuffered(content_type)
+        self._head(200, kind, [*headers, *self.also()])
         self._mark_committed(200)
         if self._heartbeat_seconds:
             self._set_beat(self._heartbeat_seconds)
@@ -186,7 +187,7 @@ class Downstream:
         if self.gone or self.finished:
             return
         whole = [(b"Content-Type", content_type), (b"Content-Length", b"%d" % len(data))]
-        self._head(status, whole, headers)
+        self._head(status, whole, [*headers, *self.also()])
         self._mark_committed(status)
         if status == 200:
             self._exchange.bound = self._exchange.committed
@@ -229,6 +230,9 @@ class Downstream:
         if self._heartbeat_seconds and self._beat is not None:
             self._beat.set(self._heartbeat_seconds)
 
+    also: Callable[[], HeadLines] = staticmethod(list)
+    """Headers of every answer that are only known when its head is written."""
+
     headers_of_stream: Callable[[], HeadLines] | None = None
 
     def _exchange_headers(self) -> HeadLines:
@@ -246,4 +250,5 @@ class Downstream:
 
     def _left(self, reason: Any) -> None:
         self.gone = True
+        self.paused = False
         self._end()

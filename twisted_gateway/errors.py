@@ -169,6 +169,18 @@ def timed_out(timer: str, milliseconds: float) -> Problem:
     )
 
 
+def too_slow(tokens_per_second: float, seconds: float) -> Problem:
+    """A stream fell below its throughput floor (`extensions.md` 5)."""
+    return Problem(
+        status=504,
+        type="timeout",
+        code="throughput_floor",
+        message=f"upstream slower than {_number(tokens_per_second)} tokens/s over {_number(seconds)} s",
+        kind="timeout",
+        detail="throughput_floor",
+    )
+
+
 def _number(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".")
 

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from twisted_gateway.route_metrics import RouteMetrics
 from twisted_gateway.tallies import Histogram, Labels, Summary, Table
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
@@ -102,6 +103,7 @@ class Metrics(Collector):
         self._calls: dict[Labels, _Handled] = {}
         self._charged: defaultdict[tuple[CallLabels, str], _Tokens] = defaultdict(_Tokens)
         self._hash: str | None = None
+        self.routes = RouteMetrics()
         self._declare_calls()
         self._declare_latencies(request_e2e_latency, request_ttft)
         self._declare_config()
@@ -116,6 +118,7 @@ class Metrics(Collector):
         """All families, for the registry."""
         for table in (*self._tables, *_request_families(self._calls), *_token_families(self._charged)):
             yield from table.families()
+        yield from self.routes.families()
 
     # What is counted about calls.
 
@@ -169,6 +172,10 @@ class Metrics(Collector):
     def left_early(self, labels: CallLabels) -> None:
         """The caller left before the response head."""
         self._cancelled[labels.endpoint, labels.model, labels.provider_key_id, labels.provider_key_name] += 1
+
+    def drained(self, state: str, change: int) -> None:
+        """Answers read on for callers who have left: `running` now; `finished`, `cut`, `refused` so far."""
+        self._drains[(state,)] += change
 
     def too_large(self, endpoint: str, protocol: str, drain: str) -> None:
         """A request body was refused with 413; `drain` tells how reading the rest of it ended."""
@@ -329,6 +336,11 @@ class Metrics(Collector):
             "aisix_call_outcomes_total", "Settled calls by how they ended.", ("endpoint", "outcome")
         )
         self._open_streams = self._gauge("aisix_open_streams", "Streamed answers that are running.", ("endpoint",))
+        self._drains = self._gauge(
+            "aisix_drains",
+            "Answers read on though their callers left: running now; finished, cut, refused so far.",
+            ("state",),
+        )
         self._lag = self._histogram("aisix_reactor_lag_seconds", "How late the reactor's timers fire.", (), LAG_BUCKETS)
         self._noise = self._counter("aisix_sse_noise_total", "Ignored frames of providers.", ("kind",))
         self._cache_requests = self._counter(

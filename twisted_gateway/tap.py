@@ -32,6 +32,7 @@ from twisted_gateway.config.report import ResourcesError
 from twisted_gateway.config.resources import ProviderKey, ProviderTls
 from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot
+from twisted_gateway.drains import Drains
 from twisted_gateway.errors import Problem, shutting_down
 from twisted_gateway.formats import anthropic, openai_chat, openai_completions, openai_responses
 from twisted_gateway.front import ENDPOINTS, CallerHeaders, Condition, Front
@@ -49,6 +50,8 @@ from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
+from twisted_gateway.probes import Probes
+from twisted_gateway.route_metrics import Deployment, deployment
 from twisted_gateway.stores.cached import Memory
 from twisted_gateway.stores.cached_shared import SharedAnswers
 from twisted_gateway.stores.redis import Redis
@@ -171,6 +174,8 @@ class House(MultiService):
         self.kept = Memory(reactor.seconds, settings.cache.memory_max_bytes)
         self.shared_cache = self._shared_cache()
         self.gateway = self._gateway()
+        self.probes = self._probes()
+        self.metrics.routes.standing = self._standing
         self.front = Front(
             serve=self.gateway.serve,
             snapshot=self.snapshot,
@@ -181,6 +186,9 @@ class House(MultiService):
             now=time.time,
             new_id=new_id,
             endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
+            left=self.gateway.left,
+            listed=self.gateway.streams.listed,
+            stop=self.gateway.streams.stop,
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
         self._stopping = 0
@@ -196,7 +204,7 @@ class House(MultiService):
 
     def _hooks(self) -> Hooks:
         try:
-            hooks = load(self.settings.hooks, named_code)
+            hooks = load(self.settings.hooks)
         except BadHook as bad:
             raise SettingsError(str(bad)) from None
         faults = Faults(self.metrics.hook_failed)
@@ -229,9 +237,11 @@ class House(MultiService):
             now=time.time,
             choose=choose,
             uniform=random.uniform,
+            timing=settings.proxy.server_timing,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
             progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
+            drains=Drains(self.reactor, settings.proxy.max_drains, self.metrics.drained),
             bridge=settings.proxy.responses_bridge,
         )
 
@@ -253,6 +263,21 @@ class House(MultiService):
         if self.shared_cache is not None:
             caches["redis"] = SharedAnswers(self.shared_cache.command, self.settings.etcd.env_id)
         return caches
+
+    def _probes(self) -> Probes:
+        gateway = self.gateway
+        return Probes(
+            gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0]
+        )
+
+    def _models(self) -> Any:
+        return self.state.models(self.gateway.health, time.time())
+
+    def _standing(self) -> list[tuple[Deployment, bool]]:
+        """The targets of which something is known, and whether each is up."""
+        health = self.gateway.health
+        known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
+        return [(deployment(model), health.report(model).status == "healthy") for model in known]
 
     def _client_of(self, key: ProviderKey) -> Client:
         return self._client(_own_tls(key))
@@ -340,6 +365,7 @@ class House(MultiService):
             print(f"aisix: {text}", file=sys.__stderr__, flush=True)  # twistd has put a log in place of sys.stderr
             raise SystemExit(1) from None
         super().startService()
+        self.probes.update(self.snapshot())
         if self.alone:
             gc.collect()
             gc.freeze()
@@ -356,7 +382,7 @@ class House(MultiService):
             self.demo_port = self._bind(settings.demo.addr, site)
         prometheus = settings.observability.metrics.prometheus
         if prometheus.enabled:
-            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path)
+            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path, list_models=self._models)
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
         if self.shared_cache is not None:
             self.shared_cache.start()
@@ -416,6 +442,8 @@ class House(MultiService):
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
             return
         state.applied(snapshot)
+        self.probes.update(snapshot)
+        self.gateway.health.forget({model.id for model in snapshot.direct_models})
         self._forget_clients(snapshot)
         self.log.info("reloaded: generation {generation}", generation=snapshot.generation)
         for warning in snapshot.warnings:
@@ -431,6 +459,8 @@ class House(MultiService):
             return
         self.log.info("draining: {count} in flight", count=self.gateway.in_flight)
         self.condition.draining = self.site.draining = True
+        if self.gateway.drains is not None:
+            self.gateway.drains.close()
         self._until = self.reactor.seconds() + self.settings.shutdown.min_drain_secs
         limit = self.settings.shutdown.drain_secs
         self._hard = None if not limit else self._until + limit
@@ -459,6 +489,7 @@ class House(MultiService):
 
     def stopService(self) -> Any:
         """Close listeners and connections, ending what still runs; the last lines are written."""
+        self.probes.stop()
         self.gateway.end_all(shutting_down())
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
         for pool in (*self._pools, self.outside.pool):

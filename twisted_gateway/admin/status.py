@@ -25,7 +25,7 @@ LIST_DEADLINE = 5.0
 class StatusSite:
     """The listener's routes. `path` is where metrics are read (`observability.metrics.prometheus.path`).
 
-    `list_models` gives the items of `/status/models`, or a Deferred of them; without it the configuration answers.
+    `list_models` gives the items of `/status/models`, or a Deferred of them.
     Where `path` is one of the status paths, the metrics win.
     """
 
@@ -36,10 +36,10 @@ class StatusSite:
         clock: IReactorTime,
         *,
         path: str = "/metrics",
-        list_models: Callable[[], Any] | None = None,
+        list_models: Callable[[], Any],
     ) -> None:
         self._metrics, self._state, self._clock = metrics, state, clock
-        self._list_models = list_models or state.models
+        self._list_models = list_models
         self._log = Logger(namespace="aisix::status")
         self._routes: Mapping[str, Callable[[Request], Any]] = {
             "/status/config": self._config,

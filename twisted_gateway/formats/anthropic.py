@@ -18,6 +18,7 @@ from twisted_gateway.formats.anthropic_events import Decoder, unfolded
 from twisted_gateway.formats.anthropic_passage import Count, Events, Whole
 from twisted_gateway.formats.anthropic_prompt import prompt
 from twisted_gateway.formats.anthropic_request import body as written
+from twisted_gateway.formats.anthropic_texts import TEXTS
 from twisted_gateway.formats.anthropic_writer import encoder, estimate
 from twisted_gateway.formats.complaints import ANTHROPIC
 from twisted_gateway.formats.row import Format, Passage, Sent
@@ -237,6 +238,7 @@ FORMAT = Format(
     body=written,
     decoder=decoder,
     encoder=encoder,
+    texts=TEXTS,
 )
 
 COUNT_TOKENS = Format(

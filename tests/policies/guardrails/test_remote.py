@@ -4,6 +4,8 @@ import itertools
 
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
@@ -14,6 +16,7 @@ from twisted_gateway.policies.guardrails.azure_content_safety import PromptShiel
 from twisted_gateway.policies.guardrails.presidio import Analysis
 from twisted_gateway.policies.guardrails.remote import Complaints, RemoteCheck
 from twisted_gateway.policies.guardrails.verdict import ALLOW, Block, Bypass, Mask
+from twisted_gateway.policies.guardrails.webhook import Hook
 
 from .answering import asked
 
@@ -222,6 +225,14 @@ def test_the_log_names_no_text_and_no_key_and_not_every_failure(log):
     assert "the-key" not in str([sorted(event.items(), key=str) for event in told(log)])
 
 
+def test_the_log_has_the_reason_of_a_block(log):
+    room = Room(Hook(kinds.Webhook(url="http://h"))).ask("a secret text")
+    room.say(0, b'{"action": "block", "reason": "rule 7"}')
+    (event,) = told(log)
+    assert event["log_level"] == LogLevel.info
+    assert event["log_format"].format(**event) == 'guardrail "g" says block: rule 7, input of req-1'
+
+
 def test_a_fault_of_ours_blocks_even_where_failures_pass(log):
     class Broken:
         prefix = "x"
@@ -240,3 +251,25 @@ def test_a_fault_of_ours_blocks_even_where_failures_pass(log):
 
 def test_the_number_of_pieces_is_what_the_tests_above_think():
     assert len(pieces(LONG, 10_000)) == 10
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from("cbf"), min_size=1, max_size=12), st.randoms(use_true_random=False), st.booleans())
+def test_any_order_of_any_answers(outcomes, random, open_):
+    """Nothing is left under way; a block that was heard is the verdict; all clear needs every answer."""
+    room = Room(rule=FailureRule(fail_open=open_))
+    room.ask("x" * (9_744 * len(outcomes) + 256))
+    answered = []
+    while not room.verdicts:
+        index = random.choice([index for index in range(len(room.net.calls)) if index not in answered])
+        answered.append(index)
+        room.say(index, {"c": GOOD, "b": BAD, "f": TimeoutError()}[outcomes[index]])
+    heard = {outcomes[index] for index in answered}
+    if "b" in heard:
+        assert room.verdict == Block("attack detected")
+    elif "f" in heard:
+        assert room.verdict == FailureRule(fail_open=open_).verdict("input", "azure_cs_timeout")
+    else:
+        assert room.verdict == ALLOW
+        assert sorted(answered) == list(range(len(outcomes)))
+    assert all(call.cancelled for index, call in enumerate(room.net.calls) if index not in answered)
