@@ -109,11 +109,10 @@ class Gateway:
             if attempts is None:
                 attempts = self._planned(exchange, tickets, downstream)
             if (ready := _ready(tickets)) is not None:
-                outcome = await self._replay(exchange, attempts.targets[0], ready, downstream, tickets)
+                answering = self._replay(exchange, attempts.targets[0], ready, downstream, tickets)
             else:
                 answering = self._relay(exchange, attempts, downstream, tickets)
-                empty = partial(self._empty, exchange, format, attempts)
-                outcome = await self.streams.watch(exchange, empty, answering)
+            outcome = await self.streams.watch(exchange, partial(self._empty, exchange, format, attempts), answering)
         except Refused as refusal:
             outcome = Outcome.REFUSED
             downstream.complain(refusal.problem)

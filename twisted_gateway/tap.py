@@ -223,7 +223,7 @@ class House(MultiService):
 
     def _hooks(self) -> Hooks:
         try:
-            hooks = load(self.settings.hooks, named_code)
+            hooks = load(self.settings.hooks)
         except BadHook as bad:
             raise SettingsError(str(bad)) from None
         faults = Faults(self.metrics.hook_failed)

@@ -8,7 +8,6 @@ import pytest
 
 from twisted_gateway.config.hooking import HookEntry
 from twisted_gateway.config.settings import SettingsError, structure
-from twisted_gateway.named_code import named_code
 from twisted_gateway.policies.hooks.loading import BadHook, load
 
 PREFIX = "config load failed: failed to load configuration: "
@@ -116,7 +115,7 @@ def test_hooks_are_made_once_with_their_config(shop):
             {"use": "shop_of_hooks:Only"},
         ]
     ).hooks
-    first, second = load(entries, named_code)
+    first, second = load(entries)
     assert first.pre_call.__self__.config == {"word": "x"}
     assert (first.name, first.seconds, first.skip, first.during) == ("Good", 1.5, True, None)
     assert not first.threaded
@@ -139,13 +138,13 @@ def test_hooks_are_made_once_with_their_config(shop):
 )
 def test_hooks_that_cannot_be_had(shop, use, told):
     with pytest.raises(BadHook) as caught:
-        load([HookEntry("shop_of_hooks:Good"), HookEntry(use)], named_code)
+        load([HookEntry("shop_of_hooks:Good"), HookEntry(use)])
     assert str(caught.value) == f"hooks[1].use: {told}"
 
 
 def test_a_config_that_does_not_fit(shop):
     with pytest.raises(BadHook, match=r"hooks\[0\].use: shop_of_hooks:Only failed with its config: TypeError: "):
-        load([HookEntry("shop_of_hooks:Only", config={"word": "x"})], named_code)
+        load([HookEntry("shop_of_hooks:Only", config={"word": "x"})])
 
 
 def test_a_module_that_fails_to_import(tmp_path, monkeypatch):
@@ -153,5 +152,5 @@ def test_a_module_that_fails_to_import(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     told = "hooks[0].use: cannot import broken_hook_module: ZeroDivisionError: division by zero"
     with pytest.raises(BadHook) as caught:
-        load([HookEntry("broken_hook_module:X")], named_code)
+        load([HookEntry("broken_hook_module:X")])
     assert str(caught.value) == told

@@ -36,30 +36,31 @@ class Hook:
         return self.post_call is not None and not iscoroutinefunction(self.post_call)
 
 
-def load(entries: Sequence[HookEntry], find: Callable[[str], Any]) -> tuple[Hook, ...]:
-    """Find and make the hooks of the boot file, in its order. Raises `BadHook` for the first that cannot be had.
-
-    `find` gives what a `use` names, or raises `ValueError` with the reason.
-    """
-    return tuple(_loaded(entry, f"hooks[{at}].use", find) for at, entry in enumerate(entries))
+def load(entries: Sequence[HookEntry]) -> tuple[Hook, ...]:
+    """Import and make the hooks of the boot file, in its order. Raises `BadHook` for the first that cannot be had."""
+    return tuple(_loaded(entry, f"hooks[{at}].use") for at, entry in enumerate(entries))
 
 
-def _loaded(entry: HookEntry, where: str, find: Callable[[str], Any]) -> Hook:
-    made = _made(entry, where, find)
+def _loaded(entry: HookEntry, where: str) -> Hook:
+    made = _made(entry, where)
     found = {name: getattr(made, name) for name in METHODS if callable(getattr(made, name, None))}
     if not found:
         raise BadHook(f"{where}: {entry.use} has none of {', '.join(METHODS[:2])} and {METHODS[2]}")
     return Hook(entry.shown, entry.on_error == "skip", entry.timeout_ms / 1000, **found)
 
 
-def _made(entry: HookEntry, where: str, find: Callable[[str], Any]) -> Any:
+def _made(entry: HookEntry, where: str) -> Any:
     try:
-        found = find(entry.use)
+        found = named_code(entry.use)
     except ValueError as error:
-        raise BadHook(f"{where}: {error}") from None
+        raise BadHook(f"{where}: {error}") from error
     if not callable(found):
         raise BadHook(f"{where}: {entry.use} cannot be called")
     try:
         return found(**entry.config)
     except Exception as error:
-        raise BadHook(f"{where}: {entry.use} failed with its config: {type(error).__name__}: {error}") from error
+        raise BadHook(f"{where}: {entry.use} failed with its config: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
