@@ -354,6 +354,8 @@ class Relay:
             self._write(rest)
         own = getattr(self._passage, "complaint", None)
         frames = own(problem) if own is not None and self._stream else None
+        if frames and self._line.gated:  # what follows the error may repeat what a policy has kept back
+            frames = frames[:1]
         if outcome is None:
             outcome = Outcome.STALLED if problem.kind == "timeout" else Outcome.TRUNCATED
             if self._exchange.bound is None:

@@ -43,17 +43,6 @@ class Complaints:
                 request_id=asked.request_id,
             )
 
-    def blocked(self, asked: Asked, verdict: Verdict) -> None:
-        """Somebody says why texts must not go on (`extensions.md` 7.2): for operators."""
-        if isinstance(verdict, Block) and verdict.reason and not verdict.unavailable:
-            self.log.info(
-                'guardrail "{guardrail}" says block: {reason}, {hook} of {request_id}',
-                guardrail=asked.guardrail,
-                reason=verdict.reason,
-                hook=asked.hook,
-                request_id=asked.request_id,
-            )
-
     def broken(self, asked: Asked, failure: Failure) -> None:
         """A fault of ours. Where it happened is told, and not what the exception says: that may be a text."""
         places = [f"{frame[0]} line {frame[2]}" for frame in failure.frames[-3:]]
@@ -130,7 +119,6 @@ class RemoteCheck:
         for index, question in run.questions:
             try:
                 verdict = await self._answered(question)
-                self._complaints.blocked(run.asked, verdict)
             except CheckFailed as failed:
                 verdict = self._failed(run.asked, failed)
                 run.failure = run.failure or verdict
