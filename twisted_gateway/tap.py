@@ -26,6 +26,7 @@ from twisted_gateway.addresses import Address
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.agent import Agent, Pool
+from twisted_gateway.bookkeeping import Bookkeeping
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
@@ -43,6 +44,8 @@ from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
 from twisted_gateway.metrics import Metrics
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.policies.budgets import Budgets
+from twisted_gateway.policies.costs import IncludeCost
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
 
@@ -126,9 +129,13 @@ class House(MultiService):
         self._clients: dict[Any, tuple[Client, Pool]] = {}
         self._client(None)
         self._check_tls(self.snapshot())
+        self.books = self._bookkeeping()
+        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds, lambda act: reactor.callLater(0, act))
         self.accounting = Accounting(
             self.metrics,
             self.lines,
+            records=self.books.records.put if self.books.records is not None else None,
+            books=self.books.spending,
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
@@ -159,6 +166,17 @@ class House(MultiService):
 
     # Parts
 
+    def _bookkeeping(self) -> Bookkeeping:
+        files = self.settings.usage
+        try:
+            return Bookkeeping(files, self.reactor, self.metrics, time.time)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
+
+    def _usage(self) -> Any:
+        snapshot = self.snapshot()
+        return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
+
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
         upstream = settings.upstream
@@ -173,7 +191,7 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(),),
+            after=(access.ModelAccess(), self.budgets, IncludeCost()),
             limits=(),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
@@ -284,7 +302,7 @@ class House(MultiService):
             self.demo_port = self._bind(settings.demo.addr, site)
         prometheus = settings.observability.metrics.prometheus
         if prometheus.enabled:
-            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path)
+            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path, usage=self._usage)
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
@@ -322,6 +340,7 @@ class House(MultiService):
 
     def reload(self) -> None:
         """SIGHUP: read the resources file again. A bad one is refused whole and changes nothing."""
+        self.books.reopen()
         state = self.state
         before = self.snapshot()
         try:
@@ -377,6 +396,7 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
+        self.books.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:

@@ -21,13 +21,13 @@ BYTES = ("wire",)
 NOUNS = ("errors", "exchange")
 KNOWLEDGE = (
     *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "pricing"),
-    *("records",),
+    *("records", "spending"),
     *("deadlines", "addresses", "config"),
 )
 JUDGEMENT = ("policies", "logs", "alarm")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "drains", "streams", "config.file",
+    "listener", "trust", "demo", "drains", "streams", "bookkeeping", "usage_file", "config.file",
 )
 TRUNK = ("gateway",)
 DOORS = ("front", "cors", "admin")

@@ -12,6 +12,7 @@ import attrs
 import msgspec
 
 from twisted_gateway.errors import Problem
+from twisted_gateway.formats import anthropic_usage, openai_usage
 from twisted_gateway.wire.sse import Frame, escape_separators
 
 _ANTHROPIC_BY_STATUS = {
@@ -58,11 +59,13 @@ def _openai_frame(problem: Problem) -> Frame:
         "code": problem.code,
     }
     error.update(problem.members)
+    if problem.usage is not None:
+        error["usage"] = openai_usage.usage_object(problem.usage)
     return Frame(_dump({"error": error}), b"error")
 
 
-def _anthropic(problem: Problem, kind: str) -> bytes:
-    return _dump({"type": "error", "error": {"type": kind, "message": problem.message}})
+def _anthropic(problem: Problem, kind: str, **beside: Any) -> bytes:
+    return _dump({"type": "error", "error": {"type": kind, "message": problem.message}, **beside})
 
 
 def _anthropic_body(problem: Problem) -> bytes:
@@ -74,7 +77,10 @@ def _anthropic_frame(problem: Problem) -> Frame:
         kind = "content_filter"
     else:
         kind = problem.anthropic_type or _ANTHROPIC_IN_STREAM.get(problem.status, "api_error")
-    return Frame(_anthropic(problem, kind), b"error")
+    if problem.usage is None:
+        return Frame(_anthropic(problem, kind), b"error")
+    usage = anthropic_usage.written(problem.usage, always_input=True)
+    return Frame(_anthropic(problem, kind, usage=usage), b"error")
 
 
 OPENAI = Complaints(_openai_body, _openai_frame)
