@@ -12,7 +12,7 @@ import attrs
 import msgspec
 
 from twisted_gateway.errors import Problem
-from twisted_gateway.formats import anthropic_usage, openai_usage
+from twisted_gateway.formats import openai_usage
 from twisted_gateway.wire.sse import Frame, escape_separators
 
 _ANTHROPIC_BY_STATUS = {
@@ -72,19 +72,17 @@ def _anthropic_body(problem: Problem) -> bytes:
     return _anthropic(problem, _ANTHROPIC_BY_STATUS.get(problem.status, "api_error"))
 
 
-def _anthropic_frame(problem: Problem) -> Frame:
+def anthropic_frame(problem: Problem, **beside: Any) -> Frame:
+    """Anthropic's error event; `beside` stands beside its error."""
     if problem.frame_type == "content_filter":
         kind = "content_filter"
     else:
         kind = problem.anthropic_type or _ANTHROPIC_IN_STREAM.get(problem.status, "api_error")
-    if problem.usage is None:
-        return Frame(_anthropic(problem, kind), b"error")
-    usage = anthropic_usage.written(problem.usage, always_input=True)
-    return Frame(_anthropic(problem, kind, usage=usage), b"error")
+    return Frame(_anthropic(problem, kind, **beside), b"error")
 
 
 OPENAI = Complaints(_openai_body, _openai_frame)
-ANTHROPIC = Complaints(_anthropic_body, _anthropic_frame)
+ANTHROPIC = Complaints(_anthropic_body, anthropic_frame)
 
 BY_DIALECT = {"openai": OPENAI, "anthropic": ANTHROPIC}
 
