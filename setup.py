@@ -26,6 +26,8 @@ setup(
         "cattrs>=25.1",
         "msgspec>=0.20",
         "prometheus_client>=0.22",
+        "txredisapi>=1.6",
+        "google-re2>=1.1",
     ],
     extras_require={
         "test": [

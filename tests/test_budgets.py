@@ -37,7 +37,7 @@ class Funded(House):
         super().__init__(
             shelf=[model(**({"provider": provider, "provider_key": reach, "cost": PRICES} | shelf))],
         )
-        self.gateway.formats, self.gateway.bridge = ALL, True
+        self.speak(ALL, bridge=True)
         self.books = Spending(NOW)
         self.time = NOW
         self.policy = Budgets(

@@ -144,6 +144,30 @@ def test_wrong_methods(prefix, method, path, allow):
         assert path in said.json["error"]["message"]
 
 
+@pytest.mark.parametrize("prefix", ["", "/api"])
+@pytest.mark.parametrize("word", ["websocket", "WebSocket"])
+def test_a_websocket_is_told_to_post(prefix, word):
+    """At once and without a credential, on a connection that lives on: codex tries one first (`streaming.md` 19)."""
+    clock = Clock()
+    room = front(clock=clock)
+    talk = Talk(site(room.resource(), clock, room))
+    handshake = f"connection: Upgrade\r\nupgrade: {word}\r\nsec-websocket-version: 13\r\nsec-websocket-key: QUJD\r\n"
+    talk.send(f"GET {prefix}/v1/responses HTTP/1.1\r\nhost: h\r\n{handshake}\r\n".encode())
+    said = talk.answer("GET")
+    assert said.status == 426
+    assert said.headers["upgrade"] == "HTTP/1.1"
+    assert said.headers["allow"] == "POST"
+    assert said.json["error"]["type"] == "invalid_request_error"
+    assert said.json["error"]["code"] == "websocket_not_supported"
+    assert talk.wire.open
+
+
+def test_a_get_of_responses_that_asks_for_no_websocket():
+    said = ask("GET", "/v1/responses")
+    assert (said.status, said.headers["allow"]) == (405, "POST")
+    assert said.json["error"]["code"] == "method_not_allowed"
+
+
 @pytest.mark.parametrize(
     ("path", "dialect"),
     [

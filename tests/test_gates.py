@@ -1,10 +1,12 @@
 """What a policy's gates may do to the answer on its way: hold, halt, wait, keep the head back."""
 
+import json
+
 import pytest
 
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Halt, Outcome, Ticket
-from twisted_gateway.wire.sse import Frame
+from twisted_gateway.wire.sse import Frame, Reader
 
 from .formats import making
 from .formats.making import ROLE, choice, chunk, dumps
@@ -202,9 +204,18 @@ def test_a_full_gate_stops_the_reading_until_it_wakes(house):
     request.write(say("hold"))
     house.flush()
     (relay,) = house.gateway.running
-    assert relay._waiting
+    assert relay._full
     house.clock.advance(59)
     gate.release()
-    assert not relay._waiting
+    assert not relay._full
     house.flush()
     assert said(ask) == ["", "hold"]
+
+
+def test_an_event_that_is_too_long_for_a_gate_to_read_ends_the_answer():
+    house = House(max_event_bytes=1000)
+    gated(house)
+    ask, request = begun(house)
+    house.write(request, b"data: " + b"x" * 2000)
+    assert json.loads(Reader().received(ask.got.data)[-1].data)["error"]["type"] == "upstream_decode_error"
+    assert house.ledger.log[-1] == "truncated"

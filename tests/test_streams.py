@@ -31,8 +31,7 @@ def house_of(provider="openai", **more):
     adapter = "anthropic" if provider == "anthropic" else "openai"
     key = provider_key(provider=provider, adapter=adapter, api_base="http://provider/v1")
     house = House(shelf=[model(provider=provider, provider_key=key, **more)])
-    house.gateway.formats = ALL
-    house.gateway.bridge = True
+    house.speak(ALL, bridge=True)
     return house
 
 

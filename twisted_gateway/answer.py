@@ -239,7 +239,7 @@ class Answer:
     def _refuse(self, problem: Problem) -> None:
         """The answer is none: the attempt has failed."""
         self.cut()
-        status = problem.status if problem.kind == "upstream_in_band" else None
+        status = problem.embedded
         retryable = status is None or not 400 <= status < 500
         if not self.opened.called:
             self.opened.errback(AttemptFailed(problem, status=status, retryable=retryable))

@@ -40,6 +40,8 @@ class Endpoint:
     dialect: str = "openai"
     plans_first: bool = False
     """The target list is made before limits are asked (`policy.md` 1.2, chat), not behind them."""
+    groups: bool = False
+    """Groups of targets are served here, not only direct models (`policy.md` 5.3)."""
 
 
 class Headers(Protocol):
@@ -95,12 +97,18 @@ class Usage:
         reasoning: int = 0,
     ) -> None:
         """Take over each counter that is larger than the former one."""
-        self.prompt = max(self.prompt, prompt)
-        self.completion = max(self.completion, completion)
-        self.total = max(self.total, total)
-        self.cache_read = max(self.cache_read, cache_read)
-        self.cache_write = max(self.cache_write, cache_write)
-        self.reasoning = max(self.reasoning, reasoning)
+        if prompt > self.prompt:
+            self.prompt = prompt
+        if completion > self.completion:
+            self.completion = completion
+        if total > self.total:
+            self.total = total
+        if cache_read > self.cache_read:
+            self.cache_read = cache_read
+        if cache_write > self.cache_write:
+            self.cache_write = cache_write
+        if reasoning > self.reasoning:
+            self.reasoning = reasoning
 
 
 @attrs.frozen
@@ -122,11 +130,21 @@ class Attempt:
     ended: float | None = None
     first_event: float | None = None
     status: int | None = None
+    content_type: bytes | None = None
+    """What a good head says that the body is, where that is what was asked for."""
     problem: Problem | None = None
     ended_by: str | None = None
     usage: Usage = attrs.field(factory=Usage)
     received_bytes: int = 0
     """UTF-8 bytes of text (all channels) that the provider sent, for estimates."""
+    sent: float | None = None
+    """When the connection was up and the request began to be written."""
+    contacted: bool = False
+    """A provider was turned to, not only a limit of ours asked."""
+    cooled: bool = False
+    """Its failure made the target cool down."""
+    unretried: bool = False
+    """A retry would have followed, but the target's retry budget is used up."""
     provider_request_id: str | None = None
     provider_model: str | None = None
     finish_reason: str | None = None
@@ -157,6 +175,8 @@ class Exchange:
     call: Call | None = None
     resolution: Resolution | None = None
     attempts: list[Attempt] = attrs.field(factory=list)
+    serving: Attempt | None = None
+    """The attempt whose open answer is relayed, once there is one."""
 
     committed: float | None = None
     """When status line and headers were written."""
@@ -181,6 +201,8 @@ class Exchange:
     @property
     def attempt(self) -> Attempt | None:
         """The winning attempt, or the last one."""
+        if self.serving is not None:
+            return self.serving
         return self.attempts[-1] if self.attempts else None
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from twisted_gateway.formats.row import Passage, Taken
 from twisted_gateway.wire.series import Gate, Series, WholeBody
-from twisted_gateway.wire.sse import Frame, Reader, encode
+from twisted_gateway.wire.sse import Frame, Reader, TooLong, encode
 
 _MOST_MISSES = 3
 
@@ -30,9 +30,15 @@ class Line:
         self._reader = reader
         self._passage = passage
         self._gates = Series(gates) if gates else None
-        quick = not gates and isinstance(reader, Reader)
+        native = not gates and isinstance(reader, Reader)
         self._mute = False
-        self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if quick else None
+        self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if native else None
+        self._passes_overruns: bool = native and getattr(passage, "passes_overruns", False)
+
+    @property
+    def gated(self) -> bool:
+        """Whether a policy has a gate on it."""
+        return self._gates is not None
 
     @property
     def held(self) -> int:
@@ -60,15 +66,18 @@ class Line:
         self._mute = True
 
     def read(self, data: bytes) -> Batch:
-        """One read. Raises `wire.sse.TooLong`, and `errors.StrayFrame` where the passage cannot carry on."""
-        take, reader = self._take, self._reader
-        if take is None or not isinstance(reader, Reader):
-            return self.frames(self._reader.received(data))
+        """One read. An event over the size limit passes unread where nobody needs to read it (`streaming.md` 7).
+
+        Raises `wire.sse.TooLong` where somebody does, and `errors.StrayFrame` where the passage cannot carry on.
+        """
+        reader, take, passage = self._reader, self._take, self._passage
+        if not self._passes_overruns or not isinstance(reader, Reader):
+            return self.frames(reader.received(data))
         parts: list[bytes] = []
-        count = events = misses = 0
-        passage = self._passage
+        count = events = 0
+        misses = 0 if take is not None else _MOST_MISSES
         while data and passage.failure is None and not passage.ended:
-            if misses < _MOST_MISSES and reader.between_frames:
+            if take is not None and misses < _MOST_MISSES and reader.between_frames:
                 taken = take(data)
                 if taken is not None:
                     parts.append(taken.data)
@@ -77,13 +86,24 @@ class Line:
                     data = data[taken.used :]
                     misses = 0
                     continue
+            if reader.in_overrun:
+                passed, data = reader.overrun(data)
+                parts.append(passed)
+                events += not reader.in_overrun
+                continue
             end = data.find(b"\n\n") + 2 if misses < _MOST_MISSES else 0
             piece, data = (data[:end], data[end:]) if end >= 2 else (data, b"")
             misses += 1
-            frames = reader.received(piece)
+            passed = b""
+            try:
+                frames = reader.received(piece)
+            except TooLong as error:
+                frames = error.frames
+                passed, _ = reader.overrun()
             made = passage.received(frames)
             parts += map(encode, made)
-            count += len(made)
+            parts.append(passed) if passed else None
+            count += len(made) + bool(passed)
             events += len(frames)
         return Batch(parts[0] if len(parts) == 1 else b"".join(parts), count, events)
 
@@ -109,7 +129,10 @@ class Line:
             return Batch(b"", 0, 0)
         if self._gates is not None:
             made = [*self._gates.received(made), *self._gates.stopped(clean)]
-        return _batch(made, 0)
+        batch = _batch(made, 0)
+        if isinstance(self._reader, Reader) and self._reader.in_overrun:  # what follows must not become a part of it
+            return batch._replace(data=b"\n\n" + batch.data)
+        return batch
 
 
 def _batch(made: list[Frame], events: int) -> Batch:

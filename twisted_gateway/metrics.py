@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from twisted_gateway.route_metrics import RouteMetrics
 from twisted_gateway.tallies import Histogram, Labels, Summary, Table
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
@@ -102,9 +103,11 @@ class Metrics(Collector):
         self._calls: dict[Labels, _Handled] = {}
         self._charged: defaultdict[tuple[CallLabels, str], _Tokens] = defaultdict(_Tokens)
         self._hash: str | None = None
+        self.routes = RouteMetrics()
         self._declare_calls()
         self._declare_latencies(request_e2e_latency, request_ttft)
         self._declare_config()
+        self._declare_limits()
         self._declare_ours()
         self.registry.register(self)
 
@@ -116,6 +119,7 @@ class Metrics(Collector):
         """All families, for the registry."""
         for table in (*self._tables, *_request_families(self._calls), *_token_families(self._charged)):
             yield from table.families()
+        yield from self.routes.families()
 
     # What is counted about calls.
 
@@ -209,7 +213,26 @@ class Metrics(Collector):
         """Who is calling was decided (`operations.md` 5.4): method, `allowed` or `denied`, and why."""
         self._auth[method, result, reason] += 1
 
+    def hook_failed(self, hook: str, method: str) -> None:
+        """A hook of the boot file raised, or took too long, in one of its three methods."""
+        self._hook_errors[hook, method] += 1
+
+    def rate_limited(self, scope: str, layer: str, policy_id: str) -> None:
+        """A limit refused a call: `scope` is `requests` or `tokens`, `layer` is `api_key`, `model` or `policy`."""
+        self._rate_limited[scope, layer, policy_id] += 1
+
+    def remaining(self, api_key_id: str, model: str, requests: int | None, tokens: int | None) -> None:
+        """What a key has left in this minute; None where it has no such limit."""
+        if requests is not None:
+            self._remaining_requests[api_key_id, model] = requests
+        if tokens is not None:
+            self._remaining_tokens[api_key_id, model] = tokens
+
     # What is counted about the process.
+
+    def store_degraded(self, store: str, degraded: bool) -> None:
+        """A store of several gateways is out of reach, or back."""
+        self._degraded[(store,)] = int(degraded)
 
     def lagged(self, seconds: float) -> None:
         """A timer of the reactor fired so much later than it should have."""
@@ -320,6 +343,21 @@ class Metrics(Collector):
         for table in (self._rejected, partial, stale):
             table.update({(kind,): 0 for kind in RESOURCE_KINDS})
 
+    def _declare_limits(self) -> None:
+        self._rate_limited = self._counter(
+            "aisix_ratelimit_rejections_total",
+            "Calls and attempts refused by a limit.",
+            ("scope", "layer", "policy_id"),
+        )
+        whose = ("api_key_id", "model")
+        self._remaining_requests = self._gauge(
+            "aisix_ratelimit_remaining_requests", "Requests left to a key in this minute.", whose
+        )
+        self._remaining_tokens = self._gauge(
+            "aisix_ratelimit_remaining_tokens", "Tokens left to a key in this minute.", whose
+        )
+        self._degraded = self._gauge("aisix_store_degraded", "Whether a shared store is out of reach.", ("store",))
+
     def _declare_ours(self) -> None:
         self._outcomes = self._counter(
             "aisix_call_outcomes_total", "Settled calls by how they ended.", ("endpoint", "outcome")
@@ -333,6 +371,9 @@ class Metrics(Collector):
         self._file_drops = self._counter("aisix_usage_file_drops_total", "Records that the usage file has lost.")
         self._lag = self._histogram("aisix_reactor_lag_seconds", "How late the reactor's timers fire.", (), LAG_BUCKETS)
         self._noise = self._counter("aisix_sse_noise_total", "Ignored frames of providers.", ("kind",))
+        self._hook_errors = self._counter(
+            "aisix_hook_errors_total", "Exceptions and time-outs of an operator's hooks.", ("hook", "method")
+        )
 
 
 def _request_families(calls: Mapping[Labels, _Handled]) -> Iterator[Table | Summary]:

@@ -15,7 +15,7 @@ from twisted_gateway.charging import NOTHING, Charge, charge, charged_attempt, l
 from twisted_gateway.exchange import Attempt, Exchange, Outcome
 
 if TYPE_CHECKING:
-    from twisted_gateway.config.resources import Model
+    from twisted_gateway.config.resources import Row
 
 Record = dict[str, Any]
 
@@ -64,7 +64,7 @@ def protocol_of(exchange: Exchange) -> str:
     return exchange.endpoint.dialect
 
 
-def row_of(exchange: Exchange) -> Model | None:
+def row_of(exchange: Exchange) -> Row | None:
     """The configured model that the caller's name resolved to, or None."""
     return exchange.resolution.model if exchange.resolution is not None else None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import Answer
 from twisted_gateway.charging import so_far
+from twisted_gateway.config.routes import ThroughputFloor
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import (
     AttemptFailed,
@@ -18,14 +20,16 @@ from twisted_gateway.errors import (
     broken_off,
     ended_by,
     timed_out,
+    too_slow,
     undecodable,
     without,
 )
 from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Usage
+from twisted_gateway.floor import Floor
 from twisted_gateway.formats.row import Learnt, Passage
 from twisted_gateway.line import Batch, Line
 from twisted_gateway.wire.series import Gate
-from twisted_gateway.wire.sse import Frame, TooLong
+from twisted_gateway.wire.sse import Frame, TooLong, encode
 
 _NOTHING = Batch(b"", 0, 0)
 
@@ -39,16 +43,27 @@ class Unbound(AttemptFailed):
     """
 
     def __init__(self, problem: Problem, outcome: Outcome, frames: list[Frame] | None) -> None:
-        super().__init__(problem, retryable=True)
+        super().__init__(problem, status=problem.embedded, retryable=True)
         self.outcome = outcome
         self.frames = frames
+
+
+@attrs.frozen
+class Waits:
+    """Seconds. `silence` is the longest gap between data events, None = no limit.
+
+    `progress`: after so long without a frame the passage says that the answer is still being made, 0 = never.
+    """
+
+    silence: float | None = None
+    progress: float = 0.0
+    floor: ThroughputFloor | None = None
 
 
 class Relay:
     """One answer on its way. `done` fires with the outcome, or fails as `Unbound`; cancelling it cuts the provider.
 
-    All the frames of one read go through the line synchronously and leave in one write. `silence` is the longest gap
-    between data events in seconds, None = no limit.
+    All the frames of one read go through the line synchronously and leave in one write.
     """
 
     def __init__(
@@ -60,7 +75,7 @@ class Relay:
         gates: Gates,
         downstream: Downstream,
         clock: IReactorTime,
-        silence: float | None,
+        waits: Waits,
     ) -> None:
         self.done: Deferred[Outcome] = Deferred(lambda _: self._abandoned())
         self._exchange = exchange
@@ -75,12 +90,22 @@ class Relay:
         self._clock = clock
         assert exchange.call is not None
         self._stream = exchange.call.stream
-        self._silence = silence or 0.0
-        self._alarm = Alarm(clock, self._silent) if self._silence and self._stream else None
+        self._silence = waits.silence or 0.0
+        self._patience: float = getattr(passage, "patience", 0.0)
+        waited = self._stream and (self._silence or self._patience)
+        self._alarm = Alarm(clock, self._silent) if waited else None
+        # a policy that holds text back must not be passed by, so there is no progress beside one
+        told = self._stream and waits.progress and not self._line.gated and hasattr(passage, "progress")
+        self._every = waits.progress
+        self._progress = Alarm(clock, self._tell_progress) if told else None
+        self._floor: Floor | None = None
+        self._rule = waits.floor if self._stream else None
+        self._slow = Alarm(clock, self._check_floor) if self._rule is not None else None
+        self._alarms = [alarm for alarm in (self._alarm, self._progress, self._slow) if alarm is not None]
         self._over = False
         self._finishing = False
+        self._full = False
         self._stopping = False
-        self._waiting = False
         self._delivered = 0
         self._whole: bytes | None = None
         self._headers: HeadLines = []
@@ -90,9 +115,12 @@ class Relay:
         self._headers = headers
         if self._stream and not self._exchange.late_head:
             self._downstream.commit(headers)
+        if self._rule is not None and self._slow is not None:
+            self._floor = Floor(self._rule, self._clock.seconds())
+            self._slow.set(self._rule.window_secs)
         self._downstream.join(self)
-        if self._alarm is not None and not self._downstream.paused:
-            self._alarm.set(self._silence)
+        if not self._downstream.paused:
+            self._wait()
         self._answer.join(self)
         if self._stream and not self._over and not self._exchange.late_head:
             self._downstream.flush_head()
@@ -167,9 +195,28 @@ class Relay:
             self._finish(batch)
         else:
             self._write(batch)
-            self._wait(self._line.full)
-            if batch.events and self._alarm is not None and not self._downstream.paused and not self._waiting:
-                self._alarm.set(self._silence)
+            self._pace(self._line.full)
+            if self._floor is not None:
+                self._floor.fed(self._clock.seconds(), passage.text_bytes)
+            if batch.events and not self._downstream.paused and not self._full:
+                self._wait()
+
+    def _wait(self) -> None:
+        """For the next data event; behind a whole answer, for its end marker."""
+        if self._alarm is None:
+            return
+        seconds = self._silence
+        if self._patience and self._passage.complete:
+            seconds = min(seconds or self._patience, self._patience)
+        if seconds:
+            self._alarm.set(seconds)
+
+    def _tell_progress(self) -> None:
+        """Nothing was written for a while."""
+        frames = self._passage.progress()  # type: ignore[attr-defined]
+        self._write(Batch(b"".join(map(encode, frames)), len(frames), 0))
+        if self._progress is not None and not self._downstream.paused:
+            self._progress.set(self._every)
 
     # For gates
 
@@ -184,11 +231,11 @@ class Relay:
         self._write(batch)
         self._settled()
 
-    def _wait(self, full: bool) -> None:
+    def _pace(self, full: bool) -> None:
         """Read no further while a gate waits for somebody and holds all it may."""
-        if full is self._waiting:
+        if full is self._full:
             return
-        self._waiting = full
+        self._full = full
         if full:
             self.pause()
         elif not self._downstream.paused:
@@ -198,17 +245,24 @@ class Relay:
 
     def pause(self) -> None:
         """The caller is slow: read no further, and do not count that as the provider's silence."""
-        if self._alarm is not None:
-            self._alarm.off()
+        for alarm in self._alarms:
+            alarm.off()
+        if self._floor is not None:
+            self._floor.pause(self._clock.seconds())
         self._answer.pause()
 
     def resume(self) -> None:
         """The caller has caught up."""
-        if self._over or self._finishing or self._waiting:
+        if self._over or self._finishing or self._full:
             return
-        if self._alarm is not None:
-            self._alarm.set(self._silence)
-        self._answer.resume()
+        self._wait()
+        if self._progress is not None:
+            self._progress.set(self._every)
+        if self._floor is not None:
+            self._floor.resume(self._clock.seconds())
+            self._check_floor()
+        if not self._over:
+            self._answer.resume()
 
     # Ends
 
@@ -220,7 +274,7 @@ class Relay:
             self._end(Outcome.ABANDONED)
             return
         self._line.discard()
-        self._waiting = False
+        self._full = False
         self.resume()
 
     def stop(self, empty: Callable[[Usage], list[Frame]]) -> None:
@@ -252,6 +306,8 @@ class Relay:
             if self._exchange.committed is None:
                 self._downstream.commit(self._headers)
             self._downstream.write(data, frames)
+            if self._progress is not None and not self._downstream.paused:
+                self._progress.set(self._every)
             self._wrote()
         else:
             self._whole = data if self._whole is None else self._whole + data
@@ -265,8 +321,8 @@ class Relay:
     def _finish(self, batch: Batch) -> None:
         """The provider has said everything: the success ending follows, when no gate holds anything any more."""
         self._finishing = True
-        if self._alarm is not None:
-            self._alarm.off()
+        for alarm in self._alarms:
+            alarm.off()
         self._write(_joined(batch, self._line.stopped(True)))
         self._answer.release(self._clock)
         self._settled()
@@ -313,6 +369,17 @@ class Relay:
             return
         self._broken(timed_out("silence_timeout", self._silence * 1000))
 
+    def _check_floor(self) -> None:
+        """As late as the stream can have become too slow since it was last looked at."""
+        floor, rule = self._floor, self._rule
+        if floor is None or rule is None or self._slow is None or self._passage.complete:
+            return
+        left = floor.left(self._clock.seconds())
+        if left > 0:
+            self._slow.set(left)
+        else:
+            self._broken(too_slow(rule.tokens_per_second, rule.window_secs))
+
     def _abandoned(self) -> None:
         self._answer.cut()
         self._end(Outcome.ABANDONED)
@@ -321,8 +388,8 @@ class Relay:
         if self._over:
             return
         self._over = True
-        if self._alarm is not None:
-            self._alarm.stop()
+        for alarm in self._alarms:
+            alarm.stop()
         passage, attempt = self._passage, self._attempt
         self._exchange.delivered_bytes = self._delivered
         attempt.usage = passage.usage

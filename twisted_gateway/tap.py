@@ -8,8 +8,8 @@ import random
 import signal
 import sys
 import time
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,25 @@ from twisted_gateway.intake import Bounds
 from twisted_gateway.listener import Site
 from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
 from twisted_gateway.metrics import Metrics
+from twisted_gateway.named_code import named_code
+from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
 from twisted_gateway.policies.budgets import Budgets
 from twisted_gateway.policies.costs import IncludeCost
+from twisted_gateway.policies.guardrails.services import Services
+from twisted_gateway.policies.hooks.faults import Faults
+from twisted_gateway.policies.hooks.loading import BadHook, load
+from twisted_gateway.policies.hooks.steps import Hooks
+from twisted_gateway.policies.quota import Quota
+from twisted_gateway.probes import Probes
+from twisted_gateway.route_metrics import Deployment, deployment
+from twisted_gateway.stores.buckets import namer
+from twisted_gateway.stores.memory import Memory
+from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
+from twisted_gateway.wire.requests import RequestHead
 
 FORMATS = {
     row.name: row
@@ -59,6 +72,8 @@ FORMATS = {
         anthropic.COUNT_TOKENS,
     )
 }
+
+_VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
 
 
 class Options(usage.Options):
@@ -104,6 +119,22 @@ def _reactor() -> Any:
     return reactor
 
 
+def new_id() -> str:
+    """A request id: a UUID of version 4, made without the class."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
+
+
+def choose(letters: str, k: int) -> str:
+    """`k` random ones of at most 256 letters."""
+    return random.getrandbits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
+
+
+@lru_cache
+def _alphabet(letters: str) -> bytes:
+    return (letters.encode("ascii") * 256)[:256]
+
+
 class House(MultiService):
     """The gateway as one service: listeners, trunk, policies, signals, and the way out.
 
@@ -131,15 +162,25 @@ class House(MultiService):
         self._check_tls(self.snapshot())
         self.books = self._bookkeeping()
         self.budgets = Budgets(self.books.spending, time.time, reactor.seconds, lambda act: reactor.callLater(0, act))
+        self.outside = Outside.over_own_pool(reactor, settings.upstream)
+        self.threads = Threads(reactor.callFromThread)
+        callables = _callables(settings.callables)
+        self.checks = Services(self.outside.fetch, self.threads.run, reactor, callables)
+        self._check_callables(self.snapshot())
         self.accounting = Accounting(
             self.metrics,
             self.lines,
-            records=self.books.records.put if self.books.records is not None else None,
+            records=[self.books.records.put] if self.books.records is not None else [],
             books=self.books.spending,
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
+        self.limiter = Memory(time.time)
+        self.hook_threads = Threads(reactor.callFromThread, name="hook")
+        self.hooks = self._hooks()
         self.gateway = self._gateway()
+        self.probes = self._probes()
+        self.metrics.routes.standing = self._standing
         self.front = Front(
             serve=self.gateway.serve,
             snapshot=self.snapshot,
@@ -148,7 +189,7 @@ class House(MultiService):
             condition=self.condition,
             clock=reactor,
             now=time.time,
-            new_id=lambda: str(uuid.uuid4()),
+            new_id=new_id,
             endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
             left=self.gateway.left,
             listed=self.gateway.streams.listed,
@@ -177,6 +218,21 @@ class House(MultiService):
         snapshot = self.snapshot()
         return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
 
+    def _hooks(self) -> Hooks:
+        try:
+            hooks = load(self.settings.hooks)
+        except BadHook as bad:
+            raise SettingsError(str(bad)) from None
+        faults = Faults(self.metrics.hook_failed)
+        recheck = access.ModelAccess().admit
+        made = Hooks(hooks, FORMATS, recheck, self.reactor, self.hook_threads.run, faults)
+        if made.wants_records:
+            self.accounting.records.append(made.recorded)
+        return made
+
+    def _quota(self) -> Quota:
+        return Quota(self.limiter, time.time, namer(), self.metrics)
+
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
         upstream = settings.upstream
@@ -191,19 +247,35 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(), self.budgets, IncludeCost()),
-            limits=(),
+            after=(access.ModelAccess(), self.hooks, self.budgets, IncludeCost()),
+            limits=(self._quota(),),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
             clock=self.reactor,
             now=time.time,
-            choose=random.choices,
+            choose=choose,
+            uniform=random.uniform,
+            timing=settings.proxy.server_timing,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
+            progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
             drains=Drains(self.reactor, settings.proxy.max_drains, self.metrics.drained),
             bridge=settings.proxy.responses_bridge,
         )
+
+    def _probes(self) -> Probes:
+        gateway = self.gateway
+        return Probes(gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0])
+
+    def _models(self) -> Any:
+        return self.state.models(self.gateway.health, time.time())
+
+    def _standing(self) -> list[tuple[Deployment, bool]]:
+        """The targets of which something is known, and whether each is up."""
+        health = self.gateway.health
+        known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
+        return [(deployment(model), health.report(model).status == "healthy") for model in known]
 
     def _client_of(self, key: ProviderKey) -> Client:
         return self._client(_own_tls(key))
@@ -231,6 +303,11 @@ class House(MultiService):
         for key in snapshot.provider_keys_by_name.values():
             self._client_of(key)
 
+    def _check_callables(self, snapshot: Snapshot) -> None:
+        fault = self.checks.missing(snapshot.guardrails)
+        if fault is not None:
+            raise SettingsError(fault)
+
     def _forget_clients(self, snapshot: Snapshot) -> None:
         """Clients whose trust no provider key asks for any more: their idle connections are closed."""
         used = {None, *(_own_tls(key) for key in snapshot.provider_keys_by_name.values())}
@@ -242,7 +319,7 @@ class House(MultiService):
         if not self.front.asks_for_a_key(path):
             return None
         try:
-            access.identify(CallerHeaders(request.requestHeaders), self.snapshot(), time.time())
+            access.identify(CallerHeaders(request.head.headers), self.snapshot(), time.time())
         except access.Denied as denial:
             self.metrics.decided("api_key", "denied", denial.reason)
             return denial.problem
@@ -251,13 +328,13 @@ class House(MultiService):
     def _demo_base(self) -> str | None:
         return None if self.demo_port is None else f"http://127.0.0.1:{self.demo_port.getHost().port}/v1"
 
-    def _refusal(self, problem: Problem, method: bytes, path: bytes, request: Any) -> bytes:
-        label = self.front.plain_path(path)
+    def _refusal(self, problem: Problem, head: RequestHead) -> bytes:
+        label = self.front.plain_path(head.path)
         endpoint = label if any(label == row.path for row in self.front.endpoints) else "other"
         if problem.status == 413:
             self.metrics.too_large(endpoint, "openai", "pending")
         fields = {
-            "method": method.decode("latin-1"),
+            "method": head.method.decode("latin-1"),
             "path": endpoint,
             "status": problem.status,
             "error_kind": problem.type,
@@ -265,7 +342,7 @@ class House(MultiService):
         }
         if self.settings.observability.access_log:
             self.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
-        return self.front.refusal(problem, method, path, request)
+        return self.front.refusal(problem, head)
 
     # Life
 
@@ -286,6 +363,7 @@ class House(MultiService):
             print(f"aisix: {text}", file=sys.__stderr__, flush=True)  # twistd has put a log in place of sys.stderr
             raise SystemExit(1) from None
         super().startService()
+        self.probes.update(self.snapshot())
         if self.alone:
             gc.collect()
             gc.freeze()
@@ -302,7 +380,14 @@ class House(MultiService):
             self.demo_port = self._bind(settings.demo.addr, site)
         prometheus = settings.observability.metrics.prometheus
         if prometheus.enabled:
-            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path, usage=self._usage)
+            status = StatusSite(
+                self.metrics,
+                self.state,
+                self.reactor,
+                path=prometheus.path,
+                list_models=self._models,
+                usage=self._usage,
+            )
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
@@ -320,6 +405,10 @@ class House(MultiService):
             signal.signal(number, lambda *args, act=act: self.reactor.callFromThread(act))
         for warning in (*self.settings.warnings, *self.snapshot().warnings):
             self.log.warn("{warning}", warning=warning)
+        if self.settings.hooks:
+            own = ", ".join(hook.name for hook in self.hooks.hooks)
+            steps = f"validate_model, {own}, guardrails, rate_limit, accounting"
+            self.log.info("the steps of a call: {steps}", steps=steps)
         self._warn_published()
         host = self.port.getHost()
         shown = f"[{host.host}]" if ":" in host.host else host.host
@@ -348,6 +437,7 @@ class House(MultiService):
                 self.settings.resources_file, os.environ, time.time(), generation=before.generation + 1
             )
             self._check_tls(snapshot)
+            self._check_callables(snapshot)
         except ResourcesError as error:
             state.failed(error, time.time())
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
@@ -356,6 +446,8 @@ class House(MultiService):
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
             return
         state.applied(snapshot)
+        self.probes.update(snapshot)
+        self.gateway.health.forget({model.id for model in snapshot.direct_models})
         self._forget_clients(snapshot)
         self.log.info("reloaded: generation {generation}", generation=snapshot.generation)
         for warning in snapshot.warnings:
@@ -397,14 +489,18 @@ class House(MultiService):
         for one in closing:
             await one
         self.books.stop()
+        self.hook_threads.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
         """Close listeners and connections, ending what still runs; the last lines are written."""
+        self.probes.stop()
         self.gateway.end_all(shutting_down())
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
-        for pool in self._pools:
+        for pool in (*self._pools, self.outside.pool):
             pool.close()
+        self.threads.stop()
+        closing.append(self.hooks.quiet())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:
@@ -432,6 +528,19 @@ class _Lag:
 def _own_tls(key: ProviderKey) -> ProviderTls | None:
     """A provider key's own trust, None where the boot file's is all there is."""
     return key.tls if key.tls.ca_cert or not key.tls.verify else None
+
+
+def _callables(paths: Mapping[str, str]) -> dict[str, Callable[..., Any]]:
+    """The operator's own objects. Raises `SettingsError` for one that cannot be had or called."""
+    found = {}
+    for name, path in paths.items():
+        try:
+            found[name] = named_code(path)
+        except ValueError as error:
+            raise SettingsError(f"callables.{name}: {error}") from None
+        if not callable(found[name]):
+            raise SettingsError(f"callables.{name}: {path} cannot be called")
+    return found
 
 
 def _bounds(settings: Settings) -> Bounds:

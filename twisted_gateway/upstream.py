@@ -6,18 +6,18 @@ Deadlines: `streaming.md` section 9. What becomes of non-streams and errors: sec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import attrs
 from treq.client import HTTPClient
-from treq.response import _Response
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent
+from twisted.web.iweb import IAgent, IResponse
 
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import Answer, ErrorBody, Limits, cause_of, detail_of
@@ -37,6 +37,10 @@ from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.wire.series import WholeBody
 from twisted_gateway.wire.sse import Reader
 
+_STREAM = b"text/event-stream"
+_JSON = (b"/json", b"+json")
+_TOLD = re.compile(rb"[\x20-\x7e]{1,128}").fullmatch
+
 
 class Client(HTTPClient):
     """treq's client, less what a gateway must not do (cookies, redirects, decompression, buffering)."""
@@ -46,10 +50,10 @@ class Client(HTTPClient):
 
     def post(  # type: ignore[override]
         self, url: str, *, headers: Headers, data: bytes, started: Callable[[], None]
-    ) -> Deferred[_Response]:
+    ) -> Deferred[IResponse]:
         """A streaming POST. `started` is called once the connection is up and the request begins to be written."""
-        request: Deferred[Any] = self._agent.request(b"POST", url.encode("ascii"), headers, Body(data, started))
-        return request.addCallback(_Response, self._cookiejar)
+        asked: Deferred[IResponse] = self._agent.request(b"POST", url.encode("ascii"), headers, Body(data, started))
+        return asked
 
 
 class Upstream:
@@ -83,15 +87,21 @@ class Upstream:
         Raises `AttemptFailed`. Cancelled, it closes the connection at once.
         """
         timer = _Deadline(self._clock, call, wait)
+
+        def started() -> None:
+            attempt.sent = self._clock.seconds()
+            timer.start()
+
         raw = HeaderLines((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
         try:
             client = self._client(attempt.target.model.provider_key)
-            timer.watch(client.post(url, headers=raw, data=sent.body, started=timer.start))
+            timer.watch(client.post(url, headers=raw, data=sent.body, started=started))
             response = await timer.waiting
             attempt.status = response.code
             if not 200 <= response.code < 300:
                 await self._refused(response, format, timer)
             reader = _reader(call, response, self._limits)
+            attempt.content_type = _content_type(call, response)
             accepted()
             answer = Answer(call, format, reader, self._limits)
             timer.watch(answer.opened)
@@ -180,10 +190,24 @@ def _reader(call: Call, response: Any, limits: Limits) -> Reader | WholeBody | N
         raise StrayFrame("it is compressed though identity was asked for")
     if not call.stream:
         return WholeBody(limits.max_body_bytes)
-    kind = (first_value(response.headers, b"content-type") or b"").split(b";")[0].strip().lower()
-    if kind == b"text/event-stream":
+    kind = _kind(response)
+    if kind == _STREAM:
         return Reader(limits.max_event_bytes)
-    return WholeBody(limits.max_body_bytes) if kind.endswith((b"/json", b"+json")) else None
+    return WholeBody(limits.max_body_bytes) if kind.endswith(_JSON) else None
+
+
+def _content_type(call: Call, response: Any) -> bytes | None:
+    """The provider's own word for what was asked for, where it is one that may be told (`streaming.md` 5)."""
+    kind = _kind(response)
+    if (kind == _STREAM) if call.stream else kind.endswith(_JSON):
+        given: bytes = first_value(response.headers, b"content-type") or b""
+        return given.strip() if _TOLD(given) else None
+    return None
+
+
+def _kind(response: Any) -> bytes:
+    given: bytes = first_value(response.headers, b"content-type") or b""
+    return given.split(b";")[0].strip().lower()
 
 
 def _with_retry_after(problem: Problem, seconds: int) -> Problem:

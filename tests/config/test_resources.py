@@ -8,7 +8,7 @@ from twisted_gateway.config import resources, unavailable
 from twisted_gateway.config.file import read_yaml
 from twisted_gateway.config.interpolation import Unresolved, interpolated
 from twisted_gateway.config.report import ResourcesError
-from twisted_gateway.config.resources import derived_id, read_time, star_capture
+from twisted_gateway.config.resources import COLLECTIONS, derived_id, read_time, star_capture
 from twisted_gateway.config.snapshot import Snapshot, build
 
 ENV = {"KEY": "sk-plain", "EMPTY": "", "ODD": "a${b}"}
@@ -135,7 +135,6 @@ BAD = [  # entry, change, the message after the label
     ("model", {"completions_via_chat": 1}, SCHEMA + "`/completions_via_chat`: expected true or false, got an integer"),
     ("model", {"default_max_tokens": 0}, SCHEMA + "`/default_max_tokens`: expected an integer of at least 1"),
     ("model", {"thinking_style": "x"}, SCHEMA + '`/thinking_style`: expected "adaptive" or "budget" or "none"'),
-    ("model", {"routing": {}}, "`routing` is known but not available in this version"),
     ("api_key", {"key_env": "KEY"}, "exactly one of `key`, `key_env` and `key_hash` is required"),
     ("api_key", {"key": ""}, "`key` must not be empty"),
     ("api_key", {"key": "$${KEY}"}, "`key`: the key must not hold `${` (a variable that was not filled in?)"),
@@ -161,7 +160,7 @@ BAD = [  # entry, change, the message after the label
         SCHEMA + "`/expires_at`: expected an RFC 3339 time such as 2030-01-31T12:00:00Z",
     ),
     ("api_key", {"team_id": ""}, SCHEMA + "`/team_id`: expected a non-empty string"),
-    ("api_key", {"rate_limit": {"rpm": 0}}, "`rate_limit` is known but not available in this version"),
+    ("api_key", {"rate_limit": {"rpm": -1}}, SCHEMA + "`/rate_limit/rpm`: expected an integer of at least 0"),
     ("api_key", {"user_name": "${GONE}"}, "field `user_name`: environment variable `GONE` is not set"),
     (
         "api_key",
@@ -204,7 +203,7 @@ FILE = [
     ({"_format_version": "2"}, '(file): `_format_version` is not supported (expected "1")'),
     (
         {"_format_version": "1", "modelz": []},
-        "(file): unknown top-level key `modelz` (expected _format_version, provider_keys, models, api_keys, budgets)",
+        f"(file): unknown top-level key `modelz` (expected _format_version, {', '.join(COLLECTIONS)})",
     ),
     ({"_format_version": "1", "models": {}}, "(file): `models` must be a list, got a mapping"),
     ({"_format_version": "1", "models": ["x"]}, "models[0]: expected a mapping, got a string"),
@@ -249,8 +248,7 @@ api_keys:
       - c
 """)
     assert findings(tree, lines) == [
-        "(file): unknown top-level key `modelz`"
-        " (expected _format_version, provider_keys, models, api_keys, budgets) (line 3)",
+        f"(file): unknown top-level key `modelz` (expected _format_version, {', '.join(COLLECTIONS)}) (line 3)",
         'provider_keys[0] ("prod"): field `api_key`: environment variable `GONE` is not set (line 6)',
         "models[1]: `display_name` is already used by models[0] (line 12)".replace("models[1]", 'models[1] ("a")'),
         'models[2] ("b"): `provider_key` references unknown provider key "stage" (defined provider keys: prod) (line 16)',  # noqa: E501

@@ -5,6 +5,7 @@ import pytest
 
 from twisted_gateway.addresses import Address
 from twisted_gateway.config import settings
+from twisted_gateway.config.redis import server_of
 from twisted_gateway.config.rewrites import UrlRewrite, read_rewrite, rewrite
 from twisted_gateway.config.settings import Settings, SettingsError, structure
 
@@ -59,6 +60,7 @@ CASES = [  # key, default, good value, what it becomes, bad value, the error's t
         "expected a number of at least 0 and at most 2.14748e+06",
     ),
     ("downstream.max_connections", 0, 9, 9, None, "expected an integer, got null"),
+    ("downstream.responses_progress_secs", 0.0, 60, 60.0, "x", NUMBER),
     ("upstream.timeout_ms", 6000000, 0, 0, 2**31, "expected an integer from 0 to 2147483647"),
     ("upstream.stream_timeout_ms", 0, 30000, 30000, "x", INTEGER),
     ("upstream.first_event_timeout_ms", 0, 1, 1, "x", INTEGER),
@@ -205,7 +207,7 @@ def test_unknown_keys_are_refused_at_every_level(path):
     )
 
 
-@pytest.mark.parametrize("key", ["proxy.upload_limit_bytes", "hooks", "warnings", "proxy.listeners"])
+@pytest.mark.parametrize("key", ["proxy.upload_limit_bytes", "warnings", "proxy.listeners"])
 def test_keys_of_later_issues_are_unknown(key):
     assert detail(tree(**{key: []})).startswith(f"deserialize: {key}: unknown key")
 
@@ -215,7 +217,6 @@ UNAVAILABLE = [
     ("managed.enabled", True),
     ("cache.redis", {"url": "redis://:pw@x"}),
     ("cache.backend", "redis"),
-    ("ratelimit.backend", "redis"),
     ("admin.enabled", True),
     ("observability.metrics.otlp.enabled", True),
     ("observability.tracing.otlp.enabled", True),
@@ -226,6 +227,50 @@ UNAVAILABLE = [
 @pytest.mark.parametrize(("key", "value"), UNAVAILABLE)
 def test_known_but_unavailable(key, value):
     assert detail(tree(**{key: value})) == f"`{key}` is known but not available in this version"
+
+
+CERTIFICATE_ALONE = {"url": "rediss://x", "tls": {"client_cert_file": "c"}}
+STORES = [
+    ({"backend": "redis"}, "ratelimit.redis is required when backend = redis"),
+    ({"redis": {}}, "ratelimit.redis.url is required when mode = single"),
+    ({"redis": {"url": "http://:secret@x"}}, "ratelimit.redis.url must be a redis:// or rediss:// URL"),
+    ({"redis": {"url": "redis://x/a"}}, "ratelimit.redis.url must be a redis:// or rediss:// URL"),
+    ({"redis": {"mode": "cluster"}}, "ratelimit.redis.mode = cluster is not available: single and sentinel are"),
+    (
+        {"redis": {"mode": "sentinel"}},
+        "ratelimit.redis.sentinels must list at least one node when mode = sentinel",
+    ),
+    (
+        {"redis": {"mode": "sentinel", "sentinels": ["redis://x"]}},
+        "ratelimit.redis.master_name is required when mode = sentinel",
+    ),
+    ({"redis": CERTIFICATE_ALONE}, "ratelimit.redis.tls client_cert_file and client_key_file must be set together"),
+    (
+        {"backend": "redis", "redis": {"url": "redis://x"}, "concurrency_ttl_secs": 0},
+        "ratelimit.concurrency_ttl_secs must be greater than 0 when backend = redis",
+    ),
+    ({"backend": "disk"}, 'deserialize: ratelimit.backend: expected "memory" or "redis"'),
+    ({"store_timeout_ms": 0}, "deserialize: ratelimit.store_timeout_ms: expected an integer from 1 to 60000"),
+    ({"redis": {"urls": "redis://x"}}, "deserialize: ratelimit.redis.urls: unknown key (expected one of mode, url"),
+]
+
+
+@pytest.mark.parametrize(("section", "said"), STORES)
+def test_where_limits_are_counted(section, said):
+    assert detail(tree(ratelimit=section)).startswith(said)
+    assert "secret" not in detail(tree(ratelimit=section))
+
+
+def test_a_redis_is_described_by_its_url_or_by_sentinels():
+    limits = structure(tree(ratelimit={"backend": "redis", "redis": {"url": "redis://u:p%40@h/2"}}), {}).ratelimit
+    assert (limits.store_timeout_ms, limits.concurrency_ttl_secs) == (50, 300)
+    server = server_of(limits.redis.url)
+    assert (server.host, server.port, server.username, server.password, server.database) == ("h", 6379, "u", "p@", 2)
+    assert "p%40" not in repr(limits)
+    environ = {"AISIX_RATELIMIT__REDIS__URL": "rediss://other", "AISIX_RATELIMIT__STORE_TIMEOUT_MS": "20"}
+    limits = structure(tree(), environ).ratelimit
+    assert server_of(limits.redis.url).tls
+    assert limits.store_timeout_ms == 20
 
 
 def test_harmless_forms_of_unavailable_sections():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from twisted_gateway.config.resources import RequestEdits
 from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import Call
 from twisted_gateway.formats import anthropic, openai_chat
@@ -215,6 +216,61 @@ def test_counting():
     model.count_tokens_estimate = True
     assert json.loads(anthropic.COUNT_TOKENS.ready(asked, model, "openai")) == {"input_tokens": 1}
     assert anthropic.COUNT_TOKENS.ready(asked, model, "anthropic") is None
+
+
+def test_a_count_is_sent_without_defaults_that_it_would_be_refused_for():
+    """It keeps the caller's own members, the key's renames, and defaults that change what it comes to."""
+    edits = RequestEdits(
+        default_body_fields={"max_tokens": 5, "top_k": 3, "system": "s", "tools": []}, param_renames={"thinking": "t"}
+    )
+    asked = anthropic.read_count(dumps({"model": "m", "tools": [1], "thinking": {}, "top_k": 2}), JSON)
+    made = anthropic.sent_count(asked, place("claude-x", key={"request": edits}), True)
+    assert made.path == "/messages/count_tokens"
+    assert json.loads(made.body) == {"model": "claude-x", "tools": [1], "t": {}, "top_k": 2, "system": "s"}
+    assert asked.prompt_bytes == 0, "no tokens are charged for a count"
+
+
+@pytest.mark.parametrize(
+    ("members", "size"),
+    [
+        ({"messages": [{"role": "user", "content": "h\u00e9"}]}, 3),
+        ({"system": "abc", "messages": []}, 3),
+        ({"system": [{"type": "text", "text": "abc"}], "messages": []}, 3),
+        ({"messages": [], "tools": [{"name": "f"}]}, len('[{"name":"f"}]')),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {"data": "x" * 9}}]}]}, 340),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "content": [{"type": "tool_use", "name": "ff", "input": {"a": 1}}]},
+                    {
+                        "role": "user",
+                        "content": [{"type": "tool_result", "content": [{"type": "text", "text": "abc"}]}],
+                    },
+                    {"role": "assistant", "content": [{"type": "thinking", "thinking": "abcd"}]},
+                ]
+            },
+            2 + len('{"a":1}') + 3 + 4,
+        ),
+        ({"messages": 5}, 0),
+    ],
+)
+def test_the_bytes_of_a_prompt(members, size):
+    asked = anthropic.read_call(dumps({"model": "m", **members}), JSON)
+    assert asked.prompt_bytes == size
+
+
+def test_a_message_that_was_only_unsigned_thinking_is_left_out():
+    thought = {"role": "assistant", "content": [{"type": "thinking", "thinking": "a", "signature": ""}]}
+    asked = call(messages=[*HELLO, thought, *HELLO])
+    assert json.loads(anthropic.sent(asked, place("claude-x"), True).body)["messages"] == [*HELLO, *HELLO]
+
+
+@pytest.mark.parametrize(
+    "messages", ["thinking", [5, {"thinking": 1}], [{"content": [["thinking"]], "role": "assistant"}]]
+)
+def test_messages_that_cannot_be_read_go_to_the_provider_as_they_are(messages):
+    asked = call(messages=messages)
+    assert json.loads(anthropic.sent(asked, place("claude-x"), True).body)["messages"] == messages
 
 
 def test_heartbeats():

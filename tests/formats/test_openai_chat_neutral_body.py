@@ -284,9 +284,7 @@ def test_texts_alone_are_one_string():
 )
 def test_parts_that_cannot_be_said(part, kind):
     problem = refusal(sent, said(Turn("user", (part,))))
-    assert problem.message == (
-        f'request payload is invalid: content part type "{kind}" is not supported by this model'
-    )
+    assert problem.message == (f'request payload is invalid: content part type "{kind}" is not supported by this model')
 
 
 def test_an_assistants_message():

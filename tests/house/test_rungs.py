@@ -18,18 +18,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "twisted_gateway"
 
 BYTES = ("wire",)
-NOUNS = ("errors", "exchange")
+NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
-    *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "pricing"),
-    *("records", "spending"),
-    *("deadlines", "addresses", "config"),
+    "formats", "line", "roads", "providers", "routing", "ring", "turns", "retrying", "floor", "timing",
+    "route_metrics", "metrics", "tallies", "client_types", "charging", "pricing", "spending", "records", "deadlines",
+    "addresses", "named_code", "config",
 )
-JUDGEMENT = ("policies", "logs", "alarm")
+JUDGEMENT = ("policies", "logs", "alarm", "layers", "stores", "health")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "drains", "streams", "bookkeeping", "usage_file", "config.file",
+    "listener", "trust", "demo", "outside", "threads", "drains", "streams", "bookkeeping", "usage_file",
+    "config.file", "stores.redis",
 )
-TRUNK = ("gateway",)
+TRUNK = ("gateway", "attempts", "opening", "hedging", "probes")
 DOORS = ("front", "cors", "admin")
 
 _QUIET = ("twisted.internet.interfaces", "twisted.internet.defer", "twisted.logger", "twisted.python.failure")
@@ -37,9 +38,9 @@ _DATA = ("attrs", "cattrs", "msgspec")
 ALLOWED: dict[tuple[str, ...], tuple[str, ...]] = {
     BYTES: ("attrs",),
     NOUNS: ("attrs",),
-    KNOWLEDGE: (*_DATA, "prometheus_client"),
+    KNOWLEDGE: (*_DATA, "prometheus_client", "re2"),
     JUDGEMENT: (*_DATA, *_QUIET, "zope.interface", "constantly", "re2"),
-    MOTION: (*_DATA, "twisted", "zope.interface", "treq", "yaml", "OpenSSL", "service_identity"),
+    MOTION: (*_DATA, "twisted", "zope.interface", "treq", "yaml", "OpenSSL", "service_identity", "txredisapi"),
     TRUNK: (*_DATA, *_QUIET, "twisted.web.iweb"),
     DOORS: (*_DATA, *_QUIET, "twisted.web", "klein", "werkzeug"),
 }
@@ -71,7 +72,7 @@ def inside(name: str, places: tuple[str, ...]) -> bool:
 
 
 def rung(name: str) -> tuple[str, ...] | None:
-    if name == "config.file":
+    if name in MOTION:
         return MOTION
     return next((places for places in ALLOWED if inside(name, places)), None)
 

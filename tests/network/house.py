@@ -37,6 +37,7 @@ _BOOT = {
     "admin": {"enabled": False},
     "observability": {"metrics": {"prometheus": {"enabled": False}}},
     "shutdown": {"min_drain_secs": 0},
+    "upstream": {"retries": 0},
 }
 
 
@@ -119,7 +120,7 @@ class Running:
         path.write_text(yaml.safe_dump(_resources(providers)))
         settings = structure(merged({**_BOOT, "resources_file": str(path)}, boot or {}), {})
         self.house = House(settings, reactor, Log(self._lines, json_layout("aisix")), alone=False)
-        self.house.accounting.records = self._recorded
+        self.house.accounting.records.append(self._recorded)
         self._count_arrivals()
 
     def start(self) -> Running:
@@ -159,9 +160,7 @@ class Running:
     def gauges(self) -> dict[str, float]:
         """The gauges that count what is going on, summed over their labels."""
         families = {family.name: family for family in self.house.metrics.collect()}
-        return {
-            name: sum(sample.value for sample in families[name].samples) for name in _GAUGES if name in families
-        }
+        return {name: sum(sample.value for sample in families[name].samples) for name in _GAUGES if name in families}
 
     async def when_records(self, count: int, patience: float = PATIENCE) -> list[dict[str, Any]]:
         """The records, once there are so many."""

@@ -95,4 +95,3 @@ def until(met: Callable[[], bool], story: Callable[[], str], seconds: float = 10
     while not met():
         assert time.monotonic() < end, story()
         time.sleep(0.02)
-

@@ -28,7 +28,7 @@ class Desk:
         self.log = Log(self.kept, json_layout("svc"), level, now=lambda: 0.0)
         self.metrics = Metrics()
         self.records: list[Record] = []
-        self.policy = Accounting(self.metrics, self.log, **({"records": self.records.append} | more))
+        self.policy = Accounting(self.metrics, self.log, **({"records": [self.records.append]} | more))
         publisher = LogPublisher(self.log)
         self.policy.log.observer = self.policy.auth_log.observer = publisher
 
@@ -286,7 +286,7 @@ def test_gauges_follow_the_call() -> None:
 
 
 def test_without_a_sink_the_event_is_dropped_and_counted() -> None:
-    desk = Desk(records=None)
+    desk = Desk(records=[])
     desk.settled(exchange())
 
     assert value(desk.metrics, "aisix_usage_event_drops_total", reason="sink_disabled", model="gpt") == 1
@@ -296,11 +296,13 @@ def test_a_failing_sink_costs_only_the_record() -> None:
     def full(_: Record) -> None:
         raise OSError("disk full")
 
-    desk = Desk(records=full)
+    desk = Desk()
+    desk.policy.records.insert(0, full)
     desk.settled(exchange())
 
     assert len(desk.lines()) == 1
     assert len(desk.lines("a usage record was lost")) == 1
+    assert len(desk.records) == 1, "and others have it"
 
 
 def test_access_log_off_and_level_above_info() -> None:

@@ -265,3 +265,30 @@ def test_what_is_written_reads_the_same(stream):
     written = b"".join(map(encode, frames))
     assert b"\r" not in written
     assert told(read([written])) == [(event, data.replace(b"\n", b" ")) for event, data in told(frames)]
+
+
+LONG = b"data: " + b"x" * 300
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+@pytest.mark.parametrize("blank", [b"\n\n", b"\r\n\r\n", b"\r\r"])
+def test_an_event_that_is_too_long_can_be_passed_unread(blank, cut):
+    stream = b"data: a\n\n" + LONG + blank + b"data: b\n\n"
+    reader, given, frames = Reader(limit=100), b"", []
+    for at in range(0, len(stream), cut):
+        data = stream[at : at + cut]
+        while data:
+            if reader.in_overrun:
+                piece, data = reader.overrun(data)
+                given += piece
+                continue
+            try:
+                frames += reader.received(data)
+            except TooLong as error:
+                frames += error.frames
+                given += reader.overrun()[0]
+            data = b""
+    assert given == LONG + b"\n\n"
+    assert [frame.data for frame in frames] == [b"a", b"b"]
+    assert not reader.in_overrun
+    assert reader.held == 0

@@ -104,12 +104,3 @@ class Cache:
 
     backend: Annotated[str, Choice(("memory",))] = "memory"
     redis: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
-
-
-@attrs.frozen
-class Ratelimit:
-    """The counters' store: only memory so far."""
-
-    backend: Annotated[str, Choice(("memory",))] = "memory"
-    redis: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
-    concurrency_ttl_secs: WholeSeconds = 300

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from twisted_gateway.config import unavailable
+from twisted_gateway.config import guarding, limits, unavailable
 from twisted_gateway.config.checks import (
     Lines,
     Path,
@@ -27,9 +27,12 @@ from twisted_gateway.config.interpolation import interpolated_tree
 from twisted_gateway.config.report import Finding
 from twisted_gateway.config.resources import (
     COLLECTIONS,
+    GUARDRAIL_KINDS,
     IDENTITIES,
     RECORDS,
     SPELLINGS,
+    Group,
+    Model,
     ProviderKey,
     cidr,
     derived_id,
@@ -41,6 +44,13 @@ _BROKEN = ProviderKey(id="", display_name="-", api_key="-")
 """Stands for a provider key that is reported already, so that the models which use it can still be read."""
 _MOST_NAMES = 50
 _NULL_IS_ABSENT = ("provider_keys", "api_keys")
+_DIRECT = ("provider", "model_name", "provider_key", "provider_key_id")
+"""What makes a model a direct one."""
+_KNOBS = (
+    *(name for name in written_names(Model) if name not in (*written_names(Group), *_DIRECT)),
+    *("auto_prompt_caching", "embedding"),
+)
+"""Keys of direct models that a group cannot use (`configuration.md` 7.2)."""
 
 
 class Refused(Exception):
@@ -161,6 +171,9 @@ class Reading:
         tree = dict(entry.raw)
         if "id" in tree:
             raise Refused("`id` is not accepted: ids are derived from names", ("id",))
+        knobs = [name for name in tree if name in _KNOBS] if _is_group(entry.kind, tree) else []
+        for name in knobs:
+            del tree[name]
         self._built(entry.kind, tree)
         if entry.kind in _NULL_IS_ABSENT:
             tree = _without_nulls(RECORDS[entry.kind], tree)
@@ -169,10 +182,16 @@ class Reading:
         _REWRITES[entry.kind](self, tree)
         assert entry.identity is not None
         tree["id"] = derived_id(entry.kind, entry.identity)
-        try:
-            return _CONVERTER.structure(tree, RECORDS[entry.kind])
-        except Exception as error:
-            raise _schema_refusal(entry.kind, list(leaves(error))) from None
+        shape = Group if _is_group(entry.kind, tree) else RECORDS[entry.kind]
+        record = _structured(entry.kind, tree, shape, [*written_names(shape)])
+        if knobs:
+            names = ", ".join(f"`{name}`" for name in knobs)
+            raise Refused(f"{names} not accepted on a model group", (knobs[0],))
+        if entry.kind == "guardrails":
+            self._together(record)
+        if entry.kind == "rate_limit_policies" and record.warning:
+            self.warnings.append(f'rate_limit_policies ("{record.name}"): {record.warning}')
+        return record
 
     def _built(self, kind: str, tree: dict[str, Any]) -> None:
         """Refuse what is known and not built; drop it where it is empty."""
@@ -197,6 +216,22 @@ class Reading:
             tree["api_key"] = tree.pop("secret")
 
     def _model(self, tree: dict[str, Any]) -> None:
+        if "routing" in tree:
+            mixed = [name for name in _DIRECT if name in tree]
+            if mixed:
+                names = ", ".join(f"`{name}`" for name in mixed)
+                raise Refused(f"{names} beside `routing`: a model is either direct or a group", (mixed[0],))
+        else:
+            self._linked(tree)
+        for index, member in enumerate(tree["allowed_cidrs"] if isinstance(tree.get("allowed_cidrs"), list) else ()):
+            if isinstance(member, str) and cidr(member) is None:
+                self.warnings.append(
+                    f'models ("{tree["display_name"]}"): allowed_cidrs[{index}] is not a network and is ignored '
+                    "(a single address is written with /32 or /128)"
+                )
+
+    def _linked(self, tree: dict[str, Any]) -> None:
+        """Put the provider key's record in place of its name."""
         given = [name for name in ("provider_key", "provider_key_id") if name in tree]
         if not given:
             raise Refused("`provider_key` is required (the `display_name` of an entry of provider_keys)")
@@ -218,12 +253,6 @@ class Reading:
                 (name,),
             )
         tree["provider_key"] = known[written].record or _BROKEN
-        for index, member in enumerate(tree["allowed_cidrs"] if isinstance(tree.get("allowed_cidrs"), list) else ()):
-            if isinstance(member, str) and cidr(member) is None:
-                self.warnings.append(
-                    f'models ("{tree["display_name"]}"): allowed_cidrs[{index}] is not a network and is ignored '
-                    "(a single address is written with /32 or /128)"
-                )
 
     def _caller_key(self, tree: dict[str, Any]) -> None:
         tree["name"] = tree.pop("display_name")
@@ -262,6 +291,73 @@ class Reading:
             )
         tree["scope_ref"] = derived_id("api_keys", name)
 
+    def _guardrail(self, tree: dict[str, Any]) -> None:
+        """Read the kind's own fields, which are those of its record."""
+        name = tree.get("kind")
+        if isinstance(name, str) and name in unavailable.GUARDRAIL_KINDS and name not in GUARDRAIL_KINDS:
+            raise Refused(unavailable.refusal(f"kind: {name}"), ("kind",))
+        kind = GUARDRAIL_KINDS.get(name) if isinstance(name, str) else None
+        if kind is None:
+            expected = " or ".join(f'"{known}"' for known in GUARDRAIL_KINDS)
+            raise Refused(f"schema validation failed at `/kind`: expected {expected}", ("kind",))
+        try:
+            own = guarding.prepared(tree, kind)
+        except guarding.Fault as fault:
+            raise Refused(str(fault), fault.path) from None
+        known = [*guarding.COMMON, *written_names(kind.record)]
+        tree["own"] = _structured("guardrails", own, kind.record, known)
+        tree["local"] = kind.local
+        for key in tree:
+            if key not in (*guarding.COMMON, "own", "local"):
+                raise _schema_refusal("guardrails", [((key,), Unknown(""))], known)
+
+    def _together(self, record: guarding.Guardrail) -> None:
+        kind = GUARDRAIL_KINDS[record.kind]
+        try:
+            guarding.check(record, kind)
+        except guarding.Fault as fault:
+            raise Refused(str(fault), fault.path) from None
+        self.warnings += [f'guardrails ("{record.name}"): {sentence}' for sentence in kind.warn(record.own)]
+
+    def _rate_limit_policy(self, tree: dict[str, Any]) -> None:
+        """Look up the entries that a policy names (5.4)."""
+        if (fault := limits.misshapen(tree)) is not None:
+            raise _schema_refusal("rate_limit_policies", [(fault.path, fault)], [])
+        scope, wanted = tree.get("scope"), tree.get("scope_ref")
+        if scope in _NAMED and isinstance(wanted, str):
+            tree["scope_ref"] = self._id_of(scope, wanted, ("scope_ref",), "scope_ref")
+        if "conditions" in tree:
+            tree["conditions"] = self._with_ids(tree["conditions"], ("conditions",))
+
+    def _with_ids(self, node: Any, path: Path) -> Any:
+        """A tree of conditions with ids in place of the names of keys and models. What is malformed stays."""
+        if isinstance(node, list):
+            return [self._with_ids(member, (*path, index)) for index, member in enumerate(node)]
+        if not isinstance(node, Mapping):
+            return node
+        done = dict(node)
+        if "children" in done:
+            done["children"] = self._with_ids(done["children"], (*path, "children"))
+        kind, value = done.get("dimension"), done.get("value")
+        if not isinstance(kind, str) or kind not in _NAMED:
+            return done
+        place = (*path, "value")
+        if isinstance(value, str):
+            done["value"] = self._id_of(kind, value, place, dotted(place))
+        elif isinstance(value, list):
+            done["value"] = [
+                self._id_of(kind, one, (*place, index), dotted((*place, index))) if isinstance(one, str) else one
+                for index, one in enumerate(value)
+            ]
+        return done
+
+    def _id_of(self, scope: str, name: str, path: Path, field: str) -> str:
+        """The id of the key or model of this name; a name with `*` need not be defined."""
+        kind, what = _NAMED[scope]
+        if name not in self.named[kind] and "*" not in name:
+            raise Refused(f'`{field}` references unknown {what} "{name}" (defined {what}s: {self._names(kind)})', path)
+        return derived_id(kind, name)
+
     def _names(self, kind: str) -> str:
         names = sorted(self.named[kind])
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
@@ -278,6 +374,16 @@ class Reading:
                         f'`allowed_models` references unknown model "{name}" (defined models: {self._names("models")})',
                         ("allowed_models", index),
                     )
+        for entry in self.entries["models"]:
+            for index, target in enumerate(entry.record.routing.targets if isinstance(entry.record, Group) else ()):
+                if "*" not in target.model and target.model not in self.named["models"]:
+                    path = ("routing", "targets", index, "model")
+                    self._report(
+                        entry,
+                        f'`{dotted(path)}` references unknown model "{target.model}" '
+                        f"(defined models: {self._names('models')})",
+                        path,
+                    )
         holders: dict[str, Entry] = {}
         for entry in keys:
             first = holders.setdefault(entry.record.key_hash, entry)
@@ -290,16 +396,34 @@ _REWRITES = {
     "models": Reading._model,
     "api_keys": Reading._caller_key,
     "budgets": Reading._budget,
+    "guardrails": Reading._guardrail,
+    "rate_limit_policies": Reading._rate_limit_policy,
 }
 
+_NAMED = {"api_key": ("api_keys", "api key"), "model": ("models", "model")}
+"""Scopes and dimensions whose values are names of entries in a file."""
 
-def _schema_refusal(kind: str, problems: list[tuple[Path, Exception]]) -> Refused:
+
+def _is_group(kind: str, tree: Mapping[str, Any]) -> bool:
+    return kind == "models" and "routing" in tree
+
+
+def _structured(kind: str, tree: Mapping[str, Any], record: type[Any], known: list[str]) -> Any:
+    """The record of an entry; `known` are the keys that it may have."""
+    try:
+        return _CONVERTER.structure(tree, record)
+    except Exception as error:
+        known = known if record is Group else [*known, *SPELLINGS[kind]]
+        raise _schema_refusal(kind, list(leaves(error)), known) from None
+
+
+def _schema_refusal(kind: str, problems: list[tuple[Path, Exception]], known: list[str]) -> Refused:
     """The first schema error of an entry; an unknown key says more than the missing one it may stand for."""
     path, error = min(problems, key=lambda problem: not isinstance(problem[1], Unknown))
     reason: object = error
     if isinstance(error, Unknown) and len(path) == 1:
-        names = [name for name in written_names(RECORDS[kind]) if kind != "api_keys" or name != "name"]
-        reason = f"unknown key (expected one of {', '.join([*names, *SPELLINGS[kind]])})"
+        names = [name for name in known if kind != "api_keys" or name != "name"]
+        reason = f"unknown key (expected one of {', '.join(names)})"
     return Refused(f"schema validation failed at `{_pointer(path)}`: {reason}", path)
 
 

@@ -30,7 +30,7 @@ LISTS = frozenset(
         "observability.metrics.buckets.a2a_ttfb",
     }
 )
-OBJECT_LISTS = ("proxy.url_rewrites", "observability.metrics.client_type_rules")
+OBJECT_LISTS = ("proxy.url_rewrites", "observability.metrics.client_type_rules", "hooks")
 
 _KUBERNETES = re.compile(r"aisix_(service_host|service_port(_.*)?|port|port_[0-9]+_(tcp|udp|sctp)(_.*)?)")
 """What Kubernetes puts into every container beside a Service that is called `aisix`."""

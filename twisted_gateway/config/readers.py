@@ -5,6 +5,7 @@ with `deserialize:`) or `Invalid` (a rule of `configuration.md` 4 is broken: a s
 """
 
 import re
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -114,6 +115,29 @@ def read_log_level(value: Any) -> str:
     if re.fullmatch(rf"(?i)(?:[\w.:-]+=)?{level}(?:,(?:[\w.:-]+=)?{level})*", text(value)) is None:
         raise Invalid("must be off, critical, error, warn, info, debug or trace (or a list such as info,module=debug)")
     return str(value)
+
+
+def read_time(value: Any) -> float:
+    """Read an RFC 3339 time, strictly: seconds since the epoch."""
+    found = re.fullmatch(
+        r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}):([0-9]{2})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})",
+        text(value),
+    )
+    reason = "expected an RFC 3339 time such as 2030-01-31T12:00:00Z"
+    if found is None or int(found[3]) > 60:
+        raise Mistyped(reason)
+    date, minute, second, fraction, offset = found.groups()
+    zone = UTC
+    try:
+        if offset not in "Zz":
+            hours, minutes = int(offset[1:3]), int(offset[4:6])
+            if hours > 23 or minutes > 59:
+                raise Mistyped(reason)
+            zone = timezone((1 if offset[0] == "+" else -1) * timedelta(hours=hours, minutes=minutes))
+        whole = datetime.strptime(f"{date} {minute}", "%Y-%m-%d %H:%M").replace(tzinfo=zone)
+    except ValueError:
+        raise Mistyped(reason) from None
+    return whole.timestamp() + int(second) + float(fraction or 0)
 
 
 ORIGIN = Text(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s,]+", 'an origin (scheme://host[:port]) or "*"')

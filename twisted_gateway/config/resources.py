@@ -6,14 +6,15 @@ A record is also the schema of its entry: its fields are the keys, with their de
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
-from typing import Annotated, Any
+from itertools import chain
+from typing import Annotated, Any, ClassVar
 from uuid import UUID, uuid5
 
 import attrs
 
 from twisted_gateway.addresses import Network, admitted, parse_network
+from twisted_gateway.config import guarding_local, guarding_remote
 from twisted_gateway.config.checks import (
     Choice,
     Count,
@@ -27,13 +28,28 @@ from twisted_gateway.config.checks import (
     keys_of,
     text,
 )
+from twisted_gateway.config.guarding import Guardrail, Kind
+from twisted_gateway.config.limits import RateLimit, RateLimitPolicy
 from twisted_gateway.config.money import Budget, Cost
 from twisted_gateway.config.readers import Millis
+from twisted_gateway.config.readers import read_time as read_time
+from twisted_gateway.config.routes import BackgroundCheck, Cooldown, Retries, Routing, ThroughputFloor
 
 NAMESPACE = UUID("63e50ab2-677a-54d3-8d1e-c0cb29ceae94")
-COLLECTIONS = ("provider_keys", "models", "api_keys", "budgets")
-IDENTITIES: Mapping[str, str] = {"budgets": "name"}
-"""The field that names an entry, where that is not `display_name`."""
+COLLECTIONS = (
+    "provider_keys",
+    "models",
+    "api_keys",
+    "guardrails",
+    "rate_limit_policies",
+    "budgets",
+)
+IDENTITIES: Mapping[str, str] = {
+    "guardrails": "name",
+    "rate_limit_policies": "name",
+    "budgets": "name",
+}
+"""The field that identifies an entry, where it is not `display_name` (`configuration.md` 5.1)."""
 INJECTED = {"injected": True}
 
 PUBLISHED_KEYS = ("YOUR_CALLER_API_KEY", "my-secret-key")
@@ -63,29 +79,6 @@ def star_capture(pattern: str, name: str) -> str | None:
 def without_credentials(url: str | None) -> str:
     """A URL for a repr: without the user and password that it may carry."""
     return repr(url and re.sub(r"//[^/@]*@", "//...@", url))
-
-
-def read_time(value: Any) -> float:
-    """Read an RFC 3339 time, strictly: seconds since the epoch."""
-    found = re.fullmatch(
-        r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}):([0-9]{2})(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})",
-        text(value),
-    )
-    reason = "expected an RFC 3339 time such as 2030-01-31T12:00:00Z"
-    if found is None or int(found[3]) > 60:
-        raise Mistyped(reason)
-    date, minute, second, fraction, offset = found.groups()
-    zone = UTC
-    try:
-        if offset not in "Zz":
-            hours, minutes = int(offset[1:3]), int(offset[4:6])
-            if hours > 23 or minutes > 59:
-                raise Mistyped(reason)
-            zone = timezone((1 if offset[0] == "+" else -1) * timedelta(hours=hours, minutes=minutes))
-        whole = datetime.strptime(f"{date} {minute}", "%Y-%m-%d %H:%M").replace(tzinfo=zone)
-    except ValueError:
-        raise Mistyped(reason) from None
-    return whole.timestamp() + int(second) + float(fraction or 0)
 
 
 def read_cidrs(value: Any) -> tuple[Network, ...] | None:
@@ -204,8 +197,13 @@ class Model:
     json_schema_via_tool: Flag = False
     estimate_message_start: Flag = False
     cost: Cost | None = None
+    retries: Retries | None = None
+    cooldown: Cooldown = attrs.field(factory=Cooldown)
+    background_model_check: BackgroundCheck | None = None
+    throughput_floor: ThroughputFloor | None = None
     on_disconnect: Annotated[str, Choice(("cancel", "drain"))] = "cancel"
     drain_max_secs: Annotated[int, Whole(low=1, high=600)] = 60
+    rate_limit: RateLimit | None = None
     allowed_cidrs: Annotated[tuple[Network, ...] | None, Parsed(read_cidrs)] = None
 
     @property
@@ -216,6 +214,35 @@ class Model:
     def admits(self, address: str) -> bool:
         """Whether a caller at this address may use the model."""
         return admitted(address, self.allowed_cidrs)
+
+
+@attrs.frozen(slots=True)
+class Group:
+    """A name that stands for several models (`configuration.md` 7.3; times in ms). What reads a resolved row reads
+    both shapes: `id`, `display_name`, `provider`, `streaming`, `is_wildcard`, `admits`, the deadlines.
+    """
+
+    id: str = attrs.field(metadata=INJECTED)
+    display_name: NonEmpty
+    routing: Routing
+    timeout: Millis | None = None
+    stream_timeout: Millis | None = None
+    first_event_timeout: Millis | None = None
+    throughput_floor: ThroughputFloor | None = None
+    rate_limit: RateLimit | None = None
+    allowed_cidrs: Annotated[tuple[Network, ...] | None, Parsed(read_cidrs)] = None
+
+    is_wildcard: ClassVar[bool] = False
+    provider: ClassVar[str] = ""
+    streaming: ClassVar[bool] = True
+
+    def admits(self, address: str) -> bool:
+        """Whether a caller at this address may use the group; each target has a list of its own too."""
+        return admitted(address, self.allowed_cidrs)
+
+
+Row = Model | Group
+"""What a name that callers use leads to."""
 
 
 @attrs.frozen(slots=True)
@@ -235,6 +262,7 @@ class CallerKey:
     user_name: str | None = None
     max_calls: Count | None = None
     include_cost: Flag = False
+    rate_limit: RateLimit | None = None
 
     def may_use(self, name: str) -> bool:
         """Whether the list names this model, exactly or by a pattern with one `*` (`policy.md` 3.2)."""
@@ -247,14 +275,21 @@ RECORDS: Mapping[str, type[Any]] = {
     "provider_keys": ProviderKey,
     "models": Model,
     "api_keys": CallerKey,
+    "guardrails": Guardrail,
     "budgets": Budget,
+    "rate_limit_policies": RateLimitPolicy,
 }
+
+GUARDRAIL_KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (*guarding_local.KINDS, *guarding_remote.KINDS)}
+"""What a guardrail may be."""
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "provider_keys": ("secret",),
     "models": ("provider_key", "provider_key_id"),
     "api_keys": ("display_name", "key", "key_env"),
+    "guardrails": ("stream_processing_mode",),
     "budgets": (),
+    "rate_limit_policies": (),
 }
 """Keys that an entry may have in a file and that are rewritten before it is read (`configuration.md` 5.4)."""
 
@@ -265,4 +300,8 @@ def keys() -> Iterator[str]:
     for collection, record in RECORDS.items():
         yield collection
         yield from keys_of(record, f"{collection}[].")
+        if collection == "models":
+            yield from (key for key in keys_of(Group, "models[].") if ".routing" in key)
         yield from (f"{collection}[].{name}" for name in SPELLINGS[collection])
+    kinds = (keys_of(kind.record, "guardrails[].") for kind in GUARDRAIL_KINDS.values())
+    yield from dict.fromkeys(chain.from_iterable(kinds))

@@ -11,6 +11,7 @@ import attrs
 
 from twisted_gateway.addresses import Address, Network
 from twisted_gateway.config.checks import (
+    MEANT_NULL,
     Choice,
     Count,
     Flag,
@@ -33,8 +34,9 @@ from twisted_gateway.config.checks import (
     odd_key,
     one_line,
 )
-from twisted_gateway.config.dormant import Admin, Cache, Etcd, ListenerTls, Managed, MetricsOtlp, Ratelimit, Tracing
+from twisted_gateway.config.dormant import Admin, Cache, Etcd, ListenerTls, Managed, MetricsOtlp, Tracing
 from twisted_gateway.config.environment import OBJECT_LISTS, Refused, json_list, overlaid
+from twisted_gateway.config.hooking import HookEntry, repeated
 from twisted_gateway.config.money import UsageFiles
 from twisted_gateway.config.readers import (
     HEADER,
@@ -53,7 +55,10 @@ from twisted_gateway.config.readers import (
     read_user_agent,
     read_workers,
 )
+from twisted_gateway.config.redis import RedisBlock
+from twisted_gateway.config.redis import broken as broken_redis
 from twisted_gateway.config.rewrites import UrlRewrite, read_rewrite
+from twisted_gateway.config.routes import Retries, RetryBudget
 from twisted_gateway.config.unavailable import SETTINGS as UNAVAILABLE
 from twisted_gateway.config.unavailable import refusal
 
@@ -128,6 +133,7 @@ class Proxy:
     max_header_bytes: Annotated[int, Whole(low=8192)] = 65536
     api_prefix: Annotated[str, Parsed(read_prefix)] = "/api"
     server_header: Flag = True
+    server_timing: Flag = True
     responses_bridge: Flag = False
     max_drains: Count = 100
     cors: Cors | None = None
@@ -149,6 +155,7 @@ class Downstream:
     body_min_rate_bytes: Count = 512
     send_stall_timeout_secs: Seconds = 300.0
     max_connections: Count = 0
+    responses_progress_secs: Seconds = 0.0
 
 
 @attrs.frozen
@@ -174,7 +181,8 @@ class Upstream:
     tcp_keepalive_retries: Annotated[int, Whole(high=127)] = 5
     pool_idle_timeout_secs: Seconds = 30.0
     pool_max_idle_per_host: Count | None = None
-    retries: Annotated[int, Whole(high=1000)] = 2
+    retries: Retries = 2
+    retry_budget: RetryBudget | None = attrs.field(factory=RetryBudget, metadata=MEANT_NULL)
     tls: UpstreamTls = attrs.field(factory=UpstreamTls)
     max_event_bytes: Annotated[int, Whole(low=1)] = 16 * 2**20
     max_body_bytes: Annotated[int, Whole(low=1)] = 64 * 2**20
@@ -256,6 +264,20 @@ class Demo:
     words_per_second: Annotated[float, Number(low=0.001)] = 20.0
 
 
+CodePath = Annotated[str, Text(r"[^\W\d][\w.]*:[^\W\d][\w.]*", "package.module:attribute")]
+"""Where a Python object is found. Only the boot file may say so."""
+
+
+@attrs.frozen
+class Ratelimit:
+    """Where limits are counted (`configuration.md` 3.9); `redis` is used when `backend` says so."""
+
+    backend: Annotated[str, Choice(("memory", "redis"))] = "memory"
+    redis: RedisBlock | None = None
+    concurrency_ttl_secs: WholeSeconds = 300
+    store_timeout_ms: Annotated[int, Whole(low=1, high=60_000)] = 50
+
+
 @attrs.frozen
 class Settings:
     """Everything the process is told once, at start. `warnings` are sentences for the log."""
@@ -267,6 +289,7 @@ class Settings:
     observability: Observability = attrs.field(factory=Observability)
     shutdown: Shutdown = attrs.field(factory=Shutdown)
     demo: Demo = attrs.field(factory=Demo)
+    hooks: tuple[HookEntry, ...] = ()
     usage: UsageFiles = attrs.field(factory=UsageFiles)
     admin: Admin = attrs.field(factory=Admin)
     etcd: Etcd = attrs.field(factory=Etcd)
@@ -274,6 +297,7 @@ class Settings:
     cache: Cache = attrs.field(factory=Cache)
     ratelimit: Ratelimit = attrs.field(factory=Ratelimit)
     bedrock_endpoint_url: str | None = None
+    callables: Mapping[str, CodePath] = attrs.field(factory=dict)
     warnings: tuple[str, ...] = attrs.field(default=(), metadata={"derived": True})
 
 
@@ -328,6 +352,9 @@ def structure(tree: object, environ: Mapping[str, str], *, source: str = "", lin
         path, reason = min(problems, key=lambda problem: _rank(dotted(problem[0])))
         raise SettingsError(_sentence(path, reason) + place.of(path))
     assert settings is not None
+    if (again := repeated(settings.hooks)) is not None:
+        path = ("hooks", again, "name")
+        raise SettingsError(f"hooks[{again}].name is used already: {settings.hooks[again].shown}{place.of(path)}")
     return attrs.evolve(settings, warnings=tuple(_warnings(settings)))
 
 
@@ -373,9 +400,22 @@ def _broken_together(tree: Mapping[str, Any]) -> Iterator[tuple[Path, Exception]
     rules = _find(tree, ("observability", "metrics", "client_type_rules")) or []
     if len(rules) > MOST_CLIENT_RULES:
         yield ("observability", "metrics", "client_type_rules"), Invalid(f"must list at most {MOST_CLIENT_RULES} rules")
+    yield from _broken_stores(tree)
     tls = (tree.get("upstream") and tree["upstream"].get("tls")) or {}
     if (tls.get("client_cert_file") is None) != (tls.get("client_key_file") is None):
         yield ("upstream", "tls"), Invalid("client_cert_file and client_key_file must be set together")
+
+
+def _broken_stores(tree: Mapping[str, Any]) -> Iterator[tuple[Path, Exception]]:
+    limits = tree.get("ratelimit") or {}
+    if limits.get("redis") is not None:
+        yield from broken_redis(limits["redis"], ("ratelimit", "redis"))
+    if limits.get("backend") != "redis":
+        return
+    if limits.get("redis") is None:
+        yield ("ratelimit", "redis"), Invalid("is required when backend = redis")
+    if limits.get("concurrency_ttl_secs") == 0:
+        yield ("ratelimit", "concurrency_ttl_secs"), Invalid("must be greater than 0 when backend = redis")
 
 
 def _rank(key: str) -> int:

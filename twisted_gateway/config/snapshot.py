@@ -4,23 +4,33 @@
 handed in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import attrs
 
 from twisted_gateway.config.checks import Lines
 from twisted_gateway.config.entries import Reading
+from twisted_gateway.config.guarding import Guardrail, ordered
+from twisted_gateway.config.limits import Policies
 from twisted_gateway.config.money import Budget, free_models
 from twisted_gateway.config.report import Finding
-from twisted_gateway.config.resources import PUBLISHED_KEYS, CallerKey, Model, ProviderKey, key_hash, star_capture
+from twisted_gateway.config.resources import (
+    PUBLISHED_KEYS,
+    CallerKey,
+    Model,
+    ProviderKey,
+    Row,
+    key_hash,
+    star_capture,
+)
 
 
 @attrs.frozen
 class Resolution:
-    """Where a requested name leads: `upstream_model` is what the provider is asked for."""
+    """Where a requested name leads: `upstream_model` is what the provider is asked for, "" for a group."""
 
-    model: Model
+    model: Row
     upstream_model: str
     wildcard: bool
 
@@ -37,10 +47,13 @@ class Snapshot:
     config_hash: str
     applied_at: float
     provider_keys_by_name: Mapping[str, ProviderKey] = attrs.field(repr=False)
-    models_by_name: Mapping[str, Model] = attrs.field(repr=False)
+    models_by_name: Mapping[str, Row] = attrs.field(repr=False)
     caller_keys_by_hash: Mapping[str, CallerKey] = attrs.field(repr=False)
     warnings: tuple[str, ...] = ()
+    guardrails: tuple[Guardrail, ...] = attrs.field(default=(), repr=False)
+    """Those that are enabled, in the order in which they are asked."""
     budgets: tuple[Budget, ...] = ()
+    rate_limit_policies: Policies = attrs.field(factory=Policies, repr=False)
     _wildcards: tuple[Model, ...] = attrs.field(
         init=False,
         repr=False,
@@ -61,10 +74,10 @@ class Snapshot:
         None when nothing answers to the name (`policy.md` 3.1).
         """
         if (model := self.models_by_name.get(name)) is not None:
-            return Resolution(model, model.model_name, wildcard=False)
-        for model in self._wildcards:
-            if (captured := star_capture(model.display_name, name)) is not None:
-                return Resolution(model, model.model_name.replace("*", captured, 1), wildcard=True)
+            return Resolution(model, model.model_name if isinstance(model, Model) else "", wildcard=False)
+        for pattern in self._wildcards:
+            if (captured := star_capture(pattern.display_name, name)) is not None:
+                return Resolution(pattern, pattern.model_name.replace("*", captured, 1), wildcard=True)
         return None
 
     def budgets_of(self, key: CallerKey) -> tuple[Budget, ...]:
@@ -75,13 +88,20 @@ class Snapshot:
         return (*of.get(("api_key", key.id), ()), *of.get(("team", key.team_id or ""), ()))
 
     @property
+    def direct_models(self) -> Iterator[Model]:
+        """The models that are served in one place, as written."""
+        return (model for model in self.models_by_name.values() if isinstance(model, Model))
+
+    @property
     def resource_counts(self) -> dict[str, int]:
         """How many of each kind; kinds without any are left out (`operations.md` 3.1)."""
         counts = {
             "models": len(self.models_by_name),
             "api_keys": len(self.caller_keys_by_hash),
             "provider_keys": len(self.provider_keys_by_name),
+            "guardrails": len(self.guardrails),
             "budgets": len(self.budgets),
+            "rate_limit_policies": len(self.rate_limit_policies),
         }
         return {kind: count for kind, count in counts.items() if count}
 
@@ -95,9 +115,10 @@ class Snapshot:
         )
 
 
-def _patterns(models: Mapping[str, Model]) -> tuple[Model, ...]:
+def _patterns(models: Mapping[str, Row]) -> tuple[Model, ...]:
     """Wildcard models, most literal characters first; of equals the one written first."""
-    return tuple(sorted((model for model in models.values() if model.is_wildcard), key=lambda m: -len(m.display_name)))
+    patterns = [model for model in models.values() if isinstance(model, Model) and model.is_wildcard]
+    return tuple(sorted(patterns, key=lambda model: -len(model.display_name)))
 
 
 def _by_owner(budgets: tuple[Budget, ...]) -> dict[tuple[str, str], tuple[Budget, ...]]:
@@ -123,6 +144,7 @@ def build(
     if reading.findings:
         return tuple(reading.findings)
     records = {kind: [entry.record for entry in entries] for kind, entries in reading.entries.items()}
+    direct = [record for record in records["models"] if isinstance(record, Model)]
     return Snapshot(
         generation=generation,
         config_hash=config_hash,
@@ -130,6 +152,8 @@ def build(
         provider_keys_by_name=MappingProxyType({record.display_name: record for record in records["provider_keys"]}),
         models_by_name=MappingProxyType({record.display_name: record for record in records["models"]}),
         caller_keys_by_hash=MappingProxyType({record.key_hash: record for record in records["api_keys"]}),
-        warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], records["models"])),
+        guardrails=ordered(records["guardrails"]),
         budgets=tuple(records["budgets"]),
+        warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], direct)),
+        rate_limit_policies=Policies(records["rate_limit_policies"]),
     )

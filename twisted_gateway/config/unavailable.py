@@ -35,39 +35,30 @@ SETTINGS: Mapping[tuple[str, ...], Unless] = {
     ("admin", "enabled"): OFF,
     ("cache", "backend"): Unless(("memory",)),
     ("cache", "redis"): ALWAYS,
-    ("ratelimit", "backend"): Unless(("memory",)),
-    ("ratelimit", "redis"): ALWAYS,
     ("observability", "metrics", "otlp", "enabled"): OFF,
     ("observability", "tracing", "otlp", "enabled"): OFF,
 }
 
 COLLECTIONS: tuple[str, ...] = (
-    "guardrails",
     "mcp_servers",
     "a2a_agents",
     "cache_policies",
     "observability_exporters",
-    "rate_limit_policies",
     "oidc_providers",
     "claim_mappings",
     "passthrough_routes",
     "mcp_auth_settings",
 )
 
-SHAPES: tuple[str, ...] = ("routing", "ensemble", "semantic")
+SHAPES: tuple[str, ...] = ("ensemble", "semantic")
 """Model shapes: refused even when empty, since their presence changes what the entry is."""
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "models": (
-        "rate_limit",
-        "retries",
-        "cooldown",
-        "background_model_check",
         "auto_prompt_caching",
         "embedding",
     ),
     "api_keys": (
-        "rate_limit",
         "allowed_routes",
         "jwt_subject",
         "jwt_provider",
@@ -76,10 +67,20 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "allowed_agents",
     ),
     "provider_keys": (),
+    "guardrails": (),
     "budgets": (),
+    "rate_limit_policies": (),
 }
 
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")
+
+GUARDRAIL_KINDS: tuple[str, ...] = (
+    "aliyun_text_moderation",
+    "aliyun_ai_guardrail",
+    "bedrock",
+    "semantic",
+)
+"""Kinds whose guardrails are refused as long as nobody has built them."""
 
 
 def refusal(key: str) -> str:

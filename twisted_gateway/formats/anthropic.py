@@ -18,14 +18,37 @@ from twisted_gateway.formats.anthropic_events import Decoder, unfolded
 from twisted_gateway.formats.anthropic_passage import Count, Events, Whole
 from twisted_gateway.formats.anthropic_prompt import prompt
 from twisted_gateway.formats.anthropic_request import body as written
+from twisted_gateway.formats.anthropic_texts import TEXTS
 from twisted_gateway.formats.anthropic_usage import written as written_usage
 from twisted_gateway.formats.anthropic_writer import encoder, estimate
 from twisted_gateway.formats.complaints import ANTHROPIC, Complaints, anthropic_frame
 from twisted_gateway.formats.row import Format, Passage, Sent
 from twisted_gateway.wire.sse import Frame
 
+_NULL = msgspec.Raw(b"null")
 _PING = b':\n\nevent: ping\ndata: {"type": "ping"}\n\n'
+_COUNTED = frozenset(
+    ("messages", "system", "tools", "tool_choice", "thinking", "output_config", "context_management", "mcp_servers")
+)
+"""Members that change what a count comes to."""
 _encode = msgspec.json.Encoder().encode
+
+
+class _Message(msgspec.Struct):
+    """What is read of a message for an estimate."""
+
+    content: msgspec.Raw = _NULL
+
+
+class _Block(msgspec.Struct):
+    """What is read of a block."""
+
+    type: str = ""
+    text: str = ""
+    thinking: str = ""
+    name: str = ""
+    input: msgspec.Raw = _NULL
+    content: msgspec.Raw = _NULL
 
 
 def read_call(body: bytes, headers: Headers) -> Call:
@@ -41,27 +64,38 @@ def read_call(body: bytes, headers: Headers) -> Call:
 
 
 def read_count(body: bytes, headers: Headers) -> Call:
-    """The same for count_tokens, which never streams."""
+    """The same for count_tokens, which never streams, and of which no tokens are charged."""
     call = read_call(body, headers)
-    return Call(model=call.model, stream=False, body=body, prompt_bytes=call.prompt_bytes, extra=call.extra)
+    return Call(model=call.model, stream=False, body=body, extra=call.extra)
 
 
 def _prompt_bytes(found: bodies.Members) -> int:
     """UTF-8 bytes of the text the model will read, for an estimate (`streaming.md` 14.2)."""
-    total = sum(_content_bytes(bodies.plain(found.get(name))) for name in ("system", "messages"))
-    return total + (len(bytes(found["tools"])) if "tools" in found else 0)
+    total = _content_bytes(bytes(found.get("system", _NULL))) + len(bytes(found.get("tools", b"")))
+    try:
+        messages = msgspec.json.decode(found.get("messages", _NULL), type=list[_Message])
+    except (msgspec.DecodeError, RecursionError):
+        return total
+    return total + sum(_content_bytes(bytes(message.content)) for message in messages)
 
 
-def _content_bytes(value: Any) -> int:
-    if isinstance(value, str):
-        return bodies.size(value)
-    if isinstance(value, list):
-        return sum(map(_content_bytes, value))
-    if not isinstance(value, dict):
+def _content_bytes(raw: bytes) -> int:
+    if raw[:1] == b'"':
+        return bodies.text_bytes(raw)
+    if raw[:1] != b"[":
         return 0
-    if value.get("type") in ("image", "document"):
+    try:
+        return sum(map(_block_bytes, msgspec.json.decode(raw, type=list[_Block])))
+    except (msgspec.DecodeError, RecursionError):
+        return len(raw)
+
+
+def _block_bytes(block: _Block) -> int:
+    if block.type in ("image", "document"):
         return bodies.IMAGE_BYTES
-    return sum(_content_bytes(value.get(name)) for name in ("text", "thinking", "content"))
+    words = bodies.size(block.text) + bodies.size(block.thinking) + bodies.size(block.name)
+    called = len(bytes(block.input)) if block.input != _NULL else 0
+    return words + called + _content_bytes(bytes(block.content))
 
 
 def sent(call: Call, target: Target, ask_usage: bool) -> Sent:
@@ -71,8 +105,10 @@ def sent(call: Call, target: Target, ask_usage: bool) -> Sent:
 
 
 def sent_count(call: Call, target: Target, ask_usage: bool) -> Sent:
-    """The request of a count."""
-    found = bodies.edit(_with_signed_thinking(call), target)
+    """The request of a count, less defaults of the provider key that a count does not know: it would be refused."""
+    defaults = frozenset(target.model.provider_key.request.default_body_fields or ()) - _COUNTED - call.extra.keys()
+    edited = bodies.edit(_with_signed_thinking(call), target)
+    found = {name: raw for name, raw in edited.items() if name not in defaults}
     return Sent("/messages/count_tokens", bodies.joined(found), "application/json")
 
 
@@ -80,37 +116,40 @@ def _with_signed_thinking(call: Call) -> dict[str, Any]:
     """The members, less assistant thinking without a signature: another provider's, which Anthropic refuses (5.4)."""
     found: dict[str, Any] = dict(call.extra)
     raw = found.get("messages")
-    if raw is None or b'"thinking"' not in bytes(raw):
+    if raw is None or b"thinking" not in bytes(raw):
         return found
-    messages = bodies.plain(raw)
-    changed = False
-    for message in messages if isinstance(messages, list) else ():
-        content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, list):
-            kept = [block for block in content if not _is_unsigned(block)]
-            changed = changed or len(kept) != len(content)
-            message["content"] = kept
-    return {**found, "messages": _encode(messages)} if changed else found
+    try:
+        messages = msgspec.json.decode(raw, type=list[bodies.Members])
+        cleaned = [_cleaned(message) for message in messages]
+    except (msgspec.DecodeError, RecursionError):
+        return found  # the provider says what is wrong with it
+    if all(kept is message for kept, message in zip(cleaned, messages, strict=True)):
+        return found
+    return {**found, "messages": _encode([message for message in cleaned if message is not None])}
 
 
-def _is_unsigned(block: Any) -> bool:
-    return isinstance(block, dict) and block.get("type") == "thinking" and not block.get("signature")
+def _cleaned(message: bodies.Members) -> bodies.Members | None:
+    """A message without unsigned thinking: itself where there is none, None where there is nothing else."""
+    raw = message.get("content")
+    if raw is None or bytes(raw)[:1] != b"[" or bodies.plain(message.get("role")) != "assistant":
+        return message
+    blocks: list[msgspec.Raw] = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    kept = [block for block in blocks if not _is_unsigned(block)]
+    if len(kept) == len(blocks):
+        return message
+    return {**message, "content": msgspec.Raw(_encode(kept))} if kept else None
+
+
+def _is_unsigned(raw: msgspec.Raw) -> bool:
+    block = bodies.inner_members(raw) or {}
+    return bodies.plain(block.get("type")) == "thinking" and not bodies.plain(block.get("signature"))
 
 
 def judge(call: Call, frame: Frame) -> Problem | bool:
     """Whether a first event begins the answer, is noise, or is an error (`streaming.md` 7 and 11.2)."""
-    data = frame.data.strip()
-    if call.stream and (data[:1] not in (b"{", b"[") or data == b"[DONE]"):
-        return False
-    try:
-        answer, _ = bodies.read(data)
-    except StrayFrame as stray:
-        return undecodable(str(stray))
+    answer = _judged(call, frame)
     if not isinstance(answer, dict):
-        return False if call.stream else undecodable("not a JSON object")
-    problem = anthropic_errors.in_band(answer, frame.event)
-    if problem is not None:
-        return anthropic_errors.before_commit(problem, answer)
+        return answer
     if call.stream:
         return isinstance(answer.get("type"), str) or bool(frame.event)
     return True if isinstance(answer.get("content"), list) else undecodable("no message in it")
@@ -118,14 +157,27 @@ def judge(call: Call, frame: Frame) -> Problem | bool:
 
 def judge_count(call: Call, frame: Frame) -> Problem | bool:
     """Whether a body is a count."""
+    answer = _judged(call, frame)
+    if not isinstance(answer, dict):
+        return answer
+    return True if "input_tokens" in answer else undecodable("no input_tokens in it")
+
+
+def _judged(call: Call, frame: Frame) -> dict[str, Any] | Problem | bool:
+    """The object in a first event, or what it is instead of a good one."""
+    data = frame.data.strip()
+    if call.stream and (data[:1] not in (b"{", b"[") or data == b"[DONE]"):
+        if frame.event != b"error":
+            return False
+        return anthropic_errors.in_band({"message": data.decode("utf-8", "replace")}, frame.event) or False
     try:
-        answer, _ = bodies.read(frame.data)
+        answer, _ = bodies.read(data)
     except StrayFrame as stray:
         return undecodable(str(stray))
     if not isinstance(answer, dict):
-        return undecodable("not a JSON object")
-    problem = anthropic_errors.in_band(answer)
-    return True if problem is None else anthropic_errors.before_commit(problem, answer)
+        return False if call.stream else undecodable("not a JSON object")
+    problem = anthropic_errors.in_band(answer, frame.event)
+    return answer if problem is None else anthropic_errors.before_commit(problem, answer)
 
 
 def passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:
@@ -165,7 +217,9 @@ def estimated_count(call: Call, model: Model, family: str) -> bytes | None:
     """A local count where the model says so and its provider cannot (`count_tokens_estimate`)."""
     if family == "anthropic" or not model.count_tokens_estimate:
         return None
-    return _encode({"input_tokens": estimate(call.prompt_bytes)})
+    prompt(call)  # what could not be sent is not counted
+    found: dict[str, Any] = dict(call.extra)
+    return _encode({"input_tokens": max(1, estimate(_prompt_bytes(found)))})
 
 
 def complaint_frame(problem: Problem) -> Frame:
@@ -186,11 +240,13 @@ FORMAT = Format(
     unfolded=unfolded,
     error_body=anthropic_errors.error_body,
     heartbeat=heartbeat,
+    keeps_type=True,
     native=is_native,
     prompt=prompt,
     body=written,
     decoder=decoder,
     encoder=encoder,
+    texts=TEXTS,
 )
 
 COUNT_TOKENS = Format(
@@ -204,6 +260,7 @@ COUNT_TOKENS = Format(
     unfolded=unfolded,
     error_body=anthropic_errors.error_body,
     heartbeat=heartbeat,
+    keeps_type=True,
     native=is_native,
     refuse=refuse_count,
     ready=estimated_count,

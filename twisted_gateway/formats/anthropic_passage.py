@@ -50,6 +50,7 @@ class Native:
     """What both kinds of native answers learn on the way (`row.Learnt`)."""
 
     held = 0
+    passes_overruns = True
 
     def __init__(self, shown: str | None) -> None:
         self.text_bytes = 0

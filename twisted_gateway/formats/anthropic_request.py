@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import msgspec
 
 from twisted_gateway.config.resources import Model
@@ -24,6 +25,8 @@ _NAMES = (
 )
 _DROPPED = frozenset(_NAMES.split())
 """What only OpenAI knows, and what a field of the prompt stands for."""
+_OPENAIS_OWN = "openai_responses"
+"""Whose other members are for OpenAI's family alone, whatever their names say here (`translation.md` 7.1)."""
 _TIERS = ("auto", "standard_only")
 _BUDGETS = {"minimal": 1024, "low": 1024, "medium": 2048, "high": 4096, "xhigh": 8192, "max": 16384}
 _LEAST_BUDGET = 1024
@@ -34,6 +37,8 @@ _encode = msgspec.json.Encoder().encode
 
 def body(prompt: Prompt, target: Target) -> Sent:
     """The prompt in Anthropic's words; raises `Refused` (400) for what it cannot say."""
+    if prompt.dialect == _OPENAIS_OWN:
+        prompt = attrs.evolve(prompt, extra={})
     if prompt.choices > 1:
         bodies.refuse("n greater than 1 is not supported by this model", "n")
     if "audio" in (_given(prompt, "modalities") or ()):

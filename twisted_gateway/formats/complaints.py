@@ -26,6 +26,8 @@ _ANTHROPIC_BY_STATUS = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+_OWN_TYPES = ("content_filter", "hook_stopped")
+"""Types of ours that an error frame of this family has too."""
 _ANTHROPIC_IN_STREAM = {**_ANTHROPIC_BY_STATUS, 504: "timeout_error", 529: "overloaded_error"}
 
 
@@ -74,8 +76,8 @@ def _anthropic_body(problem: Problem) -> bytes:
 
 def anthropic_frame(problem: Problem, **beside: Any) -> Frame:
     """Anthropic's error event; `beside` stands beside its error."""
-    if problem.frame_type == "content_filter":
-        kind = "content_filter"
+    if problem.frame_type in _OWN_TYPES:
+        kind = problem.frame_type
     else:
         kind = problem.anthropic_type or _ANTHROPIC_IN_STREAM.get(problem.status, "api_error")
     return Frame(_anthropic(problem, kind, **beside), b"error")

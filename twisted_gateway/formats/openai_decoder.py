@@ -141,8 +141,13 @@ class AnswerDecoder:
             if not isinstance(entry, dict):
                 raise StrayFrame(f"choices[{position}] is not an object")
             self._choice(entry).read(entry, events)
-        self.complete = bool(self._choices) and all(choice.finished for choice in self._choices.values())
-        self._count(answer, events)
+        was_complete, self.complete = self.complete, self._is_complete()
+        counted = self._count(answer, events)
+        if was_complete and counted and not entries:
+            self._end(events)  # the usage chunk behind the finish is the last one (`translation.md` 5.4)
+
+    def _is_complete(self) -> bool:
+        return bool(self._choices) and all(choice.finished for choice in self._choices.values())
 
     def _begin(self, answer: dict[str, Any], entries: list[Any], events: list[Event]) -> None:
         """`Began`, from the first chunk that has an id or says something: Azure sends one before it without."""
@@ -167,13 +172,15 @@ class AnswerDecoder:
             choice = self._choices[index] = self.new_choice(index)
         return choice
 
-    def _count(self, answer: dict[str, Any], events: list[Event]) -> None:
+    def _count(self, answer: dict[str, Any], events: list[Event]) -> bool:
         usage, groq = answer.get("usage"), answer.get("x_groq")
         if not usage and isinstance(groq, dict):
             usage = groq.get("usage")
-        if usage and isinstance(usage, dict):
-            read_usage(self.usage, usage)
-            events.append(Counted())
+        if not usage or not isinstance(usage, dict):
+            return False
+        read_usage(self.usage, usage)
+        events.append(Counted())
+        return True
 
     def _learn(self, events: list[Event]) -> None:
         for event in events:

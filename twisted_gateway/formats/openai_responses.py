@@ -17,6 +17,7 @@ from twisted_gateway.formats.openai_responses_encoder import ResponsesEncoder
 from twisted_gateway.formats.openai_responses_events import STOPPED, dump, error_frame, read_usage, usage_object
 from twisted_gateway.formats.openai_responses_kept import Kept
 from twisted_gateway.formats.openai_responses_prompt import prompt
+from twisted_gateway.formats.openai_responses_texts import TEXTS
 from twisted_gateway.formats.openai_responses_unfold import unfolded
 from twisted_gateway.formats.row import Format, Passage, Sent
 from twisted_gateway.wire.sse import Frame, escape_separators
@@ -145,6 +146,7 @@ class Events:
     """
 
     held = 0
+    passes_overruns = True
 
     def __init__(self) -> None:
         self.usage = Usage()
@@ -376,8 +378,10 @@ FORMAT = Format(
     unfolded=unfolded,
     error_body=openai_errors.error_body,
     heartbeat=lambda bound: b":\n\n",
+    keeps_type=True,
     native=lambda model, family: model.provider == "openai",
     refuse=refuse,
     prompt=prompt,
     encoder=ResponsesEncoder,
+    texts=TEXTS,
 )

@@ -88,6 +88,12 @@ class ResponsesEncoder:
         self._script.say("response.failed", response=failed)
         return self._script.taken()
 
+    def progress(self) -> list[Frame]:
+        """`response.in_progress` once more, with what there is by now (`streaming.md` 8); nothing before the begin."""
+        if self._begun:
+            self._script.say("response.in_progress", response=self._snapshot("in_progress"))
+        return self._script.taken()
+
     @property
     def shown_bytes(self) -> int:
         """See `row.Encoder`."""
@@ -168,6 +174,7 @@ class ResponsesEncoder:
 
     def _snapshot(self, status: str, usage: dict[str, Any] | None = None, **members: Any) -> dict[str, Any]:
         """The response as it is now; every member is mandatory (`translation.md` 7.2)."""
+        open_status = "in_progress" if status == "in_progress" else "incomplete"
         return {
             **self._head,
             "status": status,
@@ -175,7 +182,7 @@ class ResponsesEncoder:
             "incomplete_details": None,
             **members,
             **self._echo,
-            "output": [item.shown("incomplete") if item.done is None else item.done for item in self._items],
+            "output": [item.shown(open_status) if item.done is None else item.done for item in self._items],
             "usage": usage,
         }
 

@@ -13,6 +13,7 @@ from twisted_gateway.exchange import Call, Headers, Target, Usage
 from twisted_gateway.formats.complaints import Complaints
 from twisted_gateway.formats.neutral import Event, Prompt
 from twisted_gateway.formats.shortcut import Taken as Taken
+from twisted_gateway.formats.slots import Texts
 from twisted_gateway.wire.series import Tube
 from twisted_gateway.wire.sse import Frame
 
@@ -68,9 +69,11 @@ class Passage(Learnt, Tube, Protocol):
     """The tube that carries one answer from a provider's dialect to the caller's, and learns from it on the way.
 
     `stopped(True)` gives the dialect's success ending and is called once at most, after `complete` or `ended`. It may
-    also have `complaint(problem)`: the frames of an error in mid-stream, None for the dialect's usual one;
-    `ending(usage)`: the legal last frames of an answer that is stopped early, with these counters, None where nothing
-    of it was given yet; and `shown_bytes`: how much of `text_bytes` is in the frames given so far, if not all.
+    also have `complaint(problem)`: the frames of an error in mid-stream, None for the usual one; `progress()`:
+    frames that say in a long silence that the answer is still being made; `patience`: the most seconds that the end
+    marker of a `complete` answer is waited for; `ending(usage)`: the legal last frames of an answer that is stopped
+    early, with these counters, None where nothing of it was given yet; and `shown_bytes`: how much of `text_bytes` is
+    in the frames given so far, if not all.
     """
 
 
@@ -155,6 +158,8 @@ class Format:
     """A provider's error answer as we show it (`errors-and-headers.md` 3.2)."""
     heartbeat: Callable[[bool], bytes]
     """The bytes of one heartbeat; the argument says whether a data frame was written (`streaming.md` 8)."""
+    keeps_type: bool = False
+    """A native answer has the provider's own content type (`streaming.md` 5 and 17.3)."""
     native: Callable[[Model, str], bool] = lambda model, family: family != "anthropic"
     """(model, family of its provider key): whether the target speaks this dialect itself."""
     refuse: Callable[[Model, str, bool], Problem | None] = lambda model, family, bridge: None
@@ -169,3 +174,5 @@ class Format:
     """(stream, the provider key's own member for reasoning): reads this dialect's answers."""
     encoder: Callable[[Told], Encoder] | None = None
     """Writes this dialect's answers."""
+    texts: Texts | None = None
+    """Where its texts are; None: nobody looks at them."""

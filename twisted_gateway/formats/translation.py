@@ -29,6 +29,8 @@ class Translation:
     """A `row.Passage`: what is learnt is the decoder's, what is written is the encoder's."""
 
     held = 0
+    patience = 5.0
+    """Seconds that an end marker is waited for behind a whole answer (`translation.md` 5.4 and 7.3)."""
 
     def __init__(self, decoder: Decoder, encoder: Encoder) -> None:
         self._decoder = decoder
@@ -69,6 +71,11 @@ class Translation:
     def complaint(self, problem: Problem) -> list[Frame] | None:
         """The encoder's own way to tell an error in mid-stream, if it has one."""
         return self._encoder.complaint(problem)
+
+    def progress(self) -> list[Frame]:
+        """The encoder's word that the answer is still being made, where its dialect has one."""
+        tell = getattr(self._encoder, "progress", None)
+        return [] if tell is None or self._stopped else tell()
 
     @property
     def failure(self) -> Problem | None:

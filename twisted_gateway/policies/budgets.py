@@ -15,6 +15,7 @@ import attrs
 
 from twisted_gateway.charging import charge, estimate, so_far
 from twisted_gateway.config.money import Budget, Cost
+from twisted_gateway.config.resources import Model
 from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import Exchange, Halt, Joint, Outcome, Target, Ticket, Usage
 from twisted_gateway.pricing import price
@@ -69,8 +70,9 @@ class Budgets:
         ticket = BudgetTicket(self, exchange, budgets)
         for budget in budgets:
             self._running.setdefault(budget.id, _Running()).tickets.add(ticket)
-        if exchange.resolution is not None:
-            ticket.reprice(exchange.resolution.model.cost)
+        row = exchange.resolution.model if exchange.resolution is not None else None
+        if isinstance(row, Model):  # of a group's targets each has its own prices
+            ticket.reprice(row.cost)
         return ticket
 
     def spent(self, budget: Budget) -> float:

@@ -29,7 +29,11 @@ class Frame(NamedTuple):
 
 
 class TooLong(Exception):
-    """An event is longer than the reader's limit, in bytes."""
+    """An event is longer than the reader's limit, in bytes. `frames` are those before it in the same read."""
+
+    def __init__(self, message: str, frames: list[Frame] | None = None) -> None:
+        super().__init__(message)
+        self.frames = frames or []
 
 
 def encode(frame: Frame) -> bytes:
@@ -60,7 +64,7 @@ class Reader:
     raises `TooLong`. `noise` counts blocks that carried no data, comments most of all.
     """
 
-    __slots__ = ("_after_cr", "_limit", "_rest", "_scanned", "_started", "noise")
+    __slots__ = ("_after_cr", "_limit", "_overrun", "_rest", "_scanned", "_started", "noise")
 
     def __init__(self, limit: int = 16 * 1024 * 1024) -> None:
         self._limit = limit
@@ -68,6 +72,7 @@ class Reader:
         self._scanned = 0
         self._after_cr = False
         self._started = False
+        self._overrun: bool | None = None  # inside one; whether its last byte was an LF
         self.noise = 0
 
     @property
@@ -78,7 +83,7 @@ class Reader:
     @property
     def between_frames(self) -> bool:
         """Whether the next byte begins a frame: nothing is kept, not even the knowledge of a CR."""
-        return self._started and not self._rest and not self._after_cr
+        return self._started and not self._rest and not self._after_cr and self._overrun is None
 
     def received(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes, in order."""
@@ -89,7 +94,7 @@ class Reader:
             rest += data
             if rest.find(b"\n\n", self._scanned) < 0:
                 self._scanned = len(rest) - 1
-                self._check(len(rest))
+                self._check(len(rest), [])
                 return []
             data = bytes(rest)
             rest.clear()
@@ -102,11 +107,36 @@ class Reader:
         self._scanned = 0
         pieces = data.split(b"\n\n")
         last = pieces.pop()
+        frames = self._frames(pieces)
         if last:
             rest += last
             self._scanned = len(last) - 1
-            self._check(len(last))
-        return self._frames(pieces)
+            self._check(len(last), frames)
+        return frames
+
+    def overrun(self, data: bytes = b"") -> tuple[bytes, bytes]:
+        """After `TooLong`: the event's bytes as far as they came (line ends made LF), and what is read behind its end.
+
+        Called again with each further read while `in_overrun`, it gives the rest of that event.
+        """
+        if self._overrun is None:
+            data, self._overrun = bytes(self._rest), False
+            self._rest.clear()
+        elif self._after_cr or b"\r" in data:
+            data = self._line_ends(data)
+        blank = data.find(b"\n\n")
+        end = 1 if self._overrun and data[:1] == b"\n" else blank + 2 if blank >= 0 else 0
+        if not end:
+            if data:
+                self._overrun = data[-1:] == b"\n"
+            return data, b""
+        self._overrun = None
+        return data[:end], data[end:]
+
+    @property
+    def in_overrun(self) -> bool:
+        """Whether the next bytes belong to an event that was too long."""
+        return self._overrun is not None
 
     def ended(self) -> list[Frame]:
         """The frame left without its blank line at the end of the stream, if it has data (section 7 rule 7)."""
@@ -116,9 +146,9 @@ class Reader:
             piece = piece.removeprefix(_BOM)
         return self._frames([piece]) if piece else []
 
-    def _check(self, length: int) -> None:
+    def _check(self, length: int, frames: list[Frame]) -> None:
         if length > self._limit:
-            raise TooLong(f"an event of more than {self._limit} bytes")
+            raise TooLong(f"an event of more than {self._limit} bytes", frames)
 
     def _line_ends(self, data: bytes) -> bytes:
         """CRLF and CR made LF; an LF that follows the CR of the read before is swallowed."""
