@@ -189,6 +189,10 @@ class Metrics(Collector):
         """Answers read on for callers who have left: `running` now; `finished`, `cut`, `refused` so far."""
         self._drains[(state,)] += change
 
+    def usage_file_dropped(self, count: int) -> None:
+        """Records were lost on their way into the usage file."""
+        self._file_drops[()] += count
+
     def too_large(self, endpoint: str, protocol: str, drain: str) -> None:
         """A request body was refused with 413; `drain` tells how reading the rest of it ended."""
         self._too_large[endpoint, protocol, drain] += 1
@@ -392,6 +396,7 @@ class Metrics(Collector):
             "Answers read on though their callers left: running now; finished, cut, refused so far.",
             ("state",),
         )
+        self._file_drops = self._counter("aisix_usage_file_drops_total", "Records that the usage file has lost.")
         self._lag = self._histogram("aisix_reactor_lag_seconds", "How late the reactor's timers fire.", (), LAG_BUCKETS)
         self._noise = self._counter("aisix_sse_noise_total", "Ignored frames of providers.", ("kind",))
         self._cache_requests = self._counter(

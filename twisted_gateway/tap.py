@@ -26,6 +26,7 @@ from twisted_gateway.addresses import Address
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.agent import Agent, Pool
+from twisted_gateway.bookkeeping import Bookkeeping
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
@@ -45,7 +46,9 @@ from twisted_gateway.named_code import named_code
 from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.policies.budgets import Budgets
 from twisted_gateway.policies.cache import Cache, Store
+from twisted_gateway.policies.costs import IncludeCost
 from twisted_gateway.policies.guardrails.policy import Guardrails
 from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
@@ -166,6 +169,8 @@ class House(MultiService):
         self._clients: dict[Any, tuple[Client, Pool]] = {}
         self._client(None)
         self._check_tls(self.snapshot())
+        self.books = self._bookkeeping()
+        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds, lambda act: reactor.callLater(0, act))
         self.outside = Outside.over_own_pool(reactor, settings.upstream)
         self.threads = Threads(reactor.callFromThread)
         callables = _callables(settings.callables)
@@ -174,6 +179,8 @@ class House(MultiService):
         self.accounting = Accounting(
             self.metrics,
             self.lines,
+            records=[self.books.records.put] if self.books.records is not None else [],
+            books=self.books.spending,
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
@@ -221,6 +228,17 @@ class House(MultiService):
 
     # Parts
 
+    def _bookkeeping(self) -> Bookkeeping:
+        files = self.settings.usage
+        try:
+            return Bookkeeping(files, self.reactor, self.metrics, time.time)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
+
+    def _usage(self) -> Any:
+        snapshot = self.snapshot()
+        return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
+
     def _hooks(self) -> Hooks:
         try:
             hooks = load(self.settings.hooks)
@@ -250,7 +268,7 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(), self.hooks, self.guardrails),
+            after=(access.ModelAccess(), self.hooks, self.guardrails, self.budgets, IncludeCost()),
             limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
@@ -269,9 +287,7 @@ class House(MultiService):
 
     def _probes(self) -> Probes:
         gateway = self.gateway
-        return Probes(
-            gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0]
-        )
+        return Probes(gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0])
 
     def _models(self) -> Any:
         return self.state.models(self.gateway.health, time.time())
@@ -403,7 +419,14 @@ class House(MultiService):
             self.demo_port = self._bind(settings.demo.addr, site)
         prometheus = settings.observability.metrics.prometheus
         if prometheus.enabled:
-            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path, list_models=self._models)
+            status = StatusSite(
+                self.metrics,
+                self.state,
+                self.reactor,
+                path=prometheus.path,
+                list_models=self._models,
+                usage=self._usage,
+            )
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
         if self.shared_cache is not None:
             self.shared_cache.start()
@@ -447,6 +470,7 @@ class House(MultiService):
 
     def reload(self) -> None:
         """SIGHUP: read the resources file again. A bad one is refused whole and changes nothing."""
+        self.books.reopen()
         state = self.state
         before = self.snapshot()
         try:
@@ -506,6 +530,7 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
+        self.books.stop()
         self.hook_threads.stop()
         self.guard_threads.stop()
         await maybeDeferred(super().stopService)

@@ -64,6 +64,13 @@ class Snapshot:
         default=attrs.Factory(lambda self: _patterns(self.models_by_name), takes_self=True),
     )
 
+    _budgets_by_owner: Mapping[tuple[str, str], tuple[Budget, ...]] = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(lambda self: _by_owner(self.budgets), takes_self=True),
+    )
+
     def resolve(self, name: str) -> Resolution | None:
         """Find the model for a requested name: exact, else the wildcard with most literal characters.
 
@@ -75,6 +82,13 @@ class Snapshot:
             if (captured := star_capture(pattern.display_name, name)) is not None:
                 return Resolution(pattern, pattern.model_name.replace("*", captured, 1), wildcard=True)
         return None
+
+    def budgets_of(self, key: CallerKey) -> tuple[Budget, ...]:
+        """The budgets that count what this key spends, those of the key before those of its team."""
+        if not self.budgets:
+            return ()
+        of = self._budgets_by_owner
+        return (*of.get(("api_key", key.id), ()), *of.get(("team", key.team_id or ""), ()))
 
     @property
     def direct_models(self) -> Iterator[Model]:
@@ -109,6 +123,14 @@ def _patterns(models: Mapping[str, Row]) -> tuple[Model, ...]:
     """Wildcard models, most literal characters first; of equals the one written first."""
     patterns = [model for model in models.values() if isinstance(model, Model) and model.is_wildcard]
     return tuple(sorted(patterns, key=lambda model: -len(model.display_name)))
+
+
+def _by_owner(budgets: tuple[Budget, ...]) -> dict[tuple[str, str], tuple[Budget, ...]]:
+    found: dict[tuple[str, str], tuple[Budget, ...]] = {}
+    for budget in budgets:
+        owner = (budget.scope, budget.scope_ref)
+        found[owner] = (*found.get(owner, ()), budget)
+    return found
 
 
 def build(

@@ -10,6 +10,7 @@ import attrs
 
 from twisted_gateway.config.hooking import HookEntry
 from twisted_gateway.hooks import HookCall, HookRecord
+from twisted_gateway.named_code import named_code
 
 METHODS = ("pre_call", "during", "post_call")
 
