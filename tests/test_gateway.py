@@ -159,6 +159,11 @@ class House:
         resources = attrs.evolve(snapshot(*models), caller_keys_by_hash={KEY.key_hash: KEY})
         self.callers = RequestTraversalAgent(front(self.gateway.serve, resources, self.clock).resource())
 
+    def speak(self, formats, bridge=False):
+        """Understand these formats from now on."""
+        self.gateway.formats = self.gateway.means.opener.formats = formats
+        self.gateway.means.opener.bridge = bridge
+
     def ask(self, body=None, token="secret", path=b"/v1/chat/completions", **members):
         ask = Ask(self, body if body is not None else {"model": "gpt", "messages": MESSAGES} | members, token, path)
         self.flush()

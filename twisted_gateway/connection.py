@@ -159,10 +159,16 @@ class Response:
         self.version = (b"HTTP", 1, head.minor)
         self.code = head.status
         self.phrase = head.phrase
-        self.length = UNKNOWN_LENGTH if reader.length is None else reader.length
         self.request = request
         self.headers: Headers = HeaderLines(head.headers)
         self._connection = connection
+        self._reader = reader
+
+    @property
+    def length(self) -> Any:
+        """Declared length of the body, or `UNKNOWN_LENGTH`."""
+        found = self._reader.length
+        return UNKNOWN_LENGTH if found is None else found
 
     def deliverBody(self, protocol: IProtocol) -> None:
         """Give the body to `protocol`, one call per read; its transport pauses, resumes and aborts."""

@@ -21,6 +21,22 @@ from twisted_gateway.wire.sse import Frame, encode
 HeadLines = list[tuple[bytes, bytes]]
 
 
+def _unbuffered(content_type: bytes) -> HeadLines:
+    return [(b"Content-Type", content_type), (b"Cache-Control", b"no-cache"), (b"X-Accel-Buffering", b"no")]
+
+
+_STREAM = _unbuffered(b"text/event-stream")
+
+
+def when_left(request: Any, tell: Callable[[Any], None]) -> None:
+    """Call that if the caller leaves before the answer is whole."""
+    own = getattr(request, "when_left", None)
+    if own is not None:
+        own(tell)
+    else:
+        request.notifyFinish().addErrback(tell)
+
+
 @implementer(IPushProducer)
 class Downstream:
     """Writes the answer of one exchange. Everything is a no-op once the caller has left.
@@ -49,7 +65,7 @@ class Downstream:
         self.finished = False
         self.paused = False
         self._producing = False
-        self._request.notifyFinish().addErrback(self._left)
+        when_left(request, self._left)
 
     # What the trunk and the relay ask of it
 
@@ -82,14 +98,7 @@ class Downstream:
         """Write status 200 and the headers of a stream with the next write (or heartbeat)."""
         if self.committed or self.gone:
             return
-        request = self._request
-        request.setResponseCode(200)
-        put = request.responseHeaders.setRawHeaders
-        put(b"content-type", [content_type])
-        put(b"cache-control", [b"no-cache"])
-        put(b"x-accel-buffering", [b"no"])
-        for name, value in (*headers, *self.also()):
-            put(name, [value])
+        self._head(200, _STREAM if content_type == b"text/event-stream" else _unbuffered(content_type), headers)
         self._mark_committed(200)
         if self._heartbeat_seconds:
             self._set_beat(self._heartbeat_seconds)
@@ -176,20 +185,28 @@ class Downstream:
     def _whole(self, status: int, data: bytes, headers: HeadLines, content_type: bytes) -> None:
         if self.gone or self.finished:
             return
-        request = self._request
-        request.setResponseCode(status)
-        put = request.responseHeaders.setRawHeaders
-        put(b"content-type", [content_type])
-        put(b"content-length", [b"%d" % len(data)])
-        for name, value in (*headers, *self.also()):
-            put(name, [value])
+        whole = [(b"Content-Type", content_type), (b"Content-Length", b"%d" % len(data))]
+        self._head(status, whole, headers)
         self._mark_committed(status)
         if status == 200:
             self._exchange.bound = self._exchange.committed
             self._exchange.frames += 1
         self._exchange.bytes += len(data)
-        request.write(data)
+        self._request.write(data)
         self.finish()
+
+    def _head(self, status: int, first: HeadLines, more: HeadLines) -> None:
+        """Set status and headers; a request of our own listener takes them as lines."""
+        request = self._request
+        if status != 200:
+            request.setResponseCode(status)
+        put = getattr(request, "put", None) or (lambda name, value: request.responseHeaders.setRawHeaders(name, [value]))
+        for name, value in first:
+            put(name, value)
+        for name, value in more:
+            put(name, value)
+        for name, value in self.also():
+            put(name, value)
 
     def _mark_committed(self, status: int) -> None:
         self._exchange.committed = self._clock.seconds()

@@ -97,12 +97,18 @@ class Usage:
         reasoning: int = 0,
     ) -> None:
         """Take over each counter that is larger than the former one."""
-        self.prompt = max(self.prompt, prompt)
-        self.completion = max(self.completion, completion)
-        self.total = max(self.total, total)
-        self.cache_read = max(self.cache_read, cache_read)
-        self.cache_write = max(self.cache_write, cache_write)
-        self.reasoning = max(self.reasoning, reasoning)
+        if prompt > self.prompt:
+            self.prompt = prompt
+        if completion > self.completion:
+            self.completion = completion
+        if total > self.total:
+            self.total = total
+        if cache_read > self.cache_read:
+            self.cache_read = cache_read
+        if cache_write > self.cache_write:
+            self.cache_write = cache_write
+        if reasoning > self.reasoning:
+            self.reasoning = reasoning
 
 
 @attrs.frozen

@@ -8,7 +8,7 @@ Everything that is the same for every answer (request id, `server`, CORS, the pa
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -32,9 +32,11 @@ from twisted_gateway.config.rewrites import rewrite
 from twisted_gateway.config.settings import Proxy
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.cors import CorsRules
+from twisted_gateway.downstream import when_left
 from twisted_gateway.errors import Problem, Refused, our_fault, quoted
 from twisted_gateway.exchange import Endpoint, Exchange
 from twisted_gateway.formats.complaints import BY_DIALECT, dialect_of
+from twisted_gateway.wire.requests import RequestHead
 
 ENDPOINTS = (
     Endpoint("/v1/chat/completions", "openai_chat", plans_first=True, groups=True),
@@ -46,38 +48,53 @@ ENDPOINTS = (
 """The table: a new endpoint is a row here, and a format."""
 
 _SERVER = f"AISIX/{__version__}".encode("ascii")
+_SERVER_LINE = b"Server: " + _SERVER
 _VISIBLE = re.compile(rb"[\x21-\x7e]{1,256}")
 
 
 class CallerHeaders:
     """The caller's request headers as policies read them. A repeated header counts with its first value."""
 
-    __slots__ = ("_headers",)
+    __slots__ = ("_first", "_pairs")
 
-    def __init__(self, headers: Headers) -> None:
-        self._headers = headers
+    def __init__(self, given: Headers | Sequence[tuple[bytes, bytes]]) -> None:
+        if isinstance(given, Headers):
+            given = [(name.lower(), value) for name, values in given.getAllRawHeaders() for value in values]
+        self._pairs = given
+        self._first = dict(reversed(given))
+
+    @classmethod
+    def of(cls, request: Any) -> CallerHeaders:
+        """Those of a request, be it of our own listener or of twisted.web."""
+        head = getattr(request, "head", None)
+        return cls(request.requestHeaders if head is None else head.headers)
+
+    def raw(self, name: bytes) -> bytes | None:
+        """The first value of a header (lower case) as it came, or None."""
+        return self._first.get(name)
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
-        values = self._headers.getRawHeaders(name.encode("latin-1"))
-        return values[0].decode("utf-8", "surrogateescape") if values else None
+        value = self._first.get(name.lower().encode("latin-1"))
+        return None if value is None else value.decode("utf-8", "surrogateescape")
 
     def all(self, name: str) -> list[str]:
         """All values of a header, in order."""
-        return [value.decode("utf-8", "replace") for value in self._headers.getRawHeaders(name.encode("latin-1")) or ()]
+        wanted = name.lower().encode("latin-1")
+        return [value.decode("utf-8", "replace") for key, value in self._pairs if key == wanted]
 
     def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
         """Lower-case name and first value of the headers that a pattern with one `*` names, in any case."""
         before, star, after = pattern.lower().partition("*")
-        for raw, values in self._headers.getAllRawHeaders():
-            name = raw.decode("latin-1").lower()
+        for raw in dict(self._pairs):
+            name = raw.decode("latin-1")
             fits = (
                 name == before
                 if not star
                 else (len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after))
             )
             if fits:
-                yield name, values[0].decode("latin-1")
+                yield name, self._first[raw].decode("latin-1")
 
 
 @attrs.define
@@ -111,7 +128,7 @@ class Front:
     _log: Logger = attrs.field(init=False, factory=Logger)
 
     def __attrs_post_init__(self) -> None:
-        self._id_headers = tuple(name.encode("ascii") for name in self.proxy.request_id.accept_headers)
+        self._id_headers = tuple(name.lower().encode("ascii") for name in self.proxy.request_id.accept_headers)
         self._cors = CorsRules(self.proxy.cors) if self.proxy.cors is not None else None
         self.app = self._routes()
 
@@ -204,24 +221,34 @@ class Front:
 
     def begin(self, request: Any) -> bool:
         """Choose the request id and set the headers of every answer. False when the answer is given already."""
-        request.aisix_id = self.request_id(request.requestHeaders)
-        put = request.responseHeaders.setRawHeaders
-        put(b"x-aisix-request-id", [request.aisix_id.encode("ascii")])
-        if self.proxy.server_header:
-            put(b"server", [_SERVER])
+        request.caller_headers = headers = CallerHeaders.of(request)
+        request.aisix_id = self.request_id(headers)
+        lines = getattr(request, "lines", None)
+        if lines is not None:
+            lines.append(b"X-Aisix-Request-Id: " + request.aisix_id.encode("ascii"))
+            if self.proxy.server_header:
+                lines.append(_SERVER_LINE)
         else:
-            request.responseHeaders.removeHeader(b"server")
+            self._begin_elsewhere(request)
         if self.proxy.url_rewrites:
             request.path = rewrite(request.path, self.proxy.url_rewrites).encode("latin-1")
             request.postpath = request.path[1:].split(b"/")
         return self._cors is None or self._cors.begin(request, self._known_path)
 
-    def request_id(self, headers: Headers) -> str:
+    def _begin_elsewhere(self, request: Any) -> None:
+        """The same for a request that another listener than ours has read."""
+        headers = request.responseHeaders
+        headers.setRawHeaders(b"x-aisix-request-id", [request.aisix_id.encode("ascii")])
+        headers.removeHeader(b"server")
+        if self.proxy.server_header:
+            headers.setRawHeaders(b"server", [_SERVER])
+
+    def request_id(self, headers: CallerHeaders) -> str:
         """The caller's own id where it brought a good one, else a new one (`errors-and-headers.md` 6)."""
         for name in self._id_headers:
-            values = headers.getRawHeaders(name)
-            if values and _VISIBLE.fullmatch(values[0]):
-                return values[0].decode("ascii")
+            value = headers.raw(name)
+            if value and _VISIBLE.fullmatch(value):
+                return value.decode("ascii")
         return self.new_id()
 
     def asks_for_a_key(self, path: bytes) -> bool:
@@ -234,10 +261,10 @@ class Front:
         prefix = self.proxy.api_prefix
         return text[len(prefix) :] if prefix and text.startswith(prefix + "/") else text
 
-    def refusal(self, problem: Problem, method: bytes, path: bytes, request: Any) -> bytes:
+    def refusal(self, problem: Problem, head: RequestHead) -> bytes:
         """The bytes of an answer to a request that no handler will see; the connection is closed behind it."""
-        headers = Headers() if request is None else request.requestHeaders
-        body = BY_DIALECT[dialect_of(self.plain_path(path))].body(problem)
+        headers = CallerHeaders(head.headers)
+        body = BY_DIALECT[dialect_of(self.plain_path(head.path))].body(problem)
         lines = [
             b"HTTP/1.1 %d %s" % (problem.status, _REASONS.get(problem.status, b"Error")),
             b"content-type: application/json",
@@ -251,12 +278,12 @@ class Front:
             lines.append(b"retry-after: %d" % problem.retry_after)
         if self._cors is not None:
             lines += self._cors.lines(headers)
-        return b"\r\n".join((*lines, b"", b"" if method == b"HEAD" else body))
+        return b"\r\n".join((*lines, b"", b"" if head.method == b"HEAD" else body))
 
     # Inside
 
     def _exchange(self, request: Any, endpoint: Endpoint) -> Exchange:
-        headers = CallerHeaders(request.requestHeaders)
+        headers = request.caller_headers
         body = getattr(request, "body", None)
         if body is None:
             body = request.content.read()
@@ -283,7 +310,7 @@ class Front:
 
     def _known(self, request: Any) -> tuple[Snapshot, CallerKey]:
         snapshot = self.snapshot()
-        return snapshot, self.identify(CallerHeaders(request.requestHeaders), snapshot)
+        return snapshot, self.identify(request.caller_headers, snapshot)
 
     def _model_object(self, name: str, model: Row) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": int(self.now()), "owned_by": model.provider or "aisix"}
@@ -353,7 +380,8 @@ class _Root(KleinResource):
             request.finish()
             return NOT_DONE_YET
         running: Deferred[None] = Deferred.fromCoroutine(front.serve(front._exchange(request, endpoint), request))  # type: ignore[arg-type]
-        request.notifyFinish().addErrback(lambda _: running.cancel())
+        if not running.called:
+            when_left(request, lambda _: running.cancel())
         running.addErrback(lambda failure: failure.trap(CancelledError) and None)
         return NOT_DONE_YET
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import string
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -56,8 +56,8 @@ class Gateway:
     clock: IReactorTime
     now: Callable[[], float]
     """Seconds since the epoch."""
-    choose: Callable[..., list[str]]
-    """`random.choices`."""
+    choose: Callable[..., Iterable[str]]
+    """As `random.choices`."""
     heartbeat_seconds: float
     demo_base: Callable[[], str | None]
     bridge: bool = False
@@ -120,7 +120,9 @@ class Gateway:
     async def _admit(self, policies: Sequence[Policy], exchange: Exchange, tickets: list[Ticket]) -> None:
         for policy in policies:
             found = policy.admit(exchange)
-            ticket = found if found is None or isinstance(found, Ticket) else await found
+            if found is None:
+                continue
+            ticket = found if isinstance(found, Ticket) else await found
             if ticket is not None:
                 tickets.append(ticket)
 

@@ -8,8 +8,8 @@ import random
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ from twisted_gateway.route_metrics import Deployment, deployment
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
+from twisted_gateway.wire.requests import RequestHead
 
 FORMATS = {
     row.name: row
@@ -64,6 +65,8 @@ FORMATS = {
         anthropic.COUNT_TOKENS,
     )
 }
+
+_VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
 
 
 class Options(usage.Options):
@@ -107,6 +110,22 @@ def _reactor() -> Any:
     from twisted.internet import reactor
 
     return reactor
+
+
+def new_id() -> str:
+    """A request id: a UUID of version 4, made without the class."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
+
+
+def choose(letters: str, k: int) -> str:
+    """`k` random ones of at most 256 letters."""
+    return random.getrandbits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
+
+
+@lru_cache
+def _alphabet(letters: str) -> bytes:
+    return (letters.encode("ascii") * 256)[:256]
 
 
 class House(MultiService):
@@ -158,7 +177,7 @@ class House(MultiService):
             condition=self.condition,
             clock=reactor,
             now=time.time,
-            new_id=lambda: str(uuid.uuid4()),
+            new_id=new_id,
             endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
@@ -206,7 +225,7 @@ class House(MultiService):
             settings=upstream,
             clock=self.reactor,
             now=time.time,
-            choose=random.choices,
+            choose=choose,
             uniform=random.uniform,
             timing=settings.proxy.server_timing,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
@@ -217,9 +236,7 @@ class House(MultiService):
 
     def _probes(self) -> Probes:
         gateway = self.gateway
-        return Probes(
-            gateway.means.opener, gateway.health, self.reactor, time.time, lambda: str(uuid.uuid4()), ENDPOINTS[0]
-        )
+        return Probes(gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0])
 
     def _models(self) -> Any:
         return self.state.models(self.gateway.health, time.time())
@@ -272,7 +289,7 @@ class House(MultiService):
         if not self.front.asks_for_a_key(path):
             return None
         try:
-            access.identify(CallerHeaders(request.requestHeaders), self.snapshot(), time.time())
+            access.identify(CallerHeaders(request.head.headers), self.snapshot(), time.time())
         except access.Denied as denial:
             self.metrics.decided("api_key", "denied", denial.reason)
             return denial.problem
@@ -281,13 +298,13 @@ class House(MultiService):
     def _demo_base(self) -> str | None:
         return None if self.demo_port is None else f"http://127.0.0.1:{self.demo_port.getHost().port}/v1"
 
-    def _refusal(self, problem: Problem, method: bytes, path: bytes, request: Any) -> bytes:
-        label = self.front.plain_path(path)
+    def _refusal(self, problem: Problem, head: RequestHead) -> bytes:
+        label = self.front.plain_path(head.path)
         endpoint = label if any(label == row.path for row in self.front.endpoints) else "other"
         if problem.status == 413:
             self.metrics.too_large(endpoint, "openai", "pending")
         fields = {
-            "method": method.decode("latin-1"),
+            "method": head.method.decode("latin-1"),
             "path": endpoint,
             "status": problem.status,
             "error_kind": problem.type,
@@ -295,7 +312,7 @@ class House(MultiService):
         }
         if self.settings.observability.access_log:
             self.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
-        return self.front.refusal(problem, method, path, request)
+        return self.front.refusal(problem, head)
 
     # Life
 

@@ -12,13 +12,12 @@ from typing import Any
 
 import attrs
 from treq.client import HTTPClient
-from treq.response import _Response
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent
+from twisted.web.iweb import IAgent, IResponse
 
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import Answer, ErrorBody, Limits, cause_of, detail_of
@@ -51,10 +50,10 @@ class Client(HTTPClient):
 
     def post(  # type: ignore[override]
         self, url: str, *, headers: Headers, data: bytes, started: Callable[[], None]
-    ) -> Deferred[_Response]:
+    ) -> Deferred[IResponse]:
         """A streaming POST. `started` is called once the connection is up and the request begins to be written."""
-        request: Deferred[Any] = self._agent.request(b"POST", url.encode("ascii"), headers, Body(data, started))
-        return request.addCallback(_Response, self._cookiejar)
+        asked: Deferred[IResponse] = self._agent.request(b"POST", url.encode("ascii"), headers, Body(data, started))
+        return asked
 
 
 class Upstream:

@@ -20,9 +20,9 @@ PACKAGE = ROOT / "twisted_gateway"
 BYTES = ("wire",)
 NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
-    *("formats", "line", "roads", "providers", "routing", "metrics", "tallies", "client_types", "charging", "pricing"),
-    *("records", "ring", "turns", "retrying", "floor", "timing", "route_metrics"),
-    *("deadlines", "addresses", "config"),
+    "formats", "line", "roads", "providers", "routing", "ring", "turns", "retrying", "floor", "timing",
+    "route_metrics", "metrics", "tallies",
+    "client_types", "charging", "pricing", "records", "deadlines", "addresses", "config",
 )
 JUDGEMENT = ("policies", "logs", "alarm", "stores", "health")
 MOTION = (

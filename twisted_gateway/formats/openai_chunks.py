@@ -103,6 +103,8 @@ class ChunkTube:
         self._choices: dict[int, ChoiceState] = {}
         self._reasoning_field = target.model.provider_key.response.reasoning_field
         self._shortcuts = Shortcuts()
+        self._stamped: Any = None
+        self._stamp = (b"", b"")
 
     def new_choice(self) -> ChoiceState:
         """The state of a choice that is seen for the first time."""
@@ -177,7 +179,8 @@ class ChunkTube:
             if not isinstance(choice, dict):
                 raise StrayFrame(f"choices[{position}] is not an object")
             changed = self._edit_choice(choice) or changed
-        self.complete = bool(self._choices) and all(seen.finished for seen in self._choices.values())
+        seen = self._choices
+        self.complete = bool(seen) and all([choice.finished for choice in seen.values()])
         return self._edit_usage(chunk, choices, changed)
 
     def _edit_envelope(self, chunk: dict[str, Any]) -> bool:
@@ -232,9 +235,9 @@ class ChunkTube:
         usage = chunk.get("usage")
         if not usage and "x_groq" in chunk and isinstance(chunk["x_groq"], dict):
             read_usage(self.usage, chunk["x_groq"].get("usage"))
-        read_usage(self.usage, usage)
-        silent = all(self._choices[choice["index"]].silent(choice) for choice in choices)
-        if isinstance(usage, dict) and silent:
+        if usage is not None:
+            read_usage(self.usage, usage)
+        if isinstance(usage, dict) and all(self._choices[choice["index"]].silent(choice) for choice in choices):
             if not self._usage_shown:
                 return None
             if choices:
@@ -254,7 +257,9 @@ class ChunkTube:
         model = chunk.get("model")
         if shown is not None and model != shown:
             if not changed:
-                old, new = b'"model":' + _encode(model), b'"model":' + _encode(shown)
+                if model != self._stamped:
+                    self._stamped, self._stamp = model, (b'"model":' + _encode(model), b'"model":' + _encode(shown))
+                old, new = self._stamp
                 changed = data.count(old) != 1 or data.count(b'"model"') != 1
                 if not changed:
                     data = data.replace(old, new)

@@ -138,9 +138,10 @@ class AccountingTicket(Ticket):
         if exchange.caller is None and status == 401:
             return
         charged = charge(exchange, outcome)
-        _count(accounting, exchange, outcome, status, charged)
+        labels = labels_of(exchange)
+        _count(accounting, exchange, outcome, status, charged, labels)
         if exchange.caller is not None:
-            _keep(accounting, exchange, outcome, status, charged)
+            _keep(accounting, exchange, outcome, status, charged, labels)
         _tell(accounting, exchange, outcome, status, charged)
 
     def _headed(self) -> None:
@@ -172,9 +173,11 @@ def labels_of(exchange: Exchange) -> CallLabels:
     )
 
 
-def _count(accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge) -> None:
+def _count(
+    accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge, labels: CallLabels
+) -> None:
     """All metrics of a settled call but those of its usage events."""
-    metrics, labels = accounting.metrics, labels_of(exchange)
+    metrics = accounting.metrics
     stream = exchange.call is not None and exchange.call.stream
     attempt, path = exchange.attempt, exchange.endpoint.path
     metrics.handled(
@@ -222,9 +225,11 @@ def _count_attempts(metrics: RouteMetrics, exchange: Exchange) -> None:
             metrics.hedged(row.display_name, result)
 
 
-def _keep(accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge) -> None:
+def _keep(
+    accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge, labels: CallLabels
+) -> None:
     """Count the call's usage events and hand its record to all who want it."""
-    labels, handler = labels_of(exchange), exchange.endpoint.format
+    handler = exchange.endpoint.format
     dropped = None if accounting.records else "sink_disabled"
     for attempt in exchange.attempts:
         key = attempt.target.model.provider_key
