@@ -103,12 +103,14 @@ class Got:
 class Ask:
     """One call of a caller."""
 
-    def __init__(self, house, body, token, path, more=None):
+    def __init__(self, house, body, token, path, more=()):
         self.response = self.failure = None
         self.got = Got()
-        headers = Headers({"content-type": ["application/json"]} | (more or {}))
+        headers = Headers({"content-type": ["application/json"]} | (dict(more) if isinstance(more, dict) else {}))
         if token:
             headers.addRawHeader("authorization", f"Bearer {token}")
+        for name, value in () if isinstance(more, dict) else more or ():
+            headers.addRawHeader(name, value)
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.deferred = house.callers.request(b"POST", b"http://gateway" + path, headers, Body(data, lambda: None))
         self.deferred.addCallbacks(self._answered, lambda failure: setattr(self, "failure", failure))
