@@ -1,57 +1,155 @@
-"""One timer that is moved often and rings seldom (`DESIGN.md` section 7, item 15)."""
+"""One timer that is moved often and rings seldom (`DESIGN.md` section 7, item 15).
+
+A call has several, and nearly all of them are stopped before they ring: so all alarms of a clock share one of the
+reactor's timers, which is the earliest's.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
+from weakref import WeakKeyDictionary, ref
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+_MANY = 64
 
 
 class Alarm:
     """Rings once, `seconds` after it was last set. Moving it costs a comparison, not a new timer.
 
-    `off` silences it and keeps the timer; `stop` cancels the timer, for good.
+    `off` silences it and keeps its place among the timers; `stop` gives that up, for good.
     """
 
-    __slots__ = ("_call", "_clock", "_due", "_fires", "_ring")
+    __slots__ = ("_board", "_clock", "_due", "_place", "_ring")
 
     def __init__(self, clock: IReactorTime, ring: Callable[[], None]) -> None:
         self._clock = clock
+        self._board = _board(clock)
         self._ring = ring
         self._due: float | None = None
-        self._call: IDelayedCall | None = None
-        self._fires = 0.0
+        self._place: _Place | None = None
 
     def set(self, seconds: float) -> None:
         """Ring that many seconds from now, instead of when it was to ring before."""
         due = self._due = self._clock.seconds() + seconds
-        if self._call is None:
-            self._fires = due
-            self._call = self._clock.callLater(seconds, self._fired)
-        elif self._fires > due:
-            self._fires = due
-            self._call.reset(seconds)
+        place = self._place
+        if place is None:
+            self._place = self._board.put(due, self)
+        elif place.due > due:
+            self._board.remove(place)
+            self._place = self._board.put(due, self)
 
     def off(self) -> None:
         """Do not ring until set again."""
         self._due = None
 
     def stop(self) -> None:
-        """Cancel the timer."""
+        """Give up the timer, and whoever was to be told."""
         self._due = None
-        call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
+        self._ring = _nobody
+        place, self._place = self._place, None
+        if place is not None:
+            self._board.remove(place)
 
-    def _fired(self) -> None:
-        self._call = None
+    def come(self, now: float) -> None:
+        """The time that was set first is there: ring, unless the alarm was moved since."""
+        self._place = None
         due = self._due
         if due is None:
             return
-        late = due - self._clock.seconds()
-        if late > 1e-9:
-            self._fires = due
-            self._call = self._clock.callLater(late, self._fired)
+        if due - now > 1e-9:
+            self._place = self._board.put(due, self)
         else:
             self._due = None
             self._ring()
+
+
+def _nobody() -> None:
+    """Nobody is told."""
+
+
+class _Place:
+    """When an alarm looks at the clock again; nobody's once it is given up."""
+
+    __slots__ = ("alarm", "due")
+
+    def __init__(self, due: float, alarm: Alarm) -> None:
+        self.due = due
+        self.alarm: Alarm | None = alarm
+
+
+class _Board:
+    """All alarms of one clock, the earliest first."""
+
+    __slots__ = ("_call", "_clock", "_given_up", "_places", "_put")
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = ref(clock)
+        self._places: list[tuple[float, int, _Place]] = []
+        self._given_up = 0
+        self._put = 0
+        self._call: IDelayedCall | None = None
+
+    def put(self, due: float, alarm: Alarm) -> _Place:
+        """A place for an alarm."""
+        place = _Place(due, alarm)
+        places = self._places
+        self._put += 1
+        heapq.heappush(places, (due, self._put, place))
+        if self._call is None or places[0][2] is place:
+            self._arm()
+        return place
+
+    def remove(self, place: _Place) -> None:
+        """Nobody waits for it any more."""
+        place.alarm = None
+        self._given_up += 1
+        given_up, places = self._given_up, self._places
+        if given_up == len(places):
+            self._arm()
+        elif given_up > _MANY and given_up * 2 > len(places):
+            self._places = [entry for entry in places if entry[2].alarm is not None]
+            heapq.heapify(self._places)
+            self._given_up = 0
+
+    def _arm(self) -> None:
+        """Have the reactor's timer at the earliest place; none where nobody waits."""
+        if self._given_up == len(self._places):
+            self._places.clear()
+            self._given_up = 0
+            call, self._call = self._call, None
+            if call is not None:
+                call.cancel()
+            return
+        clock = self._clock()
+        assert clock is not None, "its alarms hold it"
+        wait = max(0.0, self._places[0][0] - clock.seconds())
+        if self._call is None:
+            self._call = clock.callLater(wait, self._come, clock)
+        else:
+            self._call.reset(wait)
+
+    def _come(self, clock: IReactorTime) -> None:
+        self._call = None
+        now = clock.seconds()
+        try:
+            while self._places and self._places[0][0] - now <= 1e-9:
+                alarm = heapq.heappop(self._places)[2].alarm
+                if alarm is None:
+                    self._given_up -= 1
+                else:
+                    alarm.come(now)
+        finally:
+            if self._places:
+                self._arm()
+
+
+_boards: WeakKeyDictionary[IReactorTime, _Board] = WeakKeyDictionary()
+
+
+def _board(clock: IReactorTime) -> _Board:
+    found = _boards.get(clock)
+    if found is None:
+        found = _boards[clock] = _Board(clock)
+    return found

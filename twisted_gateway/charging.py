@@ -1,14 +1,17 @@
-"""How many tokens a call is charged, and where the figure comes from (`streaming.md` 14.2, 14.3). Pure."""
+"""How many tokens a call is charged, what they cost, and where the figures come from (`streaming.md` 14.2, 14.3)."""
 
 from __future__ import annotations
 
 import attrs
 
 from twisted_gateway.exchange import Attempt, Exchange, Outcome, Usage
+from twisted_gateway.pricing import price
 
 BYTES_PER_TOKEN = 4
 
 _CALLER_ENDED = frozenset({Outcome.ABANDONED, Outcome.STOPPED})
+_NO_TOKENS = frozenset({"/v1/messages/count_tokens"})
+"""Endpoints whose calls use none (`policy.md` 1.2)."""
 _FREE = frozenset({Outcome.REFUSED, Outcome.FAILED})
 
 
@@ -31,6 +34,9 @@ class Charge:
     """`reported`, `estimated` or `mixed` (one of prompt and completion estimated)."""
     completion_reported: int = 0
     completion_delivered: int = 0
+    cache_write_1h: int = 0
+    cost_usd: float = 0.0
+    """US dollars by the model's prices; 0 where it has none."""
 
     @property
     def estimated(self) -> bool:
@@ -60,7 +66,7 @@ def charge(exchange: Exchange, outcome: Outcome) -> Charge:
     total = prompt + completion
     if source == "reported" and completion:
         total = max(total, usage.total)
-    return Charge(
+    charged = Charge(
         prompt=prompt,
         completion=completion,
         total=total,
@@ -70,13 +76,35 @@ def charge(exchange: Exchange, outcome: Outcome) -> Charge:
         source=source,
         completion_reported=_reported(usage),
         completion_delivered=estimate(exchange.delivered_bytes),
+        cache_write_1h=usage.cache_write_1h if counters else 0,
     )
+    return attrs.evolve(charged, cost_usd=price(attempt.target.model.cost, charged))
+
+
+def so_far(usage: Usage, prompt_bytes: int, text_bytes: int) -> Usage:
+    """What a running answer has used: reported figures, else estimates of the bytes, which are then marked."""
+    prompt = usage.prompt or estimate(prompt_bytes)
+    completion = _reported(usage) or estimate(text_bytes)
+    return attrs.evolve(
+        usage,
+        prompt=prompt,
+        completion=completion,
+        total=max(prompt + completion, usage.total if usage.final else 0),
+        estimated=not (usage.prompt and _reported(usage)),
+    )
+
+
+def lost_race(exchange: Exchange, attempt: Attempt) -> Charge:
+    """What the loser of a hedge is written down with: its prompt, which nobody's limits are charged (section 5)."""
+    prompt = estimate(exchange.call.prompt_bytes) if exchange.call is not None else 0
+    charged = Charge(prompt=prompt, total=prompt, source="estimated")
+    return attrs.evolve(charged, cost_usd=price(attempt.target.model.cost, charged))
 
 
 def charged_attempt(exchange: Exchange, outcome: Outcome) -> Attempt | None:
     """The attempt whose tokens are charged: it gave an open answer, or the caller ended it before it could."""
     attempt = exchange.attempt
-    if attempt is None or outcome in _FREE:
+    if attempt is None or outcome in _FREE or exchange.endpoint.path in _NO_TOKENS:
         return None
     if attempt.first_event is not None or outcome is Outcome.COMPLETE:
         return attempt

@@ -159,10 +159,16 @@ class Response:
         self.version = (b"HTTP", 1, head.minor)
         self.code = head.status
         self.phrase = head.phrase
-        self.length = UNKNOWN_LENGTH if reader.length is None else reader.length
         self.request = request
         self.headers: Headers = HeaderLines(head.headers)
         self._connection = connection
+        self._head = head
+
+    @property
+    def length(self) -> Any:
+        """Declared length of the body, or `UNKNOWN_LENGTH`."""
+        found = self._head.length
+        return UNKNOWN_LENGTH if found is None else found
 
     def deliverBody(self, protocol: IProtocol) -> None:
         """Give the body to `protocol`, one call per read; its transport pauses, resumes and aborts."""
@@ -341,6 +347,8 @@ class Connection(Protocol):
     def deliver(self, protocol: IProtocol) -> None:
         """Hand the body to its protocol: what is there now, the rest as it comes."""
         assert self._body is None, "a body can be delivered once"
+        if self._reader is not None:
+            self._reader.let_go()
         self._body = protocol
         self._handle = BodyTransport(self)
         protocol.makeConnection(self._handle)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from twisted.web.http_headers import Headers
+from typing import Any, Protocol
 
 from twisted_gateway.config.settings import Cors
 
@@ -15,6 +13,13 @@ _RATE_HEADERS = tuple(
     for what in ("limit", "remaining", "reset")
     if (what, unit) != ("reset", "concurrent")
 )
+
+
+class Raw(Protocol):
+    """A caller's headers."""
+
+    def raw(self, name: bytes) -> bytes | None:
+        """The first value of a header (lower case) as it came, or None."""
 
 
 class CorsRules:
@@ -27,36 +32,35 @@ class CorsRules:
         ]
         self._exposed = ", ".join(exposed).encode("ascii")
 
-    def allowed(self, headers: Headers) -> bytes | None:
+    def allowed(self, headers: Raw) -> bytes | None:
         """The value of `access-control-allow-origin` for a request, None when its origin is not allowed."""
-        origins = headers.getRawHeaders(b"origin")
-        if not origins:
+        origin = headers.raw(b"origin")
+        if origin is None:
             return None
-        origin = origins[0]
         if "*" in self._cors.allow_origins:
             return b"*"
         return origin if origin.decode("latin-1") in self._cors.allow_origins else None
 
-    def lines(self, headers: Headers) -> list[bytes]:
+    def lines(self, headers: Raw) -> list[bytes]:
         """The header lines of an answer made without a handler."""
         origin = self.allowed(headers)
         return [] if origin is None else [b"access-control-allow-origin: " + origin, b"vary: origin"]
 
     def begin(self, request: Any, known: Callable[[bytes], bool]) -> bool:
         """Set the headers of an allowed origin; answer a preflight. False when it was one."""
-        headers, put = request.requestHeaders, request.responseHeaders.setRawHeaders
+        headers, put = request.caller_headers, request.responseHeaders.setRawHeaders
         origin = self.allowed(headers)
         if origin is not None:
             put(b"access-control-allow-origin", [origin])
             put(b"vary", [b"origin"])
             put(b"access-control-expose-headers", [self._exposed])
-        preflight = request.method == b"OPTIONS" and headers.hasHeader(b"access-control-request-method")
-        if not (preflight and headers.hasHeader(b"origin") and known(request.path)):
+        preflight = request.method == b"OPTIONS" and headers.raw(b"access-control-request-method") is not None
+        if not (preflight and headers.raw(b"origin") is not None and known(request.path)):
             return True
         request.setResponseCode(204 if origin is not None else 403)
         if origin is not None:
             put(b"access-control-allow-methods", [b"GET, POST, OPTIONS"])
-            asked = (headers.getRawHeaders(b"access-control-request-headers") or [b""])[0]
+            asked = headers.raw(b"access-control-request-headers") or b""
             wide = "*" in self._cors.allow_headers
             allowed = asked if wide else ", ".join(self._cors.allow_headers).encode("ascii")
             if allowed:

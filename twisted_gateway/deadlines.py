@@ -6,19 +6,21 @@ Search order: `extensions.md` section 3 on top of `policy.md` section 9.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import attrs
 
-from twisted_gateway.config.resources import Model
+from twisted_gateway.config.resources import Group, Model, Row
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 
+Wishes = tuple[int | None, int | None, int | None]
 _NONE = 0
 """A search that ends with "no limit"."""
 
 
 @attrs.frozen
 class Deadlines:
-    """Seconds; None = no limit. `configured`: the model asked for first-chunk failover (`streaming.md` 4 rule 2)."""
+    """Seconds; None = no limit. `configured`: by model or group (`streaming.md` 4 rule 2)."""
 
     request: float | None
     first_event: float | None
@@ -26,23 +28,36 @@ class Deadlines:
     configured: bool
 
 
-def deadlines(model: Model, boot: UpstreamSettings) -> Deadlines:
-    """The deadlines of an attempt at `model`."""
+def deadlines(model: Model, boot: UpstreamSettings, group: Group | None = None) -> Deadlines:
+    """The deadlines of an attempt at `model`, for a call of `group` where it came through one."""
     key = model.provider_key
-    request = [*_written(model.timeout), *_written(key.timeout_ms), *_positive(boot.timeout_ms)]
+    rows: list[Row] = [model] if group is None else [model, group]
+    return _resolved(
+        tuple((row.timeout, row.stream_timeout, row.first_event_timeout) for row in rows),
+        (key.timeout_ms, key.stream_timeout_ms, key.first_event_timeout_ms),
+        (boot.timeout_ms, boot.stream_timeout_ms, boot.first_event_timeout_ms),
+    )
+
+
+@lru_cache(1024)
+def _resolved(rows: tuple[Wishes, ...], key: Wishes, boot: Wishes) -> Deadlines:
+    """The same from the milliseconds written at each level: whole call, silence, first event."""
+    whole = [value for row in rows for value in _written(row[0])]
+    first_here = [value for row in rows for value in _positive(row[2])]
+    request = [*whole, *_written(key[0]), *_positive(boot[0])]
     levels = [
-        [*_positive(model.stream_timeout), *_written(model.timeout)],
-        [*_positive(key.stream_timeout_ms), *_written(key.timeout_ms)],
-        [*_positive(boot.stream_timeout_ms), *_positive(boot.timeout_ms)],
+        [*(value for row in rows for value in _positive(row[1])), *whole],
+        [*_positive(key[1]), *_written(key[0])],
+        [*_positive(boot[1]), *_positive(boot[0])],
     ]
-    firsts = [model.first_event_timeout, key.first_event_timeout_ms, boot.first_event_timeout_ms]
+    firsts = [first_here, _positive(key[2]), _positive(boot[2])]
     silence = [value for level in levels for value in level]
-    first = [value for own, level in zip(firsts, levels, strict=True) for value in (*_positive(own), *level)]
+    first = [value for own, level in zip(firsts, levels, strict=True) for value in (*own, *level)]
     return Deadlines(
         request=_seconds(request),
         first_event=_seconds(first),
         silence=_seconds(silence),
-        configured=bool(levels[0] or _positive(model.first_event_timeout)),
+        configured=bool(levels[0] or first_here),
     )
 
 

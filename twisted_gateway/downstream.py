@@ -21,6 +21,22 @@ from twisted_gateway.wire.sse import Frame, encode
 HeadLines = list[tuple[bytes, bytes]]
 
 
+def _unbuffered(content_type: bytes) -> HeadLines:
+    return [(b"Content-Type", content_type), (b"Cache-Control", b"no-cache"), (b"X-Accel-Buffering", b"no")]
+
+
+_STREAM = _unbuffered(b"text/event-stream")
+
+
+def when_left(request: Any, tell: Callable[[Any], None]) -> None:
+    """Call that if the caller leaves before the answer is whole."""
+    own = getattr(request, "when_left", None)
+    if own is not None:
+        own(tell)
+    else:
+        request.notifyFinish().addErrback(tell)
+
+
 @implementer(IPushProducer)
 class Downstream:
     """Writes the answer of one exchange. Everything is a no-op once the caller has left.
@@ -49,7 +65,7 @@ class Downstream:
         self.finished = False
         self.paused = False
         self._producing = False
-        self._request.notifyFinish().addErrback(self._left)
+        when_left(request, self._left)
 
     # What the trunk and the relay ask of it
 
@@ -61,7 +77,7 @@ class Downstream:
     def join(self, producer: Any) -> None:
         """The answer whose reading is paused while the caller is slow; None when there is none."""
         self._joined = producer
-        if producer is not None:
+        if producer is not None and not self.gone:
             if not self._producing:
                 self._producing = True
                 self._request.registerProducer(self, True)
@@ -73,18 +89,16 @@ class Downstream:
         if not self.committed and not self.gone:
             self._set_beat(seconds)
 
+    def retract(self) -> None:
+        """The good head that was promised for is worth nothing any more: wait for another."""
+        if not self.committed and self._beat is not None:
+            self._beat.off()
+
     def commit(self, headers: HeadLines, content_type: bytes = b"text/event-stream") -> None:
         """Write status 200 and the headers of a stream with the next write (or heartbeat)."""
         if self.committed or self.gone:
             return
-        request = self._request
-        request.setResponseCode(200)
-        put = request.responseHeaders.setRawHeaders
-        put(b"content-type", [content_type])
-        put(b"cache-control", [b"no-cache"])
-        put(b"x-accel-buffering", [b"no"])
-        for name, value in headers:
-            put(name, [value])
+        self._head(200, _STREAM if content_type == b"text/event-stream" else _unbuffered(content_type), headers)
         self._mark_committed(200)
         if self._heartbeat_seconds:
             self._set_beat(self._heartbeat_seconds)
@@ -171,20 +185,30 @@ class Downstream:
     def _whole(self, status: int, data: bytes, headers: HeadLines, content_type: bytes) -> None:
         if self.gone or self.finished:
             return
-        request = self._request
-        request.setResponseCode(status)
-        put = request.responseHeaders.setRawHeaders
-        put(b"content-type", [content_type])
-        put(b"content-length", [b"%d" % len(data)])
-        for name, value in headers:
-            put(name, [value])
+        whole = [(b"Content-Type", content_type), (b"Content-Length", b"%d" % len(data))]
+        self._head(status, whole, headers)
         self._mark_committed(status)
         if status == 200:
             self._exchange.bound = self._exchange.committed
             self._exchange.frames += 1
         self._exchange.bytes += len(data)
-        request.write(data)
+        self._request.write(data)
         self.finish()
+
+    def _head(self, status: int, first: HeadLines, more: HeadLines) -> None:
+        """Set status and headers; a request of our own listener takes them as lines."""
+        request = self._request
+        if status != 200:
+            request.setResponseCode(status)
+        put = getattr(request, "put", None) or (
+            lambda name, value: request.responseHeaders.setRawHeaders(name, [value])
+        )
+        for name, value in first:
+            put(name, value)
+        for name, value in more:
+            put(name, value)
+        for name, value in self.also():
+            put(name, value)
 
     def _mark_committed(self, status: int) -> None:
         self._exchange.committed = self._clock.seconds()
@@ -209,6 +233,9 @@ class Downstream:
         if self._heartbeat_seconds and self._beat is not None:
             self._beat.set(self._heartbeat_seconds)
 
+    also: Callable[[], HeadLines] = staticmethod(list)
+    """Headers of every answer that are only known when its head is written."""
+
     headers_of_stream: Callable[[], HeadLines] | None = None
 
     def _exchange_headers(self) -> HeadLines:
@@ -226,4 +253,5 @@ class Downstream:
 
     def _left(self, reason: Any) -> None:
         self.gone = True
+        self.paused = False
         self._end()

@@ -6,9 +6,12 @@ Statuses, types and texts: reference `errors-and-headers.md` sections 2 and 3, `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
+
+if TYPE_CHECKING:
+    from twisted_gateway.exchange import Usage
 
 _SHOWN_BYTES = 1024
 _SHORTEST_SECRET = 12
@@ -35,6 +38,11 @@ class Problem:
     in_stream_type: str | None = None
     """The `type` an error frame has where it differs from that of a JSON error (`streaming.md` 11.3)."""
 
+    embedded: int | None = None
+    """The status inside an error object that came with a good status, where it has one (`streaming.md` 11.2)."""
+
+    usage: Usage | None = None
+    """What was used until then, told with the error in the dialect's own form (`extensions.md` 6.2)."""
     told: bool = False
     """The caller was told already, in the provider's own frame: nothing more is written."""
 
@@ -114,6 +122,25 @@ def bad_request(detail: str) -> Problem:
     )
 
 
+def ip_restricted() -> Problem:
+    """The 403 for a caller whose address a model's list does not admit; the text does not name it."""
+    return Problem(
+        status=403,
+        type="permission_denied",
+        code="ip_restricted",
+        message="Access denied: your client IP is not allowed to access this model",
+        kind="permission_denied",
+    )
+
+
+def over_target_limit(target: str, problem: Problem) -> Problem:
+    """A group's target that is over its own limit, as chat tells it (`policy.md` 11.2); other problems as they are."""
+    if problem.type != "rate_limit_exceeded" or "policy" in problem.members:
+        return problem
+    message = f"routing target {quoted(target)} is over its model rate limit: {problem.message}"
+    return attrs.evolve(problem, type="upstream_error", message=message)
+
+
 def too_large(limit: int) -> Problem:
     """The 413 for a request body over `limit` bytes."""
     return Problem(
@@ -144,6 +171,18 @@ def timed_out(timer: str, milliseconds: float) -> Problem:
         message=f"upstream request timed out after {_number(milliseconds)}ms",
         kind="timeout",
         detail=timer,
+    )
+
+
+def too_slow(tokens_per_second: float, seconds: float) -> Problem:
+    """A stream fell below its throughput floor (`extensions.md` 5)."""
+    return Problem(
+        status=504,
+        type="timeout",
+        code="throughput_floor",
+        message=f"upstream slower than {_number(tokens_per_second)} tokens/s over {_number(seconds)} s",
+        kind="timeout",
+        detail="throughput_floor",
     )
 
 

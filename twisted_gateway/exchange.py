@@ -40,6 +40,8 @@ class Endpoint:
     dialect: str = "openai"
     plans_first: bool = False
     """The target list is made before limits are asked (`policy.md` 1.2, chat), not behind them."""
+    groups: bool = False
+    """Groups of targets are served here, not only direct models (`policy.md` 5.3)."""
 
 
 class Headers(Protocol):
@@ -47,6 +49,9 @@ class Headers(Protocol):
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
+
+    def all(self, name: str) -> list[str]:
+        """All values of a header, in order."""
 
     def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
         """Lower-case name and first value of the headers that a pattern with one `*` names."""
@@ -79,6 +84,10 @@ class Usage:
     reasoning: int = 0
     final: bool = False
     """A report of the completion's tokens was seen (not only a floor)."""
+    cache_write_1h: int = 0
+    """Of `cache_write`, what lives for an hour: it has a price of its own."""
+    estimated: bool = False
+    """Some of it is our estimate, and is shown as such."""
 
     def merge(
         self,
@@ -91,12 +100,18 @@ class Usage:
         reasoning: int = 0,
     ) -> None:
         """Take over each counter that is larger than the former one."""
-        self.prompt = max(self.prompt, prompt)
-        self.completion = max(self.completion, completion)
-        self.total = max(self.total, total)
-        self.cache_read = max(self.cache_read, cache_read)
-        self.cache_write = max(self.cache_write, cache_write)
-        self.reasoning = max(self.reasoning, reasoning)
+        if prompt > self.prompt:
+            self.prompt = prompt
+        if completion > self.completion:
+            self.completion = completion
+        if total > self.total:
+            self.total = total
+        if cache_read > self.cache_read:
+            self.cache_read = cache_read
+        if cache_write > self.cache_write:
+            self.cache_write = cache_write
+        if reasoning > self.reasoning:
+            self.reasoning = reasoning
 
 
 @attrs.frozen
@@ -125,11 +140,34 @@ class Attempt:
     usage: Usage = attrs.field(factory=Usage)
     received_bytes: int = 0
     """UTF-8 bytes of text (all channels) that the provider sent, for estimates."""
+    sent: float | None = None
+    """When the connection was up and the request began to be written."""
+    contacted: bool = False
+    """A provider was turned to, not only a limit of ours asked."""
+    cooled: bool = False
+    """Its failure made the target cool down."""
+    unretried: bool = False
+    """A retry would have followed, but the target's retry budget is used up."""
     provider_request_id: str | None = None
     provider_model: str | None = None
     finish_reason: str | None = None
     noise: int = 0
     """Frames of the provider that say nothing and were ignored (`streaming.md` 7)."""
+
+
+@attrs.frozen
+class CacheUse:
+    """What the cache had to do with a call: `status` is `hit`, `miss`, `bypass` or `disabled` (`operations.md` 7).
+
+    `policy` is the cache policy's name, None without one; `layer` is where a hit was found; `saved_prompt` and
+    `saved_completion` are the tokens that its answer cost the first time.
+    """
+
+    status: str
+    policy: str | None = None
+    layer: str | None = None
+    saved_prompt: int = 0
+    saved_completion: int = 0
 
 
 @attrs.define
@@ -155,6 +193,10 @@ class Exchange:
     call: Call | None = None
     resolution: Resolution | None = None
     attempts: list[Attempt] = attrs.field(factory=list)
+    serving: Attempt | None = None
+    """The attempt whose open answer is relayed, once there is one."""
+    cache: CacheUse | None = None
+    """None where a call can have nothing to do with the cache."""
 
     committed: float | None = None
     """When status line and headers were written."""
@@ -171,13 +213,31 @@ class Exchange:
     problem: Problem | None = None
     late_head: bool = False
     """A verdict about the whole answer may still need a status: the head goes out with the first frame, not before."""
+    drained: bool = False
+    """The caller left, and the answer was read on for the provider's figures."""
+    guarded: Guarded | None = None
+    """What guardrails did, where any looked at the call."""
     body_drain: str | None = None
     """After a 413 for the body's size, how reading the rest of it ended (a word from a fixed set, for the metric)."""
 
     @property
     def attempt(self) -> Attempt | None:
         """The winning attempt, or the last one."""
+        if self.serving is not None:
+            return self.serving
         return self.attempts[-1] if self.attempts else None
+
+
+@attrs.define
+class Guarded:
+    """What guardrails did with one call (`guardrails.md` 13). The lists hold what the record shows; never a text."""
+
+    applied: list[dict[str, Any]] = attrs.field(factory=list)
+    enforced: list[dict[str, Any]] = attrs.field(factory=list)
+    monitored: list[dict[str, Any]] = attrs.field(factory=list)
+    redacted: dict[str, int] = attrs.field(factory=dict)
+    bypassed: str | None = None
+    blocked: bool = False
 
 
 class Halt(NamedTuple):
@@ -210,6 +270,10 @@ class Ticket:
 
         It may give a callable that takes back what was reserved, run when the attempt has failed or lost.
         """
+        return None
+
+    def ready(self) -> bytes | None:
+        """A whole answer in the caller's format, from memory: then no attempt is made (`DESIGN.md` 3, step 2)."""
         return None
 
     def opened(self) -> None:

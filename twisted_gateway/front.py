@@ -8,7 +8,7 @@ Everything that is the same for every answer (request id, `server`, CORS, the pa
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -27,57 +27,74 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from twisted_gateway import __version__
 from twisted_gateway.addresses import client_address
-from twisted_gateway.config.resources import CallerKey, Model
+from twisted_gateway.config.resources import CallerKey, Row
 from twisted_gateway.config.rewrites import rewrite
 from twisted_gateway.config.settings import Proxy
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.cors import CorsRules
+from twisted_gateway.downstream import when_left
 from twisted_gateway.errors import Problem, Refused, our_fault, quoted
 from twisted_gateway.exchange import Endpoint, Exchange
 from twisted_gateway.formats.complaints import BY_DIALECT, dialect_of
+from twisted_gateway.wire.requests import RequestHead
 
 ENDPOINTS = (
-    Endpoint("/v1/chat/completions", "openai_chat", plans_first=True),
+    Endpoint("/v1/chat/completions", "openai_chat", plans_first=True, groups=True),
     Endpoint("/v1/completions", "openai_completions"),
-    Endpoint("/v1/messages", "anthropic", "anthropic"),
-    Endpoint("/v1/messages/count_tokens", "anthropic_count_tokens", "anthropic"),
-    Endpoint("/v1/responses", "openai_responses"),
+    Endpoint("/v1/messages", "anthropic", "anthropic", groups=True),
+    Endpoint("/v1/messages/count_tokens", "anthropic_count_tokens", "anthropic", groups=True),
+    Endpoint("/v1/responses", "openai_responses", groups=True),
 )
 """The table: a new endpoint is a row here, and a format."""
 
 _SERVER = f"AISIX/{__version__}".encode("ascii")
+_SERVER_LINE = b"Server: " + _SERVER
 _VISIBLE = re.compile(rb"[\x21-\x7e]{1,256}")
 
 
 class CallerHeaders:
     """The caller's request headers as policies read them. A repeated header counts with its first value."""
 
-    __slots__ = ("_headers",)
+    __slots__ = ("_first", "_pairs")
 
-    def __init__(self, headers: Headers) -> None:
-        self._headers = headers
+    def __init__(self, given: Headers | Sequence[tuple[bytes, bytes]]) -> None:
+        if isinstance(given, Headers):
+            given = [(name.lower(), value) for name, values in given.getAllRawHeaders() for value in values]
+        self._pairs = given
+        self._first = dict(reversed(given))
+
+    @classmethod
+    def of(cls, request: Any) -> CallerHeaders:
+        """Those of a request, be it of our own listener or of twisted.web."""
+        head = getattr(request, "head", None)
+        return cls(request.requestHeaders if head is None else head.headers)
+
+    def raw(self, name: bytes) -> bytes | None:
+        """The first value of a header (lower case) as it came, or None."""
+        return self._first.get(name)
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
-        values = self._headers.getRawHeaders(name.encode("latin-1"))
-        return values[0].decode("utf-8", "surrogateescape") if values else None
+        value = self._first.get(name.lower().encode("latin-1"))
+        return None if value is None else value.decode("utf-8", "surrogateescape")
 
     def all(self, name: str) -> list[str]:
         """All values of a header, in order."""
-        return [value.decode("utf-8", "replace") for value in self._headers.getRawHeaders(name.encode("latin-1")) or ()]
+        wanted = name.lower().encode("latin-1")
+        return [value.decode("utf-8", "replace") for key, value in self._pairs if key == wanted]
 
     def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
         """Lower-case name and first value of the headers that a pattern with one `*` names, in any case."""
         before, star, after = pattern.lower().partition("*")
-        for raw, values in self._headers.getAllRawHeaders():
-            name = raw.decode("latin-1").lower()
+        for raw in dict(self._pairs):
+            name = raw.decode("latin-1")
             fits = (
                 name == before
                 if not star
                 else (len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after))
             )
             if fits:
-                yield name, values[0].decode("latin-1")
+                yield name, self._first[raw].decode("latin-1")
 
 
 @attrs.define
@@ -106,6 +123,12 @@ class Front:
     now: Callable[[], float]
     new_id: Callable[[], str]
     endpoints: tuple[Endpoint, ...] = ENDPOINTS
+    left: Callable[[Exchange, Callable[[], None]], None] = lambda exchange, cancel: cancel()
+    """Told that the caller of a running call has left, and how the call is cancelled."""
+    listed: Callable[[CallerKey], list[dict[str, Any]]] = lambda caller: []
+    """A key's running streams."""
+    stop: Callable[[CallerKey, str], bool] = lambda caller, id: False
+    """Stops a key's streams of this id; False when there is none."""
     app: Klein = attrs.field(init=False)
     _fast: dict[tuple[bytes, bytes], Endpoint] = attrs.field(init=False, factory=dict)
     _id_headers: tuple[bytes, ...] = attrs.field(init=False)
@@ -113,7 +136,7 @@ class Front:
     _log: Logger = attrs.field(init=False, factory=Logger)
 
     def __attrs_post_init__(self) -> None:
-        self._id_headers = tuple(name.encode("ascii") for name in self.proxy.request_id.accept_headers)
+        self._id_headers = tuple(name.lower().encode("ascii") for name in self.proxy.request_id.accept_headers)
         self._cors = CorsRules(self.proxy.cors) if self.proxy.cors is not None else None
         self.app = self._routes()
 
@@ -132,6 +155,8 @@ class Front:
                 self._add(app, prefix + endpoint.path, self._model_call(endpoint), "POST")
             self._add(app, f"{prefix}/v1/models", self.models, "GET")
             self._add(app, f"{prefix}/v1/models/<path:name>", self.model, "GET")
+            self._add(app, f"{prefix}/v1/streams", self.running_streams, "GET")
+            self._add(app, f"{prefix}/v1/streams/<path:id>/stop", self.stop_stream, "POST")
             self._add(app, f"{prefix}/livez", self.livez, "GET")
             self._add(app, f"{prefix}/readyz", self.readyz, "GET")
             self._add(app, f"{prefix}/v1/responses", self.websocket, "GET")
@@ -169,6 +194,20 @@ class Front:
             message = f"model {quoted(name)} not found"
             raise Refused(Problem(status=404, type="model_not_found", code="model_not_found", message=message))
         return self._json(request, 200, self._model_object(name, found.model))
+
+    def running_streams(self, request: IRequest) -> bytes:
+        """`GET /v1/streams`: those of this key (`extensions.md` 8)."""
+        _, caller = self._known(request)
+        return self._json(request, 200, {"object": "list", "data": self.listed(caller)})
+
+    def stop_stream(self, request: IRequest, id: str) -> bytes:
+        """`POST /v1/streams/{id}/stop`: end generation; the stream's own caller still gets a legal ending."""
+        _, caller = self._known(request)
+        id = unquote(id)
+        if not self.stop(caller, id):
+            message = f"stream {quoted(id)} not found"
+            raise Refused(Problem(status=404, type="invalid_request_error", code="stream_not_found", message=message))
+        return self._json(request, 200, {"id": id, "object": "stream", "stopped": True})
 
     def websocket(self, request: IRequest) -> bytes:
         """`GET /v1/responses`: clients that try a WebSocket first fall back to POST on a clean 426."""
@@ -210,24 +249,34 @@ class Front:
 
     def begin(self, request: Any) -> bool:
         """Choose the request id and set the headers of every answer. False when the answer is given already."""
-        request.aisix_id = self.request_id(request.requestHeaders)
-        put = request.responseHeaders.setRawHeaders
-        put(b"x-aisix-request-id", [request.aisix_id.encode("ascii")])
-        if self.proxy.server_header:
-            put(b"server", [_SERVER])
+        request.caller_headers = headers = CallerHeaders.of(request)
+        request.aisix_id = self.request_id(headers)
+        lines = getattr(request, "lines", None)
+        if lines is not None:
+            lines.append(b"X-Aisix-Request-Id: " + request.aisix_id.encode("ascii"))
+            if self.proxy.server_header:
+                lines.append(_SERVER_LINE)
         else:
-            request.responseHeaders.removeHeader(b"server")
+            self._begin_elsewhere(request)
         if self.proxy.url_rewrites:
             request.path = rewrite(request.path, self.proxy.url_rewrites).encode("latin-1")
             request.postpath = request.path[1:].split(b"/")
         return self._cors is None or self._cors.begin(request, self._known_path)
 
-    def request_id(self, headers: Headers) -> str:
+    def _begin_elsewhere(self, request: Any) -> None:
+        """The same for a request that another listener than ours has read."""
+        headers = request.responseHeaders
+        headers.setRawHeaders(b"x-aisix-request-id", [request.aisix_id.encode("ascii")])
+        headers.removeHeader(b"server")
+        if self.proxy.server_header:
+            headers.setRawHeaders(b"server", [_SERVER])
+
+    def request_id(self, headers: CallerHeaders) -> str:
         """The caller's own id where it brought a good one, else a new one (`errors-and-headers.md` 6)."""
         for name in self._id_headers:
-            values = headers.getRawHeaders(name)
-            if values and _VISIBLE.fullmatch(values[0]):
-                return values[0].decode("ascii")
+            value = headers.raw(name)
+            if value and _VISIBLE.fullmatch(value):
+                return value.decode("ascii")
         return self.new_id()
 
     def asks_for_a_key(self, path: bytes) -> bool:
@@ -240,10 +289,10 @@ class Front:
         prefix = self.proxy.api_prefix
         return text[len(prefix) :] if prefix and text.startswith(prefix + "/") else text
 
-    def refusal(self, problem: Problem, method: bytes, path: bytes, request: Any) -> bytes:
+    def refusal(self, problem: Problem, head: RequestHead) -> bytes:
         """The bytes of an answer to a request that no handler will see; the connection is closed behind it."""
-        headers = Headers() if request is None else request.requestHeaders
-        body = BY_DIALECT[dialect_of(self.plain_path(path))].body(problem)
+        headers = CallerHeaders(head.headers)
+        body = BY_DIALECT[dialect_of(self.plain_path(head.path))].body(problem)
         lines = [
             b"HTTP/1.1 %d %s" % (problem.status, _REASONS.get(problem.status, b"Error")),
             b"content-type: application/json",
@@ -257,12 +306,12 @@ class Front:
             lines.append(b"retry-after: %d" % problem.retry_after)
         if self._cors is not None:
             lines += self._cors.lines(headers)
-        return b"\r\n".join((*lines, b"", b"" if method == b"HEAD" else body))
+        return b"\r\n".join((*lines, b"", b"" if head.method == b"HEAD" else body))
 
     # Inside
 
     def _exchange(self, request: Any, endpoint: Endpoint) -> Exchange:
-        headers = CallerHeaders(request.requestHeaders)
+        headers = request.caller_headers
         body = getattr(request, "body", None)
         if body is None:
             body = request.content.read()
@@ -289,9 +338,9 @@ class Front:
 
     def _known(self, request: Any) -> tuple[Snapshot, CallerKey]:
         snapshot = self.snapshot()
-        return snapshot, self.identify(CallerHeaders(request.requestHeaders), snapshot)
+        return snapshot, self.identify(request.caller_headers, snapshot)
 
-    def _model_object(self, name: str, model: Model) -> dict[str, Any]:
+    def _model_object(self, name: str, model: Row) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": int(self.now()), "owned_by": model.provider or "aisix"}
 
     def _known_path(self, path: bytes) -> bool:
@@ -358,8 +407,10 @@ class _Root(KleinResource):
             request.write(front.problem(request, _router_problem(404, "unknown_url", "unknown URL")))
             request.finish()
             return NOT_DONE_YET
-        running: Deferred[None] = Deferred.fromCoroutine(front.serve(front._exchange(request, endpoint), request))  # type: ignore[arg-type]
-        request.notifyFinish().addErrback(lambda _: running.cancel())
+        exchange = front._exchange(request, endpoint)
+        running: Deferred[None] = Deferred.fromCoroutine(front.serve(exchange, request))  # type: ignore[arg-type]
+        if not running.called:
+            when_left(request, lambda _: front.left(exchange, running.cancel))
         running.addErrback(lambda failure: failure.trap(CancelledError) and None)
         return NOT_DONE_YET
 

@@ -7,7 +7,8 @@ ticket is settled exactly once, whatever happens.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -16,23 +17,31 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
-from twisted_gateway import providers, roads, routing
-from twisted_gateway.answer import Answer
+from twisted_gateway import roads, routing
+from twisted_gateway.attempts import Attempts, Means
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
-from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.downstream import Downstream, HeadLines
-from twisted_gateway.errors import AttemptFailed, Problem, Refused, ended_by, our_fault, without
-from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket
-from twisted_gateway.formats.row import Format, Sent
+from twisted_gateway.drains import Drains
+from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
+from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket, Usage
+from twisted_gateway.formats.neutral import Prompt
+from twisted_gateway.formats.row import Format, Told
+from twisted_gateway.health import Health
+from twisted_gateway.opening import Opened, Opener, Way
+from twisted_gateway.records import is_group
 from twisted_gateway.relay import Relay, Waits
+from twisted_gateway.replay import Kept, Verbatim
 from twisted_gateway.roads import Road
+from twisted_gateway.streams import Streams
+from twisted_gateway.timing import server_timing
 from twisted_gateway.upstream import Upstream
 from twisted_gateway.wire.series import Gate
+from twisted_gateway.wire.sse import Frame, encode
 
 _LETTERS = string.ascii_letters + string.digits
 _HEX = "0123456789abcdef"
 _LONGEST_SILENT_WAIT = 15.0
-_USAGE_MEMORY = 600.0
+_CHAT = "/v1/chat/completions"
 
 
 @attrs.define
@@ -52,41 +61,58 @@ class Gateway:
     clock: IReactorTime
     now: Callable[[], float]
     """Seconds since the epoch."""
-    choose: Callable[..., list[str]]
-    """`random.choices`."""
+    choose: Callable[..., Iterable[str]]
+    """As `random.choices`."""
     heartbeat_seconds: float
     demo_base: Callable[[], str | None]
+    drains: Drains | None = None
+    """Where answers may run on after their callers have left; None: nowhere."""
     bridge: bool = False
     """`proxy.responses_bridge`."""
+    timing: bool = False
+    """`proxy.server_timing`."""
     progress_seconds: float = 0.0
     """`downstream.responses_progress_secs`."""
     running: set[Relay] = attrs.field(factory=set)
+    streams: Streams = attrs.Factory(lambda self: Streams(self.running), takes_self=True)
     in_flight: int = 0
     """Calls between arrival and settlement."""
-    _opening: set[Deferred[Answer]] = attrs.field(factory=set)
-    """Attempts without an open answer yet."""
+    uniform: Callable[[float, float], float] = lambda low, high: low
+    """`random.uniform`."""
+    health: Health = attrs.field(default=attrs.Factory(lambda self: Health(self.clock.seconds), takes_self=True))
+    means: Means = attrs.field(init=False)
+    _opening: set[Deferred[Opened | bytes]] = attrs.field(factory=set)
+    """Calls that have no open answer yet."""
     _ending: Problem | None = None
     """Why the process ends, once it does."""
-    _no_usage: dict[str, float] = attrs.field(factory=dict)
-    """Provider keys whose server refuses `stream_options`, and until when that is believed (`streaming.md` 3.1)."""
     _log: Logger = attrs.field(factory=Logger)
+
+    def __attrs_post_init__(self) -> None:
+        opener = Opener(self.formats, self.upstream, self.settings, self.clock, self.demo_base, self.bridge)
+        self.means = Means(opener, self.health, self.settings, self.clock, self.uniform)
 
     async def serve(self, exchange: Exchange, request: IRequest) -> None:
         """Answer one call. Never raises; cancelled when the caller leaves."""
         format = self.formats[exchange.endpoint.format]
         tickets: list[Ticket] = []
         downstream = Downstream(request, exchange, format, self.clock, self.heartbeat_seconds, lambda: _opened(tickets))
+        if self.timing:
+            downstream.also = lambda: [(b"server-timing", server_timing(exchange, self.clock.seconds()))]
         outcome = Outcome.BROKEN
         self.in_flight += 1
         try:
             await self._admit(self.before, exchange, tickets)
             exchange.call = format.read_call(exchange.body, exchange.headers)
             await self._admit(self.after, exchange, tickets)
-            targets = self._targets(exchange) if exchange.endpoint.plans_first else None
+            attempts = self._planned(exchange, tickets, downstream) if exchange.endpoint.plans_first else None
             await self._admit(self.limits, exchange, tickets)
-            if targets is None:
-                targets = self._targets(exchange)
-            outcome = await self._relay(exchange, format, targets, downstream, tickets)
+            if attempts is None:
+                attempts = self._planned(exchange, tickets, downstream)
+            if (ready := _ready(tickets)) is not None:
+                answering = self._replay(exchange, attempts.targets[0], ready, downstream, tickets)
+            else:
+                answering = self._relay(exchange, attempts, downstream, tickets)
+            outcome = await self.streams.watch(exchange, partial(self._empty, exchange, format, attempts), answering)
         except Refused as refusal:
             outcome = Outcome.REFUSED
             downstream.complain(refusal.problem)
@@ -95,23 +121,50 @@ class Gateway:
             downstream.complain(failed.problem, getattr(failed, "frames", None))
         except (CancelledError, GeneratorExit):
             outcome = Outcome.ABANDONED if downstream.gone else Outcome.BROKEN
+            frames = self.streams.ended_early(exchange)
             if self._ending is not None:
                 downstream.complain(self._ending)
+            elif frames is not None and not downstream.gone:
+                outcome = Outcome.STOPPED
+                downstream.commit(self._answer_headers(exchange, None, tickets))
+                downstream.write(b"".join(map(encode, frames)), len(frames))
+                downstream.finish()
         except Exception as error:
             self._log.failure("call {id} failed in the gateway", id=exchange.id)
             downstream.complain(our_fault(repr(error)))
         finally:
             self._settle(exchange, tickets, outcome, downstream)
 
+    def left(self, exchange: Exchange, cancel: Callable[[], None]) -> None:
+        """The caller has left: cancel the call, or let the provider end its answer for its figures (section 4)."""
+        attempt, drains = exchange.attempt, self.drains
+        model = attempt.target.model if attempt is not None and attempt.ended is None else None
+        if (
+            model is None
+            or drains is None
+            or model.on_disconnect != "drain"
+            or not drains.begin(exchange, cancel, model.drain_max_secs)
+        ):
+            cancel()
+            return
+        exchange.drained = True
+        for relay in [relay for relay in self.running if relay.exchange is exchange]:
+            relay.discard()
+
     async def _admit(self, policies: Sequence[Policy], exchange: Exchange, tickets: list[Ticket]) -> None:
         for policy in policies:
             found = policy.admit(exchange)
-            ticket = found if found is None or isinstance(found, Ticket) else await found
+            if found is None:
+                continue
+            ticket = found if isinstance(found, Ticket) else await found
             if ticket is not None:
                 tickets.append(ticket)
 
     def _settle(self, exchange: Exchange, tickets: list[Ticket], outcome: Outcome, downstream: Downstream) -> None:
         self.in_flight -= 1
+        self.streams.ended(exchange)
+        if self.drains is not None:
+            self.drains.ended(exchange)
         if downstream.gone and not downstream.finished:
             outcome = Outcome.ABANDONED
         if outcome is Outcome.ABANDONED:
@@ -125,131 +178,106 @@ class Gateway:
             except Exception:
                 self._log.failure("settling call {id} failed", id=exchange.id)
 
-    def _targets(self, exchange: Exchange) -> Iterator[Target]:
-        assert exchange.resolution is not None
-        return routing.plan(exchange.resolution)
+    def _planned(self, exchange: Exchange, tickets: Sequence[Ticket], downstream: Downstream) -> Attempts:
+        """The call's targets and what becomes of them. Raises `Refused` where there is none."""
+        targets = routing.plan(exchange, self.means.health)
+        if exchange.endpoint.plans_first and len(targets) == 1:
+            self.means.opener.reach(targets[0])
+
+        def headed(way: Way) -> None:
+            downstream.headers_of_stream = lambda: self._answer_headers(exchange, way.road, tickets)
+            downstream.promise(min(self.heartbeat_seconds or _LONGEST_SILENT_WAIT, _LONGEST_SILENT_WAIT))
+
+        return Attempts(self.means, exchange, deque(targets), tickets, downstream, headed)
+
+    def _empty(self, exchange: Exchange, format: Format, attempts: Attempts, usage: Usage) -> list[Frame]:
+        """A stream that says nothing, for a caller who has stopped it before it began."""
+        call, resolution = exchange.call, exchange.resolution
+        assert call is not None
+        assert resolution is not None
+        last = exchange.attempt
+        target = last.target if last is not None else attempts.targets[0]
+        shown = routing.shown_name(call.model, resolution) or target.upstream_model
+        prompt = Prompt(format.name, (), stream=True)
+        told = Told(call, prompt, target, shown, self.now(), self._letters(), self._hex)
+        return roads.empty(format, told, usage)
+
+    def _letters(self) -> str:
+        return "".join(self.choose(_LETTERS, k=24))
+
+    def _hex(self) -> str:
+        return "".join(self.choose(_HEX, k=32))
 
     async def _relay(
-        self,
-        exchange: Exchange,
-        format: Format,
-        targets: Iterator[Target],
-        downstream: Downstream,
-        tickets: Sequence[Ticket],
+        self, exchange: Exchange, attempts: Attempts, downstream: Downstream, tickets: Sequence[Ticket]
     ) -> Outcome:
         """Attempts until one gives an open answer, which is then relayed to its end."""
-        last: AttemptFailed | None = None
-        call = exchange.call
-        assert call is not None
-        for target in targets:
-            wait = deadlines(target.model, self.settings)
-            way = providers.reach(target.model.provider_key, self.demo_base())
-            ready = format.ready(call, target.model, way.family)
-            if ready is not None:
-                downstream.answer(ready, [])
-                return Outcome.COMPLETE
-            road = roads.road(format, self.formats, call, target, way.family, self.bridge)
-            opening = Deferred.fromCoroutine(self._attempt(exchange, road, way, wait, downstream, tickets))
+        while True:
+            opening = Deferred.fromCoroutine(attempts.open())
             self._opening.add(opening)
             try:
-                answer = await opening
-            except AttemptFailed as failed:
-                last = failed
-                if not failed.retryable or downstream.gone:
-                    break
-                continue
+                opened = await opening
             finally:
                 self._opening.discard(opening)
-            assert exchange.resolution is not None
-            shown = routing.shown_name(call.model, exchange.resolution)
-            letters = "".join(self.choose(_LETTERS, k=24))
-            passage = road.passage(shown, self.now(), letters, lambda: "".join(self.choose(_HEX, k=32)))
-            attempt = exchange.attempts[-1]
-            gates, waits = partial(_gates, tickets), Waits(wait.silence, self.progress_seconds)
-            relay = Relay(exchange, attempt, answer, passage, gates, downstream, self.clock, waits)
+            if isinstance(opened, bytes):
+                downstream.answer(opened, [])
+                return Outcome.COMPLETE
+            relay = self._joined(exchange, opened, downstream, tickets)
             self.running.add(relay)
             try:
-                return await relay.start(self._answer_headers(exchange, road, tickets))
+                return await relay.start(self._good_headers(exchange, opened, tickets))
             except AttemptFailed as failed:
-                last = failed
-                if downstream.gone:
-                    break
+                attempts.broke(opened, failed)
             finally:
                 self.running.discard(relay)
-        assert last is not None, "a plan has at least one target"
-        raise last
+                attempts.left(opened)
 
-    async def _attempt(
-        self,
-        exchange: Exchange,
-        road: Road,
-        way: providers.Reach,
-        wait: Deadlines,
-        downstream: Downstream,
-        tickets: Sequence[Ticket],
-    ) -> Answer:
-        """An open answer from this target, asking again without `stream_options` where a server refuses them."""
-        key = road.target.model.provider_key
-        sent = road.sent(self._no_usage.get(key.id, 0.0) <= self.clock.seconds())
+    async def _replay(
+        self, exchange: Exchange, target: Target, body: bytes, downstream: Downstream, tickets: Sequence[Ticket]
+    ) -> Outcome:
+        """An answer from memory, through the gates of all policies. It is no attempt: `target` is not asked."""
+        attempt = Attempt(0, "cache", target, self.clock.seconds())
+        gates = partial(_gates, tickets)
+        relay = Relay(exchange, attempt, Kept(body), Verbatim(body), gates, downstream, self.clock, Waits())
+        self.running.add(relay)
         try:
-            return await self._open(exchange, road, way, sent, wait, downstream, tickets)
-        except AttemptFailed as failed:
-            if not (sent.asked_usage and failed.status in (400, 422) and _names_stream_options(failed.problem)):
-                raise
-        self._no_usage[key.id] = self.clock.seconds() + _USAGE_MEMORY
-        return await self._open(exchange, road, way, road.sent(False), wait, downstream, tickets)
-
-    async def _open(
-        self,
-        exchange: Exchange,
-        road: Road,
-        way: providers.Reach,
-        sent: Sent,
-        wait: Deadlines,
-        downstream: Downstream,
-        tickets: Sequence[Ticket],
-    ) -> Answer:
-        """The only place where an upstream is opened."""
-        call, target = road.call, road.target
-        headers = providers.headers(exchange, target, way, sent.accept, road.native)
-        last = exchange.attempt
-        kind = "initial" if last is None else "retry" if last.target is target else "fallback"
-        attempt = Attempt(len(exchange.attempts), kind, target, self.clock.seconds())
-        exchange.attempts.append(attempt)
-
-        def accepted() -> None:
-            if call.stream and not wait.configured and not exchange.late_head:
-                downstream.headers_of_stream = lambda: self._answer_headers(exchange, road, tickets)
-                downstream.promise(min(self.heartbeat_seconds or _LONGEST_SILENT_WAIT, _LONGEST_SILENT_WAIT))
-
-        url = way.url(sent.path, providers.forwarded_query(exchange, way))
-        try:
-            return await self.upstream.open(call, attempt, road.speaks, url, headers, sent, wait, accepted)
-        except AttemptFailed as failed:
-            problem = without(failed.problem, target.model.provider_key.api_key)
-            failed.problem = attempt.problem = providers.with_code(problem, way.family)
-            attempt.ended_by = ended_by(failed.problem)
-            raise
-        except BaseException:
-            attempt.ended_by = "abandoned"
-            raise
+            return await relay.start(self._answer_headers(exchange, None, tickets))
         finally:
-            if attempt.first_event is None:
-                attempt.ended = self.clock.seconds()
+            self.running.discard(relay)
 
-    def _answer_headers(self, exchange: Exchange, road: Road, tickets: Sequence[Ticket]) -> HeadLines:
-        """The headers of a good answer (`errors-and-headers.md` section 7)."""
+    def _joined(self, exchange: Exchange, opened: Opened, downstream: Downstream, tickets: Sequence[Ticket]) -> Relay:
+        call, resolution, way = exchange.call, exchange.resolution, opened.way
+        assert call is not None
+        assert resolution is not None
+        shown = routing.shown_name(call.model, resolution)
+        passage = way.road.passage(shown, self.now(), self._letters(), self._hex)
+        gates, waits = partial(_gates, tickets), Waits(way.wait.silence, self.progress_seconds, way.floor)
+        return Relay(exchange, opened.attempt, opened.answer, passage, gates, downstream, self.clock, waits)
+
+    def _good_headers(self, exchange: Exchange, opened: Opened, tickets: Sequence[Ticket]) -> HeadLines:
+        headers = self._answer_headers(exchange, opened.way.road, tickets)
+        if exchange.endpoint.path == _CHAT and is_group(exchange):
+            name = opened.attempt.target.model.display_name
+            if name.isascii() and name.isprintable():
+                headers.append((b"x-aisix-served-by", name.encode("ascii")))
+        return headers
+
+    def _answer_headers(self, exchange: Exchange, road: Road | None, tickets: Sequence[Ticket]) -> HeadLines:
+        """The headers of a good answer, whoever gives it (`errors-and-headers.md` section 7)."""
         headers = [line for ticket in tickets for line in ticket.headers()]
-        if exchange.endpoint.path == "/v1/chat/completions":
+        if exchange.endpoint.path == _CHAT:
             headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
         attempt = exchange.attempt
-        if road.native and road.format.keeps_type and attempt is not None and attempt.content_type is not None:
+        keeps = road is not None and road.native and road.format.keeps_type
+        if keeps and attempt is not None and attempt.content_type is not None:
             headers.append((b"content-type", attempt.content_type))
         return headers
 
     def end_all(self, problem: Problem) -> None:
         """End every call by an error, whether it is answered already or not: the process is going away."""
         self._ending = problem
+        if self.drains is not None:
+            self.drains.close()
         for opening in tuple(self._opening):
             opening.cancel()
         for relay in tuple(self.running):
@@ -262,12 +290,13 @@ def _opened(tickets: Sequence[Ticket]) -> None:
         ticket.opened()
 
 
+def _ready(tickets: Sequence[Ticket]) -> bytes | None:
+    """The answer that a policy has ready, if one has."""
+    return next((body for ticket in tickets if (body := ticket.ready()) is not None), None)
+
+
 def _gates(tickets: Sequence[Ticket], joint: Joint) -> list[Gate]:
     """What the policies put on the line of an open answer, in the order of their admission."""
     gates = [gate for ticket in tickets for gate in ticket.gates(joint)]
     gates.extend(gate for ticket in tickets for gate in ticket.last_gates(joint))
     return gates
-
-
-def _names_stream_options(problem: Problem) -> bool:
-    return "stream_options" in problem.message or "stream_options" in (problem.param or "")

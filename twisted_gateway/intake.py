@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
-from twisted.web import http, server
+from twisted.web import server
+from twisted.web.http import NO_BODY_CODES
+from twisted.web.http_headers import Headers
 
-from twisted_gateway.errors import no_room, too_large
-
-_write, _finish, _lost = http.Request.write, http.Request.finish, http.Request.connectionLost
+from twisted_gateway.errors import Problem, no_room, too_large
+from twisted_gateway.wire.requests import RequestHead
 
 
 @attrs.frozen(kw_only=True)
@@ -51,55 +55,94 @@ class Budget:
 
 
 class Request(server.Request):
-    """A request whose body is bounded and kept as bytes; nothing is parsed that nobody asked for."""
+    """A request whose body is bounded and kept as bytes; nothing is parsed, and nothing made, that nobody asked for.
+
+    It is twisted.web's to whoever wants that (klein does), with its `Headers` made on demand. The trunk's answers go
+    out by `begin`, as lines.
+    """
 
     defaultContentType = None
-    body = b""
     channel: Any
+    site: Any
+    body = b""
+    prepath: Any
+    postpath: Any
+    aisix_id = ""
+    caller_headers: Any = None
+    received_cookies: Any = {}
+    cookies: Any = ()
+    queued = False
+    host: Any = property(lambda self: self.channel.getHost())
+    transport: Any = property(lambda self: self.channel.transport)
+    _reserved = 0
 
-    def __init__(self, channel: Any, *args: Any, **kw: Any) -> None:
-        super().__init__(channel, *args, **kw)
-        self._data = bytearray()
-        self._size = 0
-        self._reserved = 0
+    def __init__(self, channel: Any, head: RequestHead) -> None:
+        self.channel = channel
+        self.site = channel.site
+        self.head = head
+        self.method, self.uri = head.method, head.target
+        self.path = head.target.partition(b"?")[0]
+        self.clientproto = b"HTTP/1.1" if head.minor else b"HTTP/1.0"
+        self.client = channel.peer
+        self.lines: list[bytes] = []
+        """Lines of the answer's head, beside `responseHeaders`."""
+        self.notifications: list[Deferred[None]] = []
+        self._leaving: list[Callable[[Failure], object]] = []
+        self._data: bytes | bytearray = b""
 
-    def gotLength(self, length: int | None) -> None:
-        """The headers are in, the body is not."""
-        self.content = None
+    # What twisted.web's has made from the beginning
 
-    def reserve(self, size: int) -> bool:
-        """Take room for `size` bytes of body that have come."""
-        if not self.channel.site.budget.take(size):
-            return False
+    @cached_property
+    def requestHeaders(self) -> Headers:  # type: ignore[override]
+        """The caller's headers, as twisted.web has them."""
+        made = Headers()
+        for name, value in self.head.headers:
+            made.addRawHeader(name, value)
+        return made
+
+    @cached_property
+    def responseHeaders(self) -> Headers:  # type: ignore[override]
+        """Headers of the answer; `lines` cost less."""
+        return Headers()
+
+    @cached_property
+    def args(self) -> Any:
+        """Nothing is parsed."""
+        return {}
+
+    @cached_property
+    def _adapterCache(self) -> Any:
+        return {}
+
+    # The body comes in
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body so far."""
+        return self._reserved
+
+    def take(self, data: bytes) -> Problem | None:
+        """A piece of the body; what is wrong when it is more than there may be."""
+        site = self.site
+        size = len(data)
+        limit = site.bounds.request_body_limit_bytes
+        if limit and self._reserved + size > limit:
+            return too_large(limit)
+        if not site.budget.take(size):
+            return no_room()
         self._reserved += size
-        return True
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """A piece of the body."""
-        channel = self.channel
-        if channel.refusing:
-            return
-        self._size += len(data)
-        limit = channel.site.bounds.request_body_limit_bytes
-        if limit and self._size > limit:
-            channel.refuse(too_large(limit))
-        elif not self.reserve(len(data)):
-            channel.refuse(no_room())
-        else:
+        if not self._data:
+            self._data = data
+        elif isinstance(self._data, bytearray):
             self._data += data
+        else:
+            self._data = bytearray(self._data) + data
+        return None
 
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """The request is whole: render it."""
-        self.method, self.uri, self.clientproto = command, path, version
-        self.path = path.partition(b"?")[0]
-        self.args = {}
+    def whole(self) -> None:
+        """The request is whole: hand it to the one resource there is."""
         self.body = bytes(self._data)
-        self._data.clear()
-        self.process()
-
-    def process(self) -> None:
-        """Hand the request to the one resource there is."""
-        self.site = self.channel.site
+        self._data = b""
         self.prepath = []
         self.postpath = self.path[1:].split(b"/")
         try:
@@ -107,20 +150,40 @@ class Request(server.Request):
         except BaseException:
             self.processingFailed(Failure())
 
+    # The answer goes out
+
+    def put(self, name: bytes, value: bytes) -> None:
+        """A header of the answer. What would break its line is made a blank."""
+        if b"\n" in value or b"\r" in value:
+            value = b" ".join(value.split())
+        self.lines.append(name + b": " + value)
+
+    def when_left(self, tell: Callable[[Failure], object]) -> None:
+        """Call that if the caller leaves before the answer is whole: what `notifyFinish` tells, without a Deferred."""
+        self._leaving.append(tell)
+
     def write(self, data: bytes) -> None:
         """Write to the caller; the head goes first."""
-        if self.startedWriting and self.chunked and data and not self.finished and not self._disconnected:
-            self.sentLength += len(data)
-            self.channel.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if self._disconnected:
             return
-        if self.startedWriting or self._disconnected:
-            _write(self, data)
-            return
+        if self.finished:
+            raise RuntimeError("the answer is whole already")
+        if not self.startedWriting:
+            self._begin(data)
+        elif self.chunked:
+            if data:
+                self.channel.write(b"%x\r\n%b\r\n" % (len(data), data))
+        elif data and not self._bodiless:
+            self.channel.write(data)
+
+    @property
+    def _bodiless(self) -> bool:
+        return self.method == b"HEAD" or self.code in NO_BODY_CODES
+
+    def _begin(self, data: bytes) -> None:
         self.startedWriting = 1
         head = self._head()
-        self.sentLength += len(data)
-        if self.method == b"HEAD" or self.code in http.NO_BODY_CODES:
-            self.write = lambda data: None  # type: ignore[method-assign]
+        if self._bodiless:
             data = b""
         elif self.chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
@@ -128,37 +191,61 @@ class Request(server.Request):
 
     def _head(self) -> bytes:
         """Status line and headers; decides whether the body is chunked."""
-        channel = self.channel
-        lines = [b"%b %d %b" % (self.clientproto, self.code, self.code_message), b"Date: " + channel.site.date()]
-        if channel.site.draining:
-            self.responseHeaders.setRawHeaders(b"connection", [b"close"])
+        channel, lines = self.channel, self.lines
+        if self.code == 200:
+            lines[:0] = [self.clientproto + b" 200 OK\r\nDate: " + self.site.date()]
+        else:
+            lines[:0] = [b"%b %d %b\r\nDate: %b" % (self.clientproto, self.code, self.code_message, self.site.date())]
+        counted = any(line.startswith(b"Content-Length:") for line in lines)
+        self.lines = []
+        made = self.__dict__.get("responseHeaders")
+        if made is not None:
+            for name, values in made.getAllRawHeaders():
+                counted = counted or name == b"Content-Length"
+                lines += [name + b": " + value for value in values]
+        if self.site.draining:
             channel.persistent = False
-        counted = False
-        for name, values in self.responseHeaders.getAllRawHeaders():
-            counted = counted or name == b"Content-Length"
-            lines += [name + b": " + value for value in values]
-        bodiless = self.method == b"HEAD" or self.code in http.NO_BODY_CODES
-        if not counted and not bodiless and self.clientproto == b"HTTP/1.1":
+        if not channel.persistent and self.head.minor:
+            lines.append(b"Connection: close")
+        if not counted and self.head.minor and not self._bodiless:
             lines.append(b"Transfer-Encoding: chunked")
             self.chunked = 1
         return b"\r\n".join((*lines, b"", b""))
 
     def finish(self) -> None:
         """The answer is whole."""
+        if self._disconnected or self.finished:
+            raise RuntimeError("the answer is over already")
+        if not self.startedWriting:
+            self._begin(b"")
+        if self.chunked:
+            self.channel.write(b"0\r\n\r\n")
+        self.finished = 1
         self._release()
-        _finish(self)
+        self._leaving.clear()
+        self.channel.answered()
+        told, self.notifications = self.notifications, []
+        for one in told:
+            one.callback(None)
 
     def connectionLost(self, reason: Failure) -> None:
         """The caller has left."""
         self.drop()
-        _lost(self, reason)
+        self._disconnected = True
+        self.producer = None
+        leaving, self._leaving = self._leaving, []
+        for tell in leaving:
+            tell(reason)
+        told, self.notifications = self.notifications, []
+        for one in told:
+            one.errback(reason)
 
     def drop(self) -> None:
         """Nobody wants what has come of the body."""
-        self._data.clear()
+        self._data = b""
         self._release()
 
     def _release(self) -> None:
         reserved, self._reserved = self._reserved, 0
         if reserved:
-            self.channel.site.budget.give_back(reserved)
+            self.site.budget.give_back(reserved)

@@ -1,4 +1,4 @@
-"""The caller's side of HTTP/1.1: strict parsing, bounds and deadlines on top of twisted.web (`DESIGN.md` section 7).
+"""The caller's side of HTTP/1.1: connections, their bounds and deadlines (`DESIGN.md` section 7).
 
 `Site` keeps all connections in view with two lazy timers: one for requests that are still coming in, one for callers
 who do not take what is written to them. Nothing here knows what a request is about.
@@ -6,27 +6,38 @@ who do not take what is written to them. Nothing here knows what a request is ab
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IReactorTime
-from twisted.protocols.basic import LineReceiver
+from twisted.internet.interfaces import (
+    IConsumer,
+    IProtocol,
+    IPushProducer,
+    IReactorTime,
+    ISSLTransport,
+    ITCPTransport,
+    ITransport,
+)
 from twisted.python.failure import Failure
-from twisted.web import http, server
+from twisted.web import server
+from twisted.web.http import datetimeToString
 from twisted.web.resource import IResource
+from zope.interface import implementer
 
+from twisted_gateway.alarm import Alarm
 from twisted_gateway.errors import Problem, bad_request, no_room, too_large
 from twisted_gateway.intake import Bounds, Budget, Request
+from twisted_gateway.wire.framing import Malformed
+from twisted_gateway.wire.requests import RequestHead, RequestReader, TooLarge
 
 _DRAIN_BYTES = 32 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
 _SMALL_BODY = 65_536
 _RATE_WINDOW = 20
 _SWEEP = 1.0
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
-_TARGET = re.compile(rb"/[\x21-\x7e]*|\*")
+_READ_AHEAD = 16_384
+_IDLE_LINGER = 15.0
 
 
 def header_too_large() -> Problem:
@@ -41,164 +52,174 @@ def too_slow(what: str) -> Problem:
     return Problem(status=408, type="timeout", message=f"the request's {what} came too slowly", kind="request_timeout")
 
 
-class Channel(http.HTTPChannel):
-    """One caller's connection. What twisted.web takes too easily is refused, in words the caller can read."""
+@implementer(IProtocol, ITransport, IPushProducer, IConsumer)
+class Channel:
+    """One caller's connection: its requests one after the other, and the answers to them.
 
-    requestFactory: Any = Request
-    site: Site
+    What cannot be read in one way only, is too large or comes too slowly is refused, in words the caller can read.
+    """
+
+    __slots__ = (
+        "_answering", "_going_on", "_idle", "_incoming", "_linger", "_producer", "_reader",
+        "_waiting", "began", "drained", "factory", "peer", "persistent", "refusing", "samples", "site",
+        "taken", "taken_at", "transport", "written",
+    )  # fmt: skip
+
     transport: Any
-    timeOut: Any
-    callLater: Any
-    refusing = False
 
-    _headers_done = False
-    _drained = 0
-    _linger: Any = None
-    _refused_by: Problem | None = None
+    def __init__(self, site: Site) -> None:
+        self.site = self.factory = site
+        self.persistent = True
+        self.refusing = False
+        self.written = self.taken = self.drained = 0
+        self.taken_at = self.began = 0.0
+        self.samples: deque[int] | None = None
+        self._reader = RequestReader(site.bounds.max_header_bytes)
+        self._incoming: Request | None = None
+        self._answering: Request | None = None
+        self._going_on = False
+        self._producer: Any = None
+        self._waiting = False
+        self._linger: Any = None
+        self._idle: Alarm | None = None
 
-    def connectionMade(self) -> None:
+    def makeConnection(self, transport: Any) -> None:
         """A caller has connected."""
-        bounds = self.site.bounds
-        self.totalHeadersSize = self.MAX_LENGTH = bounds.max_header_bytes
-        self.written = 0
-        self.taken = 0
-        self.taken_at = self.site.clock.seconds()
-        self.began = 0.0
-        self.samples: deque[int] = deque(maxlen=_RATE_WINDOW + 1)
-        super().connectionMade()
-        self.site.connected(self)
+        self.transport = transport
+        self.peer = transport.getPeer()
+        site = self.site
+        self.taken_at = site.clock.seconds()
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+        transport.registerProducer(self, True)
+        if site.bounds.idle_timeout_secs:
+            self._idle = Alarm(site.clock, self._too_idle)
+            self._idle.set(site.bounds.idle_timeout_secs)
+        site.connected(self)
 
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+    def connectionLost(self, reason: Failure) -> None:
         """The connection is closed."""
         self.site.disconnected(self)
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
-        super().connectionLost(reason)
+        if self._idle is not None:
+            self._idle.stop()
+        for request in (self._answering, self._incoming):
+            if request is not None:
+                request.connectionLost(reason)
+        self._answering = self._incoming = self._producer = None
 
     # Reading
 
     def dataReceived(self, data: bytes) -> None:
         """One read of the caller's socket."""
         if self.refusing:
-            self._drained += len(data)
-            if self._drained > _DRAIN_BYTES:
+            self.drained += len(data)
+            if self.drained > _DRAIN_BYTES:
                 self.transport.abortConnection()
             return
-        self.resetTimeout()
-        LineReceiver.dataReceived(self, data)
-        receiving = not self._handlingRequest and not self.refusing and bool(self.requests or self._buffer)
+        reader = self._reader
+        if not self.persistent and self._incoming is None:
+            return  # behind the last request of a connection nothing is read
+        reader.feed(data)
+        if self._answering is not None:
+            if len(reader.rest) > _READ_AHEAD:
+                self.transport.abortConnection()  # reading would pause, and this caller's leaving go unseen
+            return
+        if self._idle is not None:
+            self._idle.set(self.site.bounds.idle_timeout_secs)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Read requests as far as they are there; each waits for the answer to the one before."""
+        self._going_on = True
+        try:
+            while self._answering is None and not self.refusing and self._read():
+                pass
+        except Malformed as error:
+            self.refuse(header_too_large() if isinstance(error, TooLarge) else bad_request(str(error)))
+        finally:
+            self._going_on = False
+        receiving = self._answering is None and not self.refusing and bool(self._incoming or self._reader.rest)
         self.site.note_receiving(self, receiving)
 
-    def lineReceived(self, line: bytes) -> None:
-        """One line of a head."""
-        if self.refusing:
-            return
-        if self._receivedHeaderSize + len(line) > self.totalHeadersSize:
-            self.refuse(header_too_large())
-        elif line[:1] in (b" ", b"\t"):
-            self.refuse(bad_request("a folded header line"))
-        else:
-            super().lineReceived(line)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """A line longer than all headers may be together."""
-        self.refuse(header_too_large())
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """Body bytes, or the next request while one is being answered."""
-        if self.refusing:
-            return
-        super().rawDataReceived(data)
-        if self._handlingRequest and sum(map(len, self._dataBuffer)) > self._optimisticEagerReadSize:
-            self.transport.abortConnection()  # reading would pause, and this caller's leaving go unseen
-
-    def headerReceived(self, line: bytes) -> bool:
-        """One whole header."""
-        lower = line[:18].lower()
-        headers = self.requests[-1].requestHeaders
-        if lower.startswith(b"content-length:") and headers.hasHeader(b"content-length"):
-            self.refuse(bad_request("conflicting Content-Length headers"))
+    def _read(self) -> bool:
+        """One step; False when there is nothing more to read."""
+        reader, request = self._reader, self._incoming
+        if request is None:
+            if not self.persistent or not reader.rest:
+                return False
+            head = reader.head()
+            if head is None:
+                return False
+            request = self._incoming = Request(self, head)
+            problem = self._judged(request, head)
+            if problem is not None:
+                self.refuse(problem)
+                return False
+        if reader.rest and not reader.finished:
+            data = reader.body()
+            problem = request.take(data) if data else None
+            if problem is not None:
+                self.refuse(problem)
+                return False
+        if not reader.finished:
             return False
-        if lower.startswith(b"transfer-encoding:") and self._version != b"HTTP/1.1":
-            self.refuse(bad_request("Transfer-Encoding needs HTTP/1.1"))
-            return False
-        return not self.refusing and super().headerReceived(line)
+        self._incoming, self._answering = None, request
+        if self._idle is not None:
+            self._idle.off()
+        request.whole()
+        return True
 
-    def allHeadersReceived(self) -> None:
-        """The head is in: everything that can be refused without the body is refused here."""
-        if self.refusing:
-            return
-        request = self.requests[-1]
-        problem = self._head_problem(request) or self._length_problem(request) or self._early_problem(request)
+    def _judged(self, request: Request, head: RequestHead) -> Problem | None:
+        """What can be refused without the body is refused here; else the caller may send it."""
+        self.samples = None
+        length = head.length
+        problem = self._length_problem(length) if length else None
+        if problem is None and (length is None or length > _SMALL_BODY):
+            problem = self.site.early(request, request.path)
         if problem is not None:
-            self.refuse(problem)
-            return
-        self._headers_done = True
-        self.samples.clear()
-        self.persistent = self.checkPersistence(request, self._version)
-        request.gotLength(self.length)
-        wanted = self.length != 0 and self._version == b"HTTP/1.1"
-        if wanted and (request.getHeader(b"expect") or b"").lower() == b"100-continue":
-            self._send100Continue()
-
-    def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """Whether another request may follow on this connection."""
-        tokens = b",".join(request.requestHeaders.getRawHeaders(b"connection") or []).lower().split(b",")
-        if b"close" in (token.strip() for token in tokens):
-            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
-            return False
-        return bool(version == b"HTTP/1.1")
-
-    def _head_problem(self, request: Request) -> Problem | None:
-        headers = request.requestHeaders
-        hosts = headers.getRawHeaders(b"host") or []
-        if self._version not in (b"HTTP/1.1", b"HTTP/1.0"):
-            return bad_request("HTTP version")
-        if len(hosts) > 1 or (self._version == b"HTTP/1.1" and not hosts):
-            return bad_request("exactly one Host header is needed")
-        if hosts and hosts[0] and _HOST.fullmatch(hosts[0]) is None:
-            return bad_request("Host header")
-        if _TARGET.fullmatch(self._path) is None:
-            return bad_request("request target must be a path")
-        codings = headers.getRawHeaders(b"transfer-encoding") or []
-        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
-            return bad_request("Transfer-Encoding")
+            return problem
+        self.persistent = bool(head.minor)
+        for name, value in head.headers:
+            if name == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]:
+                self.persistent = False
+            elif name == b"expect" and length != 0 and head.minor and value.lower() == b"100-continue":
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
 
-    def _early_problem(self, request: Request) -> Problem | None:
-        if self.length is not None and self.length <= _SMALL_BODY:
-            return None
-        return self.site.early(request, self._path.partition(b"?")[0])
-
-    def _length_problem(self, request: Request) -> Problem | None:
-        length = self.length
+    def _length_problem(self, length: int) -> Problem | None:
         limit = self.site.bounds.request_body_limit_bytes
-        if length and limit and length > limit:
+        if limit and length > limit:
             return too_large(limit)
-        if length and not self.site.budget.has_room(length):  # room is taken by what comes, not by what is promised
+        if not self.site.budget.has_room(length):  # room is taken by what comes, not by what is promised
             return no_room()
         return None
 
-    def allContentReceived(self) -> None:
-        """The body is in."""
-        self._headers_done = False
-        if not self.refusing:
-            super().allContentReceived()
+    def answered(self) -> None:
+        """The answer is whole: on with the next request, or the end."""
+        self._answering = self._producer = None
+        if not self.persistent:
+            self.loseConnection()
+            return
+        if not self._waiting:
+            self.transport.resumeProducing()
+        if self._idle is not None:
+            self._idle.set(self.site.bounds.idle_timeout_secs)
+        if self._reader.rest and not self._going_on:
+            self._go_on()
 
     @property
     def in_headers(self) -> bool:
         """Whether a head is still coming in."""
-        return not self._headers_done
+        return self._incoming is None
 
     @property
     def body_bytes(self) -> int:
         """Bytes of the body that have come in."""
-        return self.requests[-1]._size if self.requests else 0
+        return self._incoming.size if self._incoming is not None else 0
 
     # Refusing without a handler
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        self.refuse(bad_request("malformed HTTP request"))
 
     def refuse(self, problem: Problem) -> None:
         """Answer `problem` at once and end the connection, leaving a writing caller time to read the answer."""
@@ -206,34 +227,85 @@ class Channel(http.HTTPChannel):
             return
         self.refusing = True
         self.site.note_receiving(self, False)
-        self.setTimeout(None)
-        request = self.requests[-1] if self.requests else None
+        if self._idle is not None:
+            self._idle.off()
+        request, self._incoming = self._incoming, None
         if request is not None:
             request.drop()
-        path = getattr(self, "_path", b"/").partition(b"?")[0]
-        self.write(self.site.refusal(problem, getattr(self, "_command", b""), path, request))
+        head = self._reader.glimpse() if request is None else request.head
+        self.write(self.site.refusal(problem, head))
         self._linger = self.site.clock.callLater(_DRAIN_SECONDS, self._end)
 
     def _end(self) -> None:
         self._linger = self.site.clock.callLater(_DRAIN_SECONDS, self.transport.abortConnection)
         self.loseConnection()
 
-    # Writing, counted
+    def _too_idle(self) -> None:
+        self._linger = self.site.clock.callLater(_IDLE_LINGER, self.transport.abortConnection)
+        self.loseConnection()
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Whoever writes behind an answer that the caller has not taken yet waits from the beginning."""
-        super().registerProducer(producer, streaming)
-        if self._waitingForTransport:
-            producer.pauseProducing()
+    # The transport of requests
+
+    def getPeer(self) -> Any:
+        """The caller's address."""
+        return self.peer
+
+    def getHost(self) -> Any:
+        """Our own."""
+        return self.transport.getHost()
+
+    def isSecure(self) -> bool:
+        """Whether the caller speaks TLS."""
+        return bool(ISSLTransport.providedBy(self.transport))
+
+    def loseConnection(self) -> None:
+        """Close, once everything is sent."""
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    stopProducing = loseConnection
+
+    def abortConnection(self) -> None:
+        """Close at once."""
+        self.transport.abortConnection()
+
+    # Writing, counted
 
     def write(self, data: bytes) -> None:
         """Bytes to the caller."""
         self.written += len(data)
         self.transport.write(data)
 
-    def writeSequence(self, iovec: Any) -> None:
+    def writeSequence(self, data: Any) -> None:
         """Bytes to the caller."""
-        self.write(b"".join(iovec))
+        self.write(b"".join(data))
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Whoever writes behind an answer that the caller has not taken yet waits from the beginning."""
+        assert streaming, "nobody here is asked for each piece"
+        self._producer = producer
+        if self._waiting:
+            producer.pauseProducing()
+
+    def unregisterProducer(self) -> None:
+        """Nobody writes more than once."""
+        self._producer = None
+
+    def pauseProducing(self) -> None:
+        """The caller's socket is full: whoever writes waits, and so do the caller's next requests."""
+        self._waiting = True
+        if self._producer is not None:
+            self._producer.pauseProducing()
+        if self._answering is None:
+            self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The caller has taken what was written."""
+        self._waiting = False
+        if self._producer is not None:
+            self._producer.resumeProducing()
+        if self._answering is None:
+            self.transport.resumeProducing()
 
     def unsent(self) -> int:
         """Bytes written that the caller's kernel has not taken."""
@@ -259,13 +331,11 @@ class Site(server.Site):
         resource: IResource,
         clock: IReactorTime,
         bounds: Bounds,
-        refusal: Callable[[Problem, bytes, bytes, Request | None], bytes],
+        refusal: Callable[[Problem, RequestHead], bytes],
         stalled: Callable[[], None] = lambda: None,
         early: Callable[[Request, bytes], Problem | None] = lambda request, path: None,
     ) -> None:
-        super().__init__(
-            resource, Request, timeout=bounds.idle_timeout_secs or None, reactor=clock, parsePOSTFormSubmission=False
-        )
+        super().__init__(resource, Request, timeout=None, reactor=clock, parsePOSTFormSubmission=False)
         self.clock = clock
         self.bounds = bounds
         self.budget = Budget(bounds.body_budget_bytes)
@@ -285,12 +355,7 @@ class Site(server.Site):
         if most and len(self.channels) >= most:
             self.turned_away += 1
             return None
-        channel = Channel()
-        channel.factory = channel.site = self
-        channel.requestFactory = self.requestFactory
-        channel.callLater = self.clock.callLater
-        channel.timeOut = self.timeOut
-        return channel
+        return Channel(self)
 
     def startFactory(self) -> None:
         """No log file of twisted.web's."""
@@ -305,7 +370,7 @@ class Site(server.Site):
         """The `Date` header, made once a second."""
         now = int(self.clock.seconds())
         if self._date[0] != now or not self._date[1]:
-            self._date = (now, http.datetimeToString())
+            self._date = (now, datetimeToString())
         return self._date[1]
 
     def connected(self, channel: Channel) -> None:
@@ -329,7 +394,7 @@ class Site(server.Site):
         if receiving:
             if channel not in self._receiving:
                 channel.began = self.clock.seconds()
-                channel.samples.clear()
+                channel.samples = None
                 self._receiving.add(channel)
             if self._receiving_call is None:
                 self._receiving_call = self.clock.callLater(_SWEEP, self._sweep_receiving)
@@ -346,6 +411,8 @@ class Site(server.Site):
                     channel.refuse(too_slow("head"))
             elif bounds.body_min_rate_bytes:
                 samples = channel.samples
+                if samples is None:
+                    samples = channel.samples = deque(maxlen=_RATE_WINDOW + 1)
                 samples.append(channel.body_bytes)
                 if len(samples) > _RATE_WINDOW and samples[-1] - samples[0] < bounds.body_min_rate_bytes * _RATE_WINDOW:
                     channel.refuse(too_slow("body"))

@@ -71,18 +71,36 @@ def clean(text: str, longest: int = _LONGEST_VALUE) -> str:
 def text_layout(when: str, level: str, target: str, message: str, fields: Fields) -> str:
     """`TIME LEVEL target: message key="text" key=1`; None is left out, quotes and backslashes are escaped."""
     parts = [f"{when} {level.upper():>5} {target}: {message}"]
+    quotes = 0
     for name, value in fields.items():
-        if value is None:
-            continue
+        kind = type(value)
+        if kind is str:
+            parts.append(f'{name}="{value}"')
+            quotes += 2
+        elif kind is int or kind is float:
+            parts.append(f"{name}={value}")
+        elif kind is bool:
+            parts.append(f"{name}=true" if value else f"{name}=false")
+        elif value is not None:
+            parts.append(f'{name}="{value}"')
+            quotes += 2
+    line = " ".join(parts)
+    if line.count('"') == quotes and "\\" not in line and "\n" not in line:
+        return line
+    return _escaped(parts[0], fields)
+
+
+def _escaped(head: str, fields: Fields) -> str:
+    """The same where some value has a quote or a backslash of its own."""
+    parts = [head]
+    for name, value in fields.items():
         kind = type(value)
         if kind is int or kind is float:
             parts.append(f"{name}={value}")
         elif kind is bool:
             parts.append(f"{name}=true" if value else f"{name}=false")
-        else:
-            shown = str(value)
-            if '"' in shown or "\\" in shown or "\n" in shown:
-                shown = shown.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        elif value is not None:
+            shown = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
             parts.append(f'{name}="{shown}"')
     return " ".join(parts)
 
@@ -258,7 +276,7 @@ class Log:
 
     def enabled(self, level: NamedConstant) -> bool:
         """Whether lines of this level are shown."""
-        return _ORDER[level] >= _ORDER[self.level]
+        return level is self.level or _ORDER[level] >= _ORDER[self.level]
 
     def write(self, level: NamedConstant, target: str, message: str, fields: Fields) -> None:
         """Show a line with the next batch. Field names must be our own; values are cleaned here. None is left out."""

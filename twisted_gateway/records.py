@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from twisted_gateway.charging import Charge, charge, charged_attempt
+from twisted_gateway.charging import NOTHING, Charge, charge, charged_attempt, lost_race
 from twisted_gateway.exchange import Attempt, Exchange, Outcome
 
 if TYPE_CHECKING:
-    from twisted_gateway.config.resources import Model
+    from twisted_gateway.config.resources import Row
 
 Record = dict[str, Any]
 
 LEFT = "client_disconnected"
+HEDGE_LOST = "hedge_lost"
+_USD_DIGITS = 9
 CALLER_LEFT_STATUS = 499
 _LONGEST_TEXT = 2048
 
@@ -33,6 +35,8 @@ def record(exchange: Exchange, outcome: Outcome, charged: Charge | None = None) 
     made = _call_part(exchange, outcome)
     made.update(_token_part(charged))
     made.update(_present(_caller_part(exchange)))
+    made.update(_present(_cache_part(exchange)))
+    made.update(_present(_guarded_part(exchange)))
     if (attempt := exchange.attempt) is not None:
         made["attempt_index"] = attempt.index
         made.update(_present(_attempt_part(exchange, attempt)))
@@ -40,7 +44,7 @@ def record(exchange: Exchange, outcome: Outcome, charged: Charge | None = None) 
         made.update(error)
     winner = charged_attempt(exchange, outcome)
     made["attempts"] = [
-        _attempt_entry(exchange, attempt, outcome, charged if attempt is winner else None)
+        _attempt_entry(exchange, attempt, outcome, charged if attempt is winner else _lost(exchange, attempt))
         for attempt in exchange.attempts
     ]
     return made
@@ -62,7 +66,7 @@ def protocol_of(exchange: Exchange) -> str:
     return exchange.endpoint.dialect
 
 
-def row_of(exchange: Exchange) -> Model | None:
+def row_of(exchange: Exchange) -> Row | None:
     """The configured model that the caller's name resolved to, or None."""
     return exchange.resolution.model if exchange.resolution is not None else None
 
@@ -129,9 +133,8 @@ def _call_part(exchange: Exchange, outcome: Outcome) -> Record:
         "stream": call is not None and call.stream,
         "frames": exchange.frames,
         "bytes": exchange.bytes,
-        "cost_usd": 0.0,
         "upstream_latency_ms": 0.0,
-        "guardrail_blocked": exchange.problem is not None and exchange.problem.type == "content_filter",
+        "guardrail_blocked": _blocked(exchange),
         "inbound_protocol": protocol_of(exchange),
     }
     if call is not None and call.model:
@@ -141,7 +144,29 @@ def _call_part(exchange: Exchange, outcome: Outcome) -> Record:
         made["downstream_latency_ms"] = waited
     if by := ended_by(exchange, outcome):
         made["ended_by"] = by
+    if exchange.drained:
+        made["drained"] = True
     return made
+
+
+def _blocked(exchange: Exchange) -> bool:
+    if exchange.guarded is not None and exchange.guarded.blocked:
+        return True
+    return exchange.problem is not None and exchange.problem.type == "content_filter"
+
+
+def _guarded_part(exchange: Exchange) -> Record:
+    """What guardrails did (`guardrails.md` 13)."""
+    guarded = exchange.guarded
+    if guarded is None:
+        return {}
+    return {
+        "applied_guardrails": guarded.applied,
+        "guardrail_enforced_hits": guarded.enforced,
+        "guardrail_monitor_hits": guarded.monitored,
+        "redacted_entity_counts": guarded.redacted,
+        "guardrail_bypassed_reason": guarded.bypassed,
+    }
 
 
 def _token_part(charged: Charge) -> Record:
@@ -150,6 +175,7 @@ def _token_part(charged: Charge) -> Record:
         "completion_tokens": charged.completion,
         "completion_tokens_delivered": charged.completion_delivered,
         "usage_source": charged.source,
+        "cost_usd": round(charged.cost_usd, _USD_DIGITS),
     }
     made.update(
         _present(
@@ -172,6 +198,18 @@ def _caller_part(exchange: Exchange) -> Record:
         "auth_type": "api_key" if exchange.caller is not None else None,
         "client_source_ip": exchange.peer,
         "client_user_agent": agent[:_LONGEST_TEXT] if agent else None,
+    }
+
+
+def _cache_part(exchange: Exchange) -> Record:
+    use = exchange.cache
+    if use is None:
+        return {}
+    return {
+        "cache_status": use.status,
+        "cache_hit_saved_input_tokens": use.saved_prompt,
+        "cache_hit_saved_output_tokens": use.saved_completion,
+        "cache_hit_layer": use.layer,
     }
 
 
@@ -202,7 +240,12 @@ def _error_part(exchange: Exchange, outcome: Outcome) -> Record:
     return {"error_class": problem.kind or problem.type, "error_message": problem.message[:_LONGEST_TEXT]}
 
 
-def _attempt_entry(exchange: Exchange, attempt: Attempt, outcome: Outcome, charged: Charge | None) -> Record:
+def _lost(exchange: Exchange, attempt: Attempt) -> Charge:
+    """What an attempt that did not win is written down with."""
+    return lost_race(exchange, attempt) if attempt.ended_by == HEDGE_LOST else NOTHING
+
+
+def _attempt_entry(exchange: Exchange, attempt: Attempt, outcome: Outcome, charged: Charge) -> Record:
     model, problem = attempt.target.model, attempt.problem
     entry: Record = {
         "index": attempt.index,
@@ -212,9 +255,9 @@ def _attempt_entry(exchange: Exchange, attempt: Attempt, outcome: Outcome, charg
         "duration_ms": milliseconds(_until(exchange, attempt) - attempt.started),
         "ended_by": attempt.ended_by
         or ((problem.code or problem.kind or problem.type) if problem is not None else str(outcome)),
-        "prompt_tokens": charged.prompt if charged is not None else 0,
-        "completion_tokens": charged.completion if charged is not None else 0,
-        "cost_usd": 0.0,
+        "prompt_tokens": charged.prompt,
+        "completion_tokens": charged.completion,
+        "cost_usd": round(charged.cost_usd, _USD_DIGITS),
     }
     if attempt.status is not None:
         entry["status"] = attempt.status

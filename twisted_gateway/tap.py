@@ -8,8 +8,8 @@ import random
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ from twisted_gateway.addresses import Address
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.agent import Agent, Pool
+from twisted_gateway.bookkeeping import Bookkeeping
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
 from twisted_gateway.config.resources import ProviderKey, ProviderTls
 from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot
+from twisted_gateway.drains import Drains
 from twisted_gateway.errors import Problem, shutting_down
 from twisted_gateway.formats import anthropic, openai_chat, openai_completions, openai_responses
 from twisted_gateway.front import ENDPOINTS, CallerHeaders, Condition, Front
@@ -44,16 +46,24 @@ from twisted_gateway.named_code import named_code
 from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.policies.budgets import Budgets
+from twisted_gateway.policies.cache import Cache, Store
+from twisted_gateway.policies.costs import IncludeCost
+from twisted_gateway.policies.guardrails.policy import Guardrails
 from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.policies.quota import Quota
-from twisted_gateway.stores.buckets import Store, namer
-from twisted_gateway.stores.memory import Memory
+from twisted_gateway.probes import Probes
+from twisted_gateway.route_metrics import Deployment, deployment
+from twisted_gateway.sharing import Sharing
+from twisted_gateway.stores import cached
+from twisted_gateway.stores.buckets import namer
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
+from twisted_gateway.wire.requests import RequestHead
 
 FORMATS = {
     row.name: row
@@ -65,6 +75,8 @@ FORMATS = {
         anthropic.COUNT_TOKENS,
     )
 }
+
+_VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
 
 
 class Options(usage.Options):
@@ -110,6 +122,22 @@ def _reactor() -> Any:
     return reactor
 
 
+def new_id() -> str:
+    """A request id: a UUID of version 4, made without the class."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
+
+
+def choose(letters: str, k: int) -> str:
+    """`k` random ones of at most 256 letters."""
+    return random.getrandbits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
+
+
+@lru_cache
+def _alphabet(letters: str) -> bytes:
+    return (letters.encode("ascii") * 256)[:256]
+
+
 class House(MultiService):
     """The gateway as one service: listeners, trunk, policies, signals, and the way out.
 
@@ -126,7 +154,11 @@ class House(MultiService):
         self.log = Logger(namespace="aisix")
         seen = settings.observability
         buckets = seen.metrics.buckets
-        self.metrics = Metrics(request_e2e_latency=buckets.request_e2e_latency, request_ttft=buckets.request_ttft)
+        self.metrics = Metrics(
+            request_e2e_latency=buckets.request_e2e_latency,
+            request_ttft=buckets.request_ttft,
+            guardrail_latency=buckets.guardrail_latency,
+        )
         self.state = ConfigState(self.metrics)
         self.state.applied(load_resources(settings.resources_file, os.environ, time.time()))
         self.condition = Condition()
@@ -135,6 +167,8 @@ class House(MultiService):
         self._clients: dict[Any, tuple[Client, Pool]] = {}
         self._client(None)
         self._check_tls(self.snapshot())
+        self.books = self._bookkeeping()
+        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds, lambda act: reactor.callLater(0, act))
         self.outside = Outside.over_own_pool(reactor, settings.upstream)
         self.threads = Threads(reactor.callFromThread)
         callables = _callables(settings.callables)
@@ -143,14 +177,28 @@ class House(MultiService):
         self.accounting = Accounting(
             self.metrics,
             self.lines,
+            records=[self.books.records.put] if self.books.records is not None else [],
+            books=self.books.spending,
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
-        self.shared: Any = None
-        self.limiter = self._limiter()
+        self.sharing = Sharing(settings, reactor, self._degraded)
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
+        self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
+        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail")
+        self.guardrails = Guardrails(
+            FORMATS,
+            self.checks.check,
+            self.guard_threads.run,
+            self.metrics,
+            reactor.seconds,
+            settings.proxy.responses_stream_guardrail == "buffer",
+        )
+        self.guardrails.prepare(self.snapshot())
         self.gateway = self._gateway()
+        self.probes = self._probes()
+        self.metrics.routes.standing = self._standing
         self.front = Front(
             serve=self.gateway.serve,
             snapshot=self.snapshot,
@@ -159,8 +207,11 @@ class House(MultiService):
             condition=self.condition,
             clock=reactor,
             now=time.time,
-            new_id=lambda: str(uuid.uuid4()),
+            new_id=new_id,
             endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
+            left=self.gateway.left,
+            listed=self.gateway.streams.listed,
+            stop=self.gateway.streams.stop,
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
         self._stopping = 0
@@ -174,6 +225,17 @@ class House(MultiService):
 
     # Parts
 
+    def _bookkeeping(self) -> Bookkeeping:
+        files = self.settings.usage
+        try:
+            return Bookkeeping(files, self.reactor, self.metrics, time.time)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
+
+    def _usage(self) -> Any:
+        snapshot = self.snapshot()
+        return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
+
     def _hooks(self) -> Hooks:
         try:
             hooks = load(self.settings.hooks)
@@ -186,35 +248,12 @@ class House(MultiService):
             self.accounting.records.append(made.recorded)
         return made
 
-    def _limiter(self) -> Store:
-        """Where limits are counted. Redis and what it needs are only imported where it is used."""
-        limits, local = self.settings.ratelimit, Memory(time.time)
-        if limits.backend == "memory" or limits.redis is None:
-            return local
-        from twisted_gateway.stores.redis import Redis
-        from twisted_gateway.stores.redis_buckets import Shared
-
-        try:
-            redis = Redis(limits.redis, self.reactor, limits.store_timeout_ms / 1000, "ratelimit")
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"ratelimit.redis.tls: {error}") from None
-        shared = self.shared = Shared(
-            redis,
-            local,
-            self.reactor,
-            uuid.uuid4().hex,
-            lambda degraded: self._degraded("ratelimit", degraded),
-            limits.concurrency_ttl_secs,
-            self.settings.etcd.env_id,
-        )
-        return shared
-
     def _degraded(self, store: str, degraded: bool) -> None:
         self.condition.stores[store] = degraded
         self.metrics.store_degraded(store, degraded)
 
     def _quota(self) -> Quota:
-        return Quota(self.limiter, time.time, namer(), self.metrics)
+        return Quota(self.sharing.limiter, time.time, namer(), self.metrics)
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
@@ -230,19 +269,42 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(), self.hooks),
-            limits=(self._quota(),),
+            after=(access.ModelAccess(), self.hooks, self.guardrails, self.budgets, IncludeCost()),
+            limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
             clock=self.reactor,
             now=time.time,
-            choose=random.choices,
+            choose=choose,
+            uniform=random.uniform,
+            timing=settings.proxy.server_timing,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
             progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
+            drains=Drains(self.reactor, settings.proxy.max_drains, self.metrics.drained),
             bridge=settings.proxy.responses_bridge,
         )
+
+    def _probes(self) -> Probes:
+        gateway = self.gateway
+        return Probes(gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0])
+
+    def _models(self) -> Any:
+        return self.state.models(self.gateway.health, time.time())
+
+    def _standing(self) -> list[tuple[Deployment, bool]]:
+        """The targets of which something is known, and whether each is up."""
+        health = self.gateway.health
+        known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
+        return [(deployment(model), health.report(model).status == "healthy") for model in known]
+
+    def _caches(self) -> dict[str, Store]:
+        """The caches by the names that policies have for them."""
+        caches: dict[str, Store] = {"memory": self.kept}
+        if self.sharing.answers is not None:
+            caches["redis"] = self.sharing.answers
+        return caches
 
     def _client_of(self, key: ProviderKey) -> Client:
         return self._client(_own_tls(key))
@@ -286,7 +348,7 @@ class House(MultiService):
         if not self.front.asks_for_a_key(path):
             return None
         try:
-            access.identify(CallerHeaders(request.requestHeaders), self.snapshot(), time.time())
+            access.identify(CallerHeaders(request.head.headers), self.snapshot(), time.time())
         except access.Denied as denial:
             self.metrics.decided("api_key", "denied", denial.reason)
             return denial.problem
@@ -295,13 +357,13 @@ class House(MultiService):
     def _demo_base(self) -> str | None:
         return None if self.demo_port is None else f"http://127.0.0.1:{self.demo_port.getHost().port}/v1"
 
-    def _refusal(self, problem: Problem, method: bytes, path: bytes, request: Any) -> bytes:
-        label = self.front.plain_path(path)
+    def _refusal(self, problem: Problem, head: RequestHead) -> bytes:
+        label = self.front.plain_path(head.path)
         endpoint = label if any(label == row.path for row in self.front.endpoints) else "other"
         if problem.status == 413:
             self.metrics.too_large(endpoint, "openai", "pending")
         fields = {
-            "method": method.decode("latin-1"),
+            "method": head.method.decode("latin-1"),
             "path": endpoint,
             "status": problem.status,
             "error_kind": problem.type,
@@ -309,7 +371,7 @@ class House(MultiService):
         }
         if self.settings.observability.access_log:
             self.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
-        return self.front.refusal(problem, method, path, request)
+        return self.front.refusal(problem, head)
 
     # Life
 
@@ -322,7 +384,7 @@ class House(MultiService):
     def startService(self) -> None:
         """Bind every listener, then say where we are. A port that is taken ends the process with one line."""
         try:
-            self._reach_redis()
+            self.sharing.start()
             self._listen()
         except (CannotListenError, SettingsError) as error:
             text = str(error)
@@ -331,23 +393,11 @@ class House(MultiService):
             print(f"aisix: {text}", file=sys.__stderr__, flush=True)  # twistd has put a log in place of sys.stderr
             raise SystemExit(1) from None
         super().startService()
+        self.probes.update(self.snapshot())
         if self.alone:
             gc.collect()
             gc.freeze()
             self.reactor.callWhenRunning(self._running)
-
-    def _reach_redis(self) -> None:
-        """Without its Redis a gateway does not start; later it may go away and come back (`configuration.md` 3.9)."""
-        limits = self.settings.ratelimit
-        if self.shared is None or limits.redis is None:
-            return
-        from twisted_gateway.stores.redis_boot import check
-
-        try:
-            check(limits.redis)
-        except OSError as error:
-            raise SettingsError(f"ratelimit.redis: cannot connect: {error}") from None
-        self.shared.start()
 
     def _listen(self) -> None:
         settings = self.settings
@@ -360,7 +410,14 @@ class House(MultiService):
             self.demo_port = self._bind(settings.demo.addr, site)
         prometheus = settings.observability.metrics.prometheus
         if prometheus.enabled:
-            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path)
+            status = StatusSite(
+                self.metrics,
+                self.state,
+                self.reactor,
+                path=prometheus.path,
+                list_models=self._models,
+                usage=self._usage,
+            )
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
@@ -402,6 +459,7 @@ class House(MultiService):
 
     def reload(self) -> None:
         """SIGHUP: read the resources file again. A bad one is refused whole and changes nothing."""
+        self.books.reopen()
         state = self.state
         before = self.snapshot()
         try:
@@ -417,7 +475,10 @@ class House(MultiService):
         except SettingsError as error:
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
             return
+        self.guardrails.prepare(snapshot)
         state.applied(snapshot)
+        self.probes.update(snapshot)
+        self.gateway.health.forget({model.id for model in snapshot.direct_models})
         self._forget_clients(snapshot)
         self.log.info("reloaded: generation {generation}", generation=snapshot.generation)
         for warning in snapshot.warnings:
@@ -433,6 +494,8 @@ class House(MultiService):
             return
         self.log.info("draining: {count} in flight", count=self.gateway.in_flight)
         self.condition.draining = self.site.draining = True
+        if self.gateway.drains is not None:
+            self.gateway.drains.close()
         self._until = self.reactor.seconds() + self.settings.shutdown.min_drain_secs
         limit = self.settings.shutdown.drain_secs
         self._hard = None if not limit else self._until + limit
@@ -456,13 +519,15 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
+        self.books.stop()
         self.hook_threads.stop()
-        if self.shared is not None:
-            await self.shared.stop()
+        self.guard_threads.stop()
+        await self.sharing.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
         """Close listeners and connections, ending what still runs; the last lines are written."""
+        self.probes.stop()
         self.gateway.end_all(shutting_down())
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
         for pool in (*self._pools, self.outside.pool):

@@ -12,13 +12,12 @@ from typing import Any
 
 import attrs
 from treq.client import HTTPClient
-from treq.response import _Response
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent
+from twisted.web.iweb import IAgent, IResponse
 
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import Answer, ErrorBody, Limits, cause_of, detail_of
@@ -51,10 +50,10 @@ class Client(HTTPClient):
 
     def post(  # type: ignore[override]
         self, url: str, *, headers: Headers, data: bytes, started: Callable[[], None]
-    ) -> Deferred[_Response]:
+    ) -> Deferred[IResponse]:
         """A streaming POST. `started` is called once the connection is up and the request begins to be written."""
-        request: Deferred[Any] = self._agent.request(b"POST", url.encode("ascii"), headers, Body(data, started))
-        return request.addCallback(_Response, self._cookiejar)
+        asked: Deferred[IResponse] = self._agent.request(b"POST", url.encode("ascii"), headers, Body(data, started))
+        return asked
 
 
 class Upstream:
@@ -88,10 +87,15 @@ class Upstream:
         Raises `AttemptFailed`. Cancelled, it closes the connection at once.
         """
         timer = _Deadline(self._clock, call, wait)
+
+        def started() -> None:
+            attempt.sent = self._clock.seconds()
+            timer.start()
+
         raw = HeaderLines((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
         try:
             client = self._client(attempt.target.model.provider_key)
-            timer.watch(client.post(url, headers=raw, data=sent.body, started=timer.start))
+            timer.watch(client.post(url, headers=raw, data=sent.body, started=started))
             response = await timer.waiting
             attempt.status = response.code
             if not 200 <= response.code < 300:

@@ -135,7 +135,6 @@ BAD = [  # entry, change, the message after the label
     ("model", {"completions_via_chat": 1}, SCHEMA + "`/completions_via_chat`: expected true or false, got an integer"),
     ("model", {"default_max_tokens": 0}, SCHEMA + "`/default_max_tokens`: expected an integer of at least 1"),
     ("model", {"thinking_style": "x"}, SCHEMA + '`/thinking_style`: expected "adaptive" or "budget" or "none"'),
-    ("model", {"routing": {}}, "`routing` is known but not available in this version"),
     ("api_key", {"key_env": "KEY"}, "exactly one of `key`, `key_env` and `key_hash` is required"),
     ("api_key", {"key": ""}, "`key` must not be empty"),
     ("api_key", {"key": "$${KEY}"}, "`key`: the key must not hold `${` (a variable that was not filled in?)"),

@@ -57,6 +57,7 @@ def boot(port: int, metrics_port: int, resources_file: str, changes: Mapping[str
         "admin": {"enabled": False},
         "observability": {"metrics": {"prometheus": {"addr": f"127.0.0.1:{metrics_port}"}}},
         "shutdown": {"min_drain_secs": 0},
+        "upstream": {"retries": 0},
     }
     return merged(base, changes or {})
 

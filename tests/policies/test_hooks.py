@@ -82,7 +82,7 @@ class Hooked(House):
         ]
         self.hooks = Hooks(made, FORMATS, ModelAccess().admit, self.clock, self.thread, faults)
         self.gateway.after = (ModelAccess(), self.hooks)
-        self.gateway.formats = FORMATS
+        self.speak(FORMATS)
 
     def thread(self, function, *args):
         done = Deferred()

@@ -158,6 +158,14 @@ class Parsed:
     read: Callable[[Any], Any]
 
 
+@attrs.frozen
+class Filled:
+    """Stands in `Annotated[tuple[...], Filled()]`: a list that must not be empty."""
+
+
+MEANT_NULL = {"meant_null": True}
+"""Metadata of a field where null says something else than nothing written."""
+
 Flag = bool
 NonEmpty = Annotated[str, Text(r"(?s).+", "a non-empty string")]
 Count = Annotated[int, Whole()]
@@ -176,6 +184,7 @@ def converter() -> cattrs.Converter:
     made.register_structure_hook_factory(_is_tuple, lambda cls: _tuple_hook(cls, made))
     made.register_structure_hook_factory(_is_mapping, lambda cls: _mapping_hook(cls, made))
     made.register_structure_hook_factory(lambda cls: rule_of(cls) is not None, _rule_hook)
+    made.register_structure_hook_factory(_is_filled, lambda cls: _filled_hook(cls, made))
     return made
 
 
@@ -188,6 +197,10 @@ def rule_of(kind: Any) -> Rule | None:
 
 def _is_tuple(kind: Any) -> bool:
     return get_origin(kind) is tuple
+
+
+def _is_filled(kind: Any) -> bool:
+    return get_origin(kind) is Annotated and any(isinstance(extra, Filled) for extra in kind.__metadata__)
 
 
 def _is_mapping(kind: Any) -> bool:
@@ -204,7 +217,11 @@ def _record_hook(cls: Any, made: cattrs.Converter) -> Callable[[Any, Any], Any]:
     attrs.resolve_types(cls)
     derived = {field.name: override(omit=True) for field in attrs.fields(cls) if field.metadata.get("derived")}
     build = make_dict_structure_fn(cls, made, _cattrs_forbid_extra_keys=True, **derived)  # type: ignore[arg-type]
-    nullable = {field.name for field in attrs.fields(cls) if field.init and _may_be_null(field.type)}
+    nullable = {
+        field.name
+        for field in attrs.fields(cls)
+        if field.init and _may_be_null(field.type) and not field.metadata.get("meant_null")
+    }
 
     def structure(value: Any, _: Any) -> Any:
         if isinstance(value, cls):
@@ -223,6 +240,17 @@ def _tuple_hook(cls: Any, made: cattrs.Converter) -> Callable[[Any, Any], Any]:
         if not isinstance(value, list | tuple):
             raise Mistyped(f"expected a list, got {describe(value)}")
         return tuple(_each(cls, enumerate(value), lambda member: made.structure(member, item)))
+
+    return structure
+
+
+def _filled_hook(cls: Any, made: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    read = _tuple_hook(get_args(cls)[0], made)
+
+    def structure(value: Any, _: Any) -> Any:
+        if isinstance(value, list | tuple) and not value:
+            raise Mistyped("expected a list of at least one member")
+        return read(value, _)
 
     return structure
 

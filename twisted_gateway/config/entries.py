@@ -31,6 +31,8 @@ from twisted_gateway.config.resources import (
     IDENTITIES,
     RECORDS,
     SPELLINGS,
+    Group,
+    Model,
     ProviderKey,
     cidr,
     derived_id,
@@ -42,6 +44,13 @@ _BROKEN = ProviderKey(id="", display_name="-", api_key="-")
 """Stands for a provider key that is reported already, so that the models which use it can still be read."""
 _MOST_NAMES = 50
 _NULL_IS_ABSENT = ("provider_keys", "api_keys")
+_DIRECT = ("provider", "model_name", "provider_key", "provider_key_id")
+"""What makes a model a direct one."""
+_KNOBS = (
+    *(name for name in written_names(Model) if name not in (*written_names(Group), *_DIRECT)),
+    *("auto_prompt_caching", "embedding"),
+)
+"""Keys of direct models that a group cannot use (`configuration.md` 7.2)."""
 
 
 class Refused(Exception):
@@ -162,6 +171,9 @@ class Reading:
         tree = dict(entry.raw)
         if "id" in tree:
             raise Refused("`id` is not accepted: ids are derived from names", ("id",))
+        knobs = [name for name in tree if name in _KNOBS] if _is_group(entry.kind, tree) else []
+        for name in knobs:
+            del tree[name]
         self._built(entry.kind, tree)
         if entry.kind in _NULL_IS_ABSENT:
             tree = _without_nulls(RECORDS[entry.kind], tree)
@@ -170,7 +182,11 @@ class Reading:
         _REWRITES[entry.kind](self, tree)
         assert entry.identity is not None
         tree["id"] = derived_id(entry.kind, entry.identity)
-        record = _structured(entry.kind, tree, RECORDS[entry.kind], [*written_names(RECORDS[entry.kind])])
+        shape = Group if _is_group(entry.kind, tree) else RECORDS[entry.kind]
+        record = _structured(entry.kind, tree, shape, [*written_names(shape)])
+        if knobs:
+            names = ", ".join(f"`{name}`" for name in knobs)
+            raise Refused(f"{names} not accepted on a model group", (knobs[0],))
         if entry.kind == "guardrails":
             self._together(record)
         if entry.kind == "rate_limit_policies" and record.warning:
@@ -200,6 +216,22 @@ class Reading:
             tree["api_key"] = tree.pop("secret")
 
     def _model(self, tree: dict[str, Any]) -> None:
+        if "routing" in tree:
+            mixed = [name for name in _DIRECT if name in tree]
+            if mixed:
+                names = ", ".join(f"`{name}`" for name in mixed)
+                raise Refused(f"{names} beside `routing`: a model is either direct or a group", (mixed[0],))
+        else:
+            self._linked(tree)
+        for index, member in enumerate(tree["allowed_cidrs"] if isinstance(tree.get("allowed_cidrs"), list) else ()):
+            if isinstance(member, str) and cidr(member) is None:
+                self.warnings.append(
+                    f'models ("{tree["display_name"]}"): allowed_cidrs[{index}] is not a network and is ignored '
+                    "(a single address is written with /32 or /128)"
+                )
+
+    def _linked(self, tree: dict[str, Any]) -> None:
+        """Put the provider key's record in place of its name."""
         given = [name for name in ("provider_key", "provider_key_id") if name in tree]
         if not given:
             raise Refused("`provider_key` is required (the `display_name` of an entry of provider_keys)")
@@ -221,12 +253,6 @@ class Reading:
                 (name,),
             )
         tree["provider_key"] = known[written].record or _BROKEN
-        for index, member in enumerate(tree["allowed_cidrs"] if isinstance(tree.get("allowed_cidrs"), list) else ()):
-            if isinstance(member, str) and cidr(member) is None:
-                self.warnings.append(
-                    f'models ("{tree["display_name"]}"): allowed_cidrs[{index}] is not a network and is ignored '
-                    "(a single address is written with /32 or /128)"
-                )
 
     def _caller_key(self, tree: dict[str, Any]) -> None:
         tree["name"] = tree.pop("display_name")
@@ -332,6 +358,10 @@ class Reading:
             raise Refused(f'`{field}` references unknown {what} "{name}" (defined {what}s: {self._names(kind)})', path)
         return derived_id(kind, name)
 
+    def _cache_policy(self, tree: dict[str, Any]) -> None:
+        for name in tree.keys() - set(written_names(RECORDS["cache_policies"])):
+            del tree[name]  # unknown members pass at the root of this kind (5.5)
+
     def _names(self, kind: str) -> str:
         names = sorted(self.named[kind])
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
@@ -348,6 +378,16 @@ class Reading:
                         f'`allowed_models` references unknown model "{name}" (defined models: {self._names("models")})',
                         ("allowed_models", index),
                     )
+        for entry in self.entries["models"]:
+            for index, target in enumerate(entry.record.routing.targets if isinstance(entry.record, Group) else ()):
+                if "*" not in target.model and target.model not in self.named["models"]:
+                    path = ("routing", "targets", index, "model")
+                    self._report(
+                        entry,
+                        f'`{dotted(path)}` references unknown model "{target.model}" '
+                        f"(defined models: {self._names('models')})",
+                        path,
+                    )
         holders: dict[str, Entry] = {}
         for entry in keys:
             first = holders.setdefault(entry.record.key_hash, entry)
@@ -362,10 +402,15 @@ _REWRITES = {
     "budgets": Reading._budget,
     "guardrails": Reading._guardrail,
     "rate_limit_policies": Reading._rate_limit_policy,
+    "cache_policies": Reading._cache_policy,
 }
 
 _NAMED = {"api_key": ("api_keys", "api key"), "model": ("models", "model")}
 """Scopes and dimensions whose values are names of entries in a file."""
+
+
+def _is_group(kind: str, tree: Mapping[str, Any]) -> bool:
+    return kind == "models" and "routing" in tree
 
 
 def _structured(kind: str, tree: Mapping[str, Any], record: type[Any], known: list[str]) -> Any:
@@ -373,6 +418,7 @@ def _structured(kind: str, tree: Mapping[str, Any], record: type[Any], known: li
     try:
         return _CONVERTER.structure(tree, record)
     except Exception as error:
+        known = known if record is Group else [*known, *SPELLINGS[kind]]
         raise _schema_refusal(kind, list(leaves(error)), known) from None
 
 
@@ -382,7 +428,7 @@ def _schema_refusal(kind: str, problems: list[tuple[Path, Exception]], known: li
     reason: object = error
     if isinstance(error, Unknown) and len(path) == 1:
         names = [name for name in known if kind != "api_keys" or name != "name"]
-        reason = f"unknown key (expected one of {', '.join([*names, *SPELLINGS[kind]])})"
+        reason = f"unknown key (expected one of {', '.join(names)})"
     return Refused(f"schema validation failed at `{_pointer(path)}`: {reason}", path)
 
 

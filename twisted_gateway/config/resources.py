@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from uuid import UUID, uuid5
 
 import attrs
 
 from twisted_gateway.addresses import Network, admitted, parse_network
 from twisted_gateway.config import guarding_local, guarding_remote
+from twisted_gateway.config.caching import CachePolicy
 from twisted_gateway.config.checks import (
     Choice,
     Count,
@@ -33,6 +34,7 @@ from twisted_gateway.config.limits import RateLimit, RateLimitPolicy
 from twisted_gateway.config.money import Budget, Cost
 from twisted_gateway.config.readers import Millis
 from twisted_gateway.config.readers import read_time as read_time
+from twisted_gateway.config.routes import BackgroundCheck, Cooldown, Retries, Routing, ThroughputFloor
 
 NAMESPACE = UUID("63e50ab2-677a-54d3-8d1e-c0cb29ceae94")
 COLLECTIONS = (
@@ -42,11 +44,13 @@ COLLECTIONS = (
     "guardrails",
     "rate_limit_policies",
     "budgets",
+    "cache_policies",
 )
 IDENTITIES: Mapping[str, str] = {
     "guardrails": "name",
     "rate_limit_policies": "name",
     "budgets": "name",
+    "cache_policies": "name",
 }
 """The field that identifies an entry, where it is not `display_name` (`configuration.md` 5.1)."""
 INJECTED = {"injected": True}
@@ -196,6 +200,10 @@ class Model:
     json_schema_via_tool: Flag = False
     estimate_message_start: Flag = False
     cost: Cost | None = None
+    retries: Retries | None = None
+    cooldown: Cooldown = attrs.field(factory=Cooldown)
+    background_model_check: BackgroundCheck | None = None
+    throughput_floor: ThroughputFloor | None = None
     on_disconnect: Annotated[str, Choice(("cancel", "drain"))] = "cancel"
     drain_max_secs: Annotated[int, Whole(low=1, high=600)] = 60
     rate_limit: RateLimit | None = None
@@ -209,6 +217,35 @@ class Model:
     def admits(self, address: str) -> bool:
         """Whether a caller at this address may use the model."""
         return admitted(address, self.allowed_cidrs)
+
+
+@attrs.frozen(slots=True)
+class Group:
+    """A name that stands for several models (`configuration.md` 7.3; times in ms). What reads a resolved row reads
+    both shapes: `id`, `display_name`, `provider`, `streaming`, `is_wildcard`, `admits`, the deadlines.
+    """
+
+    id: str = attrs.field(metadata=INJECTED)
+    display_name: NonEmpty
+    routing: Routing
+    timeout: Millis | None = None
+    stream_timeout: Millis | None = None
+    first_event_timeout: Millis | None = None
+    throughput_floor: ThroughputFloor | None = None
+    rate_limit: RateLimit | None = None
+    allowed_cidrs: Annotated[tuple[Network, ...] | None, Parsed(read_cidrs)] = None
+
+    is_wildcard: ClassVar[bool] = False
+    provider: ClassVar[str] = ""
+    streaming: ClassVar[bool] = True
+
+    def admits(self, address: str) -> bool:
+        """Whether a caller at this address may use the group; each target has a list of its own too."""
+        return admitted(address, self.allowed_cidrs)
+
+
+Row = Model | Group
+"""What a name that callers use leads to."""
 
 
 @attrs.frozen(slots=True)
@@ -244,6 +281,7 @@ RECORDS: Mapping[str, type[Any]] = {
     "guardrails": Guardrail,
     "budgets": Budget,
     "rate_limit_policies": RateLimitPolicy,
+    "cache_policies": CachePolicy,
 }
 
 GUARDRAIL_KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (*guarding_local.KINDS, *guarding_remote.KINDS)}
@@ -256,6 +294,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "guardrails": ("stream_processing_mode",),
     "budgets": (),
     "rate_limit_policies": (),
+    "cache_policies": (),
 }
 """Keys that an entry may have in a file and that are rewritten before it is read (`configuration.md` 5.4)."""
 
@@ -266,6 +305,8 @@ def keys() -> Iterator[str]:
     for collection, record in RECORDS.items():
         yield collection
         yield from keys_of(record, f"{collection}[].")
+        if collection == "models":
+            yield from (key for key in keys_of(Group, "models[].") if ".routing" in key)
         yield from (f"{collection}[].{name}" for name in SPELLINGS[collection])
     kinds = (keys_of(kind.record, "guardrails[].") for kind in GUARDRAIL_KINDS.values())
     yield from dict.fromkeys(chain.from_iterable(kinds))

@@ -4,25 +4,34 @@
 handed in.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import attrs
 
+from twisted_gateway.config.caching import CachePolicy, ranked
 from twisted_gateway.config.checks import Lines
 from twisted_gateway.config.entries import Reading
 from twisted_gateway.config.guarding import Guardrail, ordered
 from twisted_gateway.config.limits import Policies
 from twisted_gateway.config.money import Budget, free_models
 from twisted_gateway.config.report import Finding
-from twisted_gateway.config.resources import PUBLISHED_KEYS, CallerKey, Model, ProviderKey, key_hash, star_capture
+from twisted_gateway.config.resources import (
+    PUBLISHED_KEYS,
+    CallerKey,
+    Model,
+    ProviderKey,
+    Row,
+    key_hash,
+    star_capture,
+)
 
 
 @attrs.frozen
 class Resolution:
-    """Where a requested name leads: `upstream_model` is what the provider is asked for."""
+    """Where a requested name leads: `upstream_model` is what the provider is asked for, "" for a group."""
 
-    model: Model
+    model: Row
     upstream_model: str
     wildcard: bool
 
@@ -39,18 +48,27 @@ class Snapshot:
     config_hash: str
     applied_at: float
     provider_keys_by_name: Mapping[str, ProviderKey] = attrs.field(repr=False)
-    models_by_name: Mapping[str, Model] = attrs.field(repr=False)
+    models_by_name: Mapping[str, Row] = attrs.field(repr=False)
     caller_keys_by_hash: Mapping[str, CallerKey] = attrs.field(repr=False)
     warnings: tuple[str, ...] = ()
     guardrails: tuple[Guardrail, ...] = attrs.field(default=(), repr=False)
     """Those that are enabled, in the order in which they are asked."""
     budgets: tuple[Budget, ...] = ()
     rate_limit_policies: Policies = attrs.field(factory=Policies, repr=False)
+    cache_policies: tuple[CachePolicy, ...] = ()
+    """The most specific first."""
     _wildcards: tuple[Model, ...] = attrs.field(
         init=False,
         repr=False,
         eq=False,
         default=attrs.Factory(lambda self: _patterns(self.models_by_name), takes_self=True),
+    )
+
+    _budgets_by_owner: Mapping[tuple[str, str], tuple[Budget, ...]] = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(lambda self: _by_owner(self.budgets), takes_self=True),
     )
 
     def resolve(self, name: str) -> Resolution | None:
@@ -59,11 +77,23 @@ class Snapshot:
         None when nothing answers to the name (`policy.md` 3.1).
         """
         if (model := self.models_by_name.get(name)) is not None:
-            return Resolution(model, model.model_name, wildcard=False)
-        for model in self._wildcards:
-            if (captured := star_capture(model.display_name, name)) is not None:
-                return Resolution(model, model.model_name.replace("*", captured, 1), wildcard=True)
+            return Resolution(model, model.model_name if isinstance(model, Model) else "", wildcard=False)
+        for pattern in self._wildcards:
+            if (captured := star_capture(pattern.display_name, name)) is not None:
+                return Resolution(pattern, pattern.model_name.replace("*", captured, 1), wildcard=True)
         return None
+
+    def budgets_of(self, key: CallerKey) -> tuple[Budget, ...]:
+        """The budgets that count what this key spends, those of the key before those of its team."""
+        if not self.budgets:
+            return ()
+        of = self._budgets_by_owner
+        return (*of.get(("api_key", key.id), ()), *of.get(("team", key.team_id or ""), ()))
+
+    @property
+    def direct_models(self) -> Iterator[Model]:
+        """The models that are served in one place, as written."""
+        return (model for model in self.models_by_name.values() if isinstance(model, Model))
 
     @property
     def resource_counts(self) -> dict[str, int]:
@@ -75,6 +105,7 @@ class Snapshot:
             "guardrails": len(self.guardrails),
             "budgets": len(self.budgets),
             "rate_limit_policies": len(self.rate_limit_policies),
+            "cache_policies": len(self.cache_policies),
         }
         return {kind: count for kind, count in counts.items() if count}
 
@@ -88,9 +119,18 @@ class Snapshot:
         )
 
 
-def _patterns(models: Mapping[str, Model]) -> tuple[Model, ...]:
+def _patterns(models: Mapping[str, Row]) -> tuple[Model, ...]:
     """Wildcard models, most literal characters first; of equals the one written first."""
-    return tuple(sorted((model for model in models.values() if model.is_wildcard), key=lambda m: -len(m.display_name)))
+    patterns = [model for model in models.values() if isinstance(model, Model) and model.is_wildcard]
+    return tuple(sorted(patterns, key=lambda model: -len(model.display_name)))
+
+
+def _by_owner(budgets: tuple[Budget, ...]) -> dict[tuple[str, str], tuple[Budget, ...]]:
+    found: dict[tuple[str, str], tuple[Budget, ...]] = {}
+    for budget in budgets:
+        owner = (budget.scope, budget.scope_ref)
+        found[owner] = (*found.get(owner, ()), budget)
+    return found
 
 
 def build(
@@ -108,6 +148,7 @@ def build(
     if reading.findings:
         return tuple(reading.findings)
     records = {kind: [entry.record for entry in entries] for kind, entries in reading.entries.items()}
+    direct = [record for record in records["models"] if isinstance(record, Model)]
     return Snapshot(
         generation=generation,
         config_hash=config_hash,
@@ -117,6 +158,7 @@ def build(
         caller_keys_by_hash=MappingProxyType({record.key_hash: record for record in records["api_keys"]}),
         guardrails=ordered(records["guardrails"]),
         budgets=tuple(records["budgets"]),
-        warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], records["models"])),
+        warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], direct)),
         rate_limit_policies=Policies(records["rate_limit_policies"]),
+        cache_policies=ranked(records["cache_policies"]),
     )

@@ -66,6 +66,7 @@ def in_band(answer: dict[str, Any], event: bytes = b"") -> Problem | None:
         code=_CODES.get(kind or ""),
         param=_cut(facts.get("param")),
         kind="upstream_in_band",
+        embedded=status,
         detail=None if status is None else f"upstream status {status}",
         anthropic_type=kind,
     )
@@ -77,10 +78,12 @@ def before_commit(problem: Problem, answer: dict[str, Any]) -> Problem:
     status = _status(facts)
     if status is None or status < 500:
         return problem
-    return _hidden(status, _type(facts), kind=problem.kind, detail=problem.message)
+    return _hidden(status, _type(facts), kind=problem.kind, detail=problem.message, embedded=status)
 
 
-def _hidden(status: int, anthropic_type: str | None, *, kind: str | None, detail: str) -> Problem:
+def _hidden(
+    status: int, anthropic_type: str | None, *, kind: str | None, detail: str, embedded: int | None = None
+) -> Problem:
     overloaded = status == 529
     return Problem(
         status=529 if overloaded else 502,
@@ -90,6 +93,7 @@ def _hidden(status: int, anthropic_type: str | None, *, kind: str | None, detail
         kind=kind,
         detail=detail,
         anthropic_type=anthropic_type or ("overloaded_error" if overloaded else None),
+        embedded=embedded,
     )
 
 

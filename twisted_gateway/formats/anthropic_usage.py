@@ -29,12 +29,15 @@ class Counters:
             self._input = usage.cache_read = usage.cache_write = 0
         self._input = max(self._input, fresh)
         output = _count(report, "output_tokens")
+        kinds = report.get("cache_creation")
+        short, long = _count(kinds, "ephemeral_5m_input_tokens"), _count(kinds, "ephemeral_1h_input_tokens")
         usage.merge(
             completion=output,
             cache_read=_count(report, "cache_read_input_tokens"),
-            cache_write=_count(report, "cache_creation_input_tokens"),
+            cache_write=_count(report, "cache_creation_input_tokens") or short + long,
             reasoning=_count(report.get("output_tokens_details"), "thinking_tokens"),
         )
+        usage.cache_write_1h = min(max(usage.cache_write_1h, long), usage.cache_write)
         usage.prompt = self._input + usage.cache_read + usage.cache_write
         usage.total = usage.prompt + usage.completion
         if final and output:
@@ -55,6 +58,8 @@ def written(usage: Usage, *, always_input: bool) -> dict[str, Any]:
     made["output_tokens"] = usage.completion
     if usage.reasoning:
         made["output_tokens_details"] = {"thinking_tokens": usage.reasoning}
+    if usage.estimated:
+        made["estimated"] = True
     return made
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -29,6 +30,8 @@ _ESCAPE = re.compile(
 """Escapes in JSON strings; the group is half a surrogate pair, of which some servers send one in each chunk."""
 _MISSING = object()
 _members_decoder = msgspec.json.Decoder(Members)
+_decoder = lru_cache(64)(msgspec.json.Decoder)
+"""A decoder of a type: making one costs more than most of what it decodes."""
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -64,7 +67,7 @@ def member(found: Members, name: str, kind: type[T] | Any, default: Any = _MISSI
             refuse(INVALID, name)
         return default
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return _decoder(kind).decode(raw)
     except msgspec.ValidationError as error:
         where = _WHERE.search(str(error))
         inner = where[1] if where else ""
@@ -78,7 +81,7 @@ def plain(raw: msgspec.Raw | bytes | None) -> Any:
     if raw is None:
         return None
     try:
-        return msgspec.json.decode(raw)
+        return _decode(raw)
     except (msgspec.DecodeError, RecursionError):
         return None
 

@@ -31,6 +31,9 @@ class _Part(msgspec.Struct):
     text: str = ""
 
 
+_parts = msgspec.json.Decoder(list[_Part]).decode
+
+
 def usage_shown(found: Members) -> bool:
     """Whether the caller asked for the usage chunk."""
     options = bodies.inner_members(found.get("stream_options"))
@@ -52,7 +55,7 @@ def _content_bytes(raw: bytes) -> int:
     if raw[:1] != b"[":
         return 0
     try:
-        parts = msgspec.json.decode(raw, type=list[_Part])
+        parts = _parts(raw)
     except (msgspec.DecodeError, RecursionError):
         return 0
     return sum(bodies.size(part.text) if part.text else bodies.IMAGE_BYTES for part in parts)

@@ -15,7 +15,7 @@ from twisted_gateway.exchange import Call, Target, Usage
 from twisted_gateway.formats import openai_errors
 from twisted_gateway.formats.bodies import read
 from twisted_gateway.formats.openai_delta import MOST
-from twisted_gateway.formats.openai_usage import read_usage
+from twisted_gateway.formats.openai_usage import read_usage, usage_object
 from twisted_gateway.formats.shortcut import Shortcuts, Taken
 from twisted_gateway.wire.sse import Frame, escape_separators
 
@@ -84,6 +84,8 @@ class ChunkTube:
     """The member `object` of a chunk."""
     prefix: ClassVar[str]
     """Begins the id of a chunk that has none."""
+    nothing: ClassVar[dict[str, Any]]
+    """What an entry of `choices` has in place of text when it only brings a finish reason."""
 
     def __init__(self, call: Call, target: Target, shown: str | None, now: float, letters: str) -> None:
         self.usage = Usage()
@@ -96,6 +98,7 @@ class ChunkTube:
         self.finish_reason: str | None = None
         self.noise = 0
         self._usage_shown = call.usage_shown
+        self._usage_told = False
         self._shown = shown
         self._id = self.prefix + letters
         self._created = 0
@@ -103,6 +106,8 @@ class ChunkTube:
         self._choices: dict[int, ChoiceState] = {}
         self._reasoning_field = target.model.provider_key.response.reasoning_field
         self._shortcuts = Shortcuts()
+        self._stamped: Any = None
+        self._stamp = (b"", b"")
 
     def new_choice(self) -> ChoiceState:
         """The state of a choice that is seen for the first time."""
@@ -135,6 +140,23 @@ class ChunkTube:
     def stopped(self, clean: bool) -> list[Frame]:
         """`[DONE]`, once, after a whole answer."""
         return [DONE] if clean else []
+
+    def ending(self, usage: Usage) -> list[Frame] | None:
+        """See `row.Passage`: `stop` for each choice that has not ended, usage where it was asked for, `[DONE]`."""
+        if not self._choices:
+            return None
+        model = self.provider_model if self._shown is None else self._shown
+        envelope = {"id": self._id, "object": self.kind, "created": self._created, "model": model or ""}
+        tail: dict[str, Any] = {"usage": None} if self._usage_shown else {}
+        chunks = [
+            {**envelope, "choices": [{"index": index, **self.nothing, "finish_reason": "stop"}], **tail}
+            for index, choice in sorted(self._choices.items())
+            if not choice.finished
+        ]
+        if self._usage_shown and not self._usage_told:
+            chunks.append({**envelope, "choices": [], "usage": usage_object(usage)})
+        self.ended = self.complete = True
+        return [*(Frame(escape_separators(_encode(chunk))) for chunk in chunks), DONE]
 
     def _edited(self, frame: Frame) -> Frame | None:
         data = frame.data.strip()
@@ -177,7 +199,8 @@ class ChunkTube:
             if not isinstance(choice, dict):
                 raise StrayFrame(f"choices[{position}] is not an object")
             changed = self._edit_choice(choice) or changed
-        self.complete = bool(self._choices) and all(seen.finished for seen in self._choices.values())
+        seen = self._choices
+        self.complete = bool(seen) and all([choice.finished for choice in seen.values()])
         return self._edit_usage(chunk, choices, changed)
 
     def _edit_envelope(self, chunk: dict[str, Any]) -> bool:
@@ -232,11 +255,12 @@ class ChunkTube:
         usage = chunk.get("usage")
         if not usage and "x_groq" in chunk and isinstance(chunk["x_groq"], dict):
             read_usage(self.usage, chunk["x_groq"].get("usage"))
-        read_usage(self.usage, usage)
-        silent = all(self._choices[choice["index"]].silent(choice) for choice in choices)
-        if isinstance(usage, dict) and silent:
+        if usage is not None:
+            read_usage(self.usage, usage)
+        if isinstance(usage, dict) and all(self._choices[choice["index"]].silent(choice) for choice in choices):
             if not self._usage_shown:
                 return None
+            self._usage_told = True
             if choices:
                 chunk["choices"] = []
                 return True
@@ -254,7 +278,9 @@ class ChunkTube:
         model = chunk.get("model")
         if shown is not None and model != shown:
             if not changed:
-                old, new = b'"model":' + _encode(model), b'"model":' + _encode(shown)
+                if model != self._stamped:
+                    self._stamped, self._stamp = model, (b'"model":' + _encode(model), b'"model":' + _encode(shown))
+                old, new = self._stamp
                 changed = data.count(old) != 1 or data.count(b'"model"') != 1
                 if not changed:
                     data = data.replace(old, new)

@@ -53,8 +53,10 @@ class Choice:
             choice["finish_reason"] = None
             changed = True
         changed = self._edit_role(delta) or changed
-        for name in ("reasoning", reasoning_field) if reasoning_field else ("reasoning",):
-            changed = _move_reasoning(delta, name) or changed
+        if "reasoning" in delta:
+            changed = _move_reasoning(delta, "reasoning") or changed
+        if reasoning_field:
+            changed = _move_reasoning(delta, reasoning_field) or changed
         calls = delta.get("tool_calls")
         if isinstance(calls, list):
             for call in calls:
@@ -75,8 +77,11 @@ class Choice:
         if not isinstance(delta, dict):
             return 0
         total = 0
-        for name in ("content", "reasoning_content", "reasoning", "refusal"):
-            total += _size(delta.get(name))
+        for name, value in delta.items():
+            if name in _TEXTS:
+                total += _size(value)
+        if "tool_calls" not in delta and "function_call" not in delta:
+            return total
         calls = delta.get("tool_calls")
         functions = (
             [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
@@ -160,7 +165,12 @@ def _move_reasoning(delta: dict[str, Any], name: str) -> bool:
     return True
 
 
+_TEXTS = frozenset(("content", "reasoning_content", "reasoning", "refusal"))
+
+
 def _size(text: Any) -> int:
+    if not text:
+        return 0
     if not isinstance(text, str):
         return sum(_size(part.get("text")) for part in text if isinstance(part, dict)) if isinstance(text, list) else 0
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

@@ -47,6 +47,7 @@ def in_band(answer: dict[str, Any]) -> Problem | None:
         code=None if _status({"code": facts.get("code")}) is not None else _cut(facts.get("code")),
         param=_cut(facts.get("param")),
         kind="upstream_in_band",
+        embedded=status,
         detail=None if status is None else f"upstream status {status}",
     )
 
@@ -63,6 +64,7 @@ def before_commit(problem: Problem, answer: dict[str, Any]) -> Problem:
         message=f"upstream returned {status}",
         kind=problem.kind,
         detail=problem.message,
+        embedded=status,
     )
 
 

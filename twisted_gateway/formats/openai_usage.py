@@ -15,7 +15,7 @@ def read_usage(usage: Usage, report: Any) -> None:
         return
     prompt_details = report.get("prompt_tokens_details")
     completion_details = report.get("completion_tokens_details")
-    cached = count(prompt_details, "cached_tokens")
+    cached = count(prompt_details, "cached_tokens") if prompt_details else 0
     if not cached and not isinstance(prompt_details, dict):
         cached = count(report, "prompt_cache_hit_tokens") or count(report, "cached_tokens")
     completion = count(report, "completion_tokens")
@@ -24,8 +24,9 @@ def read_usage(usage: Usage, report: Any) -> None:
         completion=completion,
         total=count(report, "total_tokens"),
         cache_read=cached,
-        cache_write=count(prompt_details, "cache_write_tokens"),
-        reasoning=count(completion_details, "reasoning_tokens") or count(report, "reasoning_tokens"),
+        cache_write=count(prompt_details, "cache_write_tokens") if prompt_details else 0,
+        reasoning=(completion_details and count(completion_details, "reasoning_tokens"))
+        or count(report, "reasoning_tokens"),
     )
     if completion:
         usage.final = True
@@ -34,6 +35,8 @@ def read_usage(usage: Usage, report: Any) -> None:
 def count(report: Any, name: str) -> int:
     """A counter of a report: a non-negative number that a JSON reader keeps whole, else 0."""
     value = report.get(name) if isinstance(report, dict) else None
+    if type(value) is int:
+        return value if 0 < value < _MOST else 0
     return int(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _MOST else 0
 
 
@@ -49,4 +52,6 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         made["prompt_tokens_details"] = {name: value for name, value in prompt.items() if value}
     if usage.reasoning:
         made["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
+    if usage.estimated:
+        made["estimated"] = True
     return made

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from twisted_gateway.config.resources import CallerKey
 from twisted_gateway.config.snapshot import Snapshot
-from twisted_gateway.errors import Problem, Refused, bad_request, quoted
+from twisted_gateway.errors import Problem, Refused, bad_request, ip_restricted, quoted
 from twisted_gateway.exchange import Exchange, Headers
 
 _BEARER = "Bearer "
@@ -93,15 +93,7 @@ class ModelAccess:
                 )
             )
         if not resolution.model.admits(exchange.peer):
-            raise Refused(
-                Problem(
-                    status=403,
-                    type="permission_denied",
-                    code="ip_restricted",
-                    message="Access denied: your client IP is not allowed to access this model",
-                    kind="permission_denied",
-                )
-            )
+            raise Refused(ip_restricted())
         if call.stream and not resolution.model.streaming:
             raise Refused(bad_request(f"model `{call.model}` does not support streaming"))
 

@@ -11,19 +11,12 @@ from collections.abc import Iterable
 
 import attrs
 
-MAX_HEAD = 65_536
-_MAX_CHUNK_LINE = 4_096
+from twisted_gateway.wire.framing import BAD_VALUE, HEADER_LINES, MAX_HEAD, TOKEN, Body, Headers, header_pairs
+from twisted_gateway.wire.framing import Malformed as Malformed
+
 _MOST_HEADS = 100
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_NAMES = re.compile(_NAME.pattern + rb"|")
-_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_HEADER_LINES = re.compile(rb"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*)*")
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
-
-
-class Malformed(Exception):
-    """The peer sent what HTTP/1.1 does not allow, or more than we take."""
+_NAMES = re.compile(TOKEN + rb"|")
 
 
 @attrs.frozen
@@ -33,26 +26,35 @@ class Head:
     minor: int
     status: int
     phrase: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: Headers
 
     def values(self, name: bytes) -> list[bytes]:
         """All values of one header (lower case), in order."""
         return [value for key, value in self.headers if key == name]
+
+    @property
+    def length(self) -> int | None:
+        """Declared length of the body in bytes, None when it is chunked or ends with the connection."""
+        given = self.values(b"content-length")
+        return int(given[0].split(b",")[0]) if given and not self.values(b"transfer-encoding") else None
 
 
 def request_head(method: bytes, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The bytes of a request's head. Raises `Malformed` for anything that would break its lines."""
     given = list(headers)
     names, values = [name for name, _ in given], [value for _, value in given]
-    if not all(names) or _NAMES.fullmatch(b"".join(names)) is None or _BAD_VALUE.search(b"".join(values)):
+    if not all(names) or _NAMES.fullmatch(b"".join(names)) is None or BAD_VALUE.search(b"".join(values)):
         raise Malformed("a header that cannot be sent")
-    if _BAD_VALUE.search(path) or b" " in path:
+    if BAD_VALUE.search(path) or b" " in path:
         raise Malformed("a path that cannot be sent")
     lines = [name + b": " + value for name, value in given]
     return b"\r\n".join((method + b" " + path + b" HTTP/1.1", *lines, b"\r\n"))
 
 
-class ResponseReader:
+_TAKEN = Head(1, 200, b"", ())
+
+
+class ResponseReader(Body):
     """Reads one response. Feed it with `received` until `finished`, or `ended` when the connection closes.
 
     `head` is the final head once it is read (1xx are skipped), `until_close` says that only the close ends the body,
@@ -61,11 +63,7 @@ class ResponseReader:
 
     __slots__ = (
         "_buffer",
-        "_left",
         "_method",
-        "_state",
-        "_total",
-        "finished",
         "head",
         "reusable",
         "unread",
@@ -75,7 +73,7 @@ class ResponseReader:
     def __init__(self, method: bytes) -> None:
         self._method = method
         self._buffer = b""
-        self._state = self._head
+        self._state = ResponseReader._head
         self._left = 0
         self._total = 0
         self.head: Head | None = None
@@ -84,13 +82,10 @@ class ResponseReader:
         self.reusable = False
         self.unread = b""
 
-    @property
-    def length(self) -> int | None:
-        """Declared length of the body in bytes, None when it is chunked or ends with the connection."""
-        if self.head is None or self.until_close:
-            return None
-        given = self.head.values(b"content-length")
-        return int(given[0].split(b",")[0]) if given and not self.head.values(b"transfer-encoding") else None
+    def let_go(self) -> None:
+        """The head is taken over by whoever wants it: its headers need not stay here for as long as the body takes."""
+        if self.head is not None:
+            self.head = _TAKEN
 
     def received(self, data: bytes) -> bytes:
         """The body bytes that `data` completes, joined. Raises `Malformed`."""
@@ -100,7 +95,7 @@ class ResponseReader:
         parts: list[bytes] = []
         at = 0
         while not self.finished:
-            moved = self._state(data, at, parts)
+            moved = self._state(self, data, at, parts)
             if moved < 0:
                 self._buffer = data[at:]
                 break
@@ -118,7 +113,7 @@ class ResponseReader:
             self.finished = True
         return self.finished
 
-    # Each state takes (data, position, parts), and gives the new position, or -1 when it needs more bytes.
+    # States, as those of `Body`
 
     def _head(self, data: bytes, at: int, parts: list[bytes]) -> int:
         end = data.find(b"\r\n\r\n", at)
@@ -144,10 +139,15 @@ class ResponseReader:
 
     def _choose_body(self, head: Head) -> None:
         self.head = head
-        tokens = {token.strip().lower() for value in head.values(b"connection") for token in value.split(b",")}
+        tokens, codings, lengths = [], [], set()
+        for name, value in head.headers:
+            if name == b"connection":
+                tokens += [token.strip() for token in value.lower().split(b",")]
+            elif name == b"transfer-encoding":
+                codings += [coding.strip() for coding in value.lower().split(b",")]
+            elif name == b"content-length":
+                lengths.update([part.strip() for part in value.split(b",")])
         self.reusable = (head.minor == 1 and b"close" not in tokens) or (head.minor == 0 and b"keep-alive" in tokens)
-        codings = [c.strip().lower() for value in head.values(b"transfer-encoding") for c in value.split(b",")]
-        lengths = {part.strip() for value in head.values(b"content-length") for part in value.split(b",")}
         if len(lengths) > 1 or any(not part.isdigit() or len(part) > 15 for part in lengths):
             raise Malformed("conflicting or invalid content-length")
         if codings and (codings != [b"chunked"] or head.minor == 0):
@@ -157,100 +157,19 @@ class ResponseReader:
         elif codings:
             if lengths:
                 self.reusable = False
-            self._state = self._chunk_size
+            self._state = Body._chunk_size
         elif lengths:
             self._left = int(lengths.pop())
-            self._state = self._counted
+            self._state = Body._counted
             self.finished = self._left == 0
         else:
             self.until_close = True
             self.reusable = False
-            self._state = self._rest
+            self._state = ResponseReader._rest
 
     def _rest(self, data: bytes, at: int, parts: list[bytes]) -> int:
         parts.append(data[at:] if at else data)
         return len(data)
-
-    def _counted(self, data: bytes, at: int, parts: list[bytes]) -> int:
-        piece = data[at : at + self._left]
-        self._left -= len(piece)
-        parts.append(piece)
-        self.finished = self._left == 0
-        return at + len(piece)
-
-    def _chunk_size(self, data: bytes, at: int, parts: list[bytes]) -> int:
-        """Chunks, as many as are there in whole: a read of a busy stream holds hundreds."""
-        find = data.find
-        begun = at
-        while True:
-            end = find(b"\r\n", at)
-            if end < 0:
-                if len(data) - at > _MAX_CHUNK_LINE:
-                    raise Malformed("a chunk line of more than 4 KiB")
-                return at if at > begun else -1
-            size = _chunk_length(data[at:end])
-            start = end + 2
-            after = start + size
-            if not size:
-                self._state = self._trailer
-                return start
-            if data[after : after + 2] != b"\r\n":
-                self._left = size
-                self._state = self._chunk_data
-                return start
-            parts.append(data[start:after])
-            at = after + 2
-
-    def _chunk_data(self, data: bytes, at: int, parts: list[bytes]) -> int:
-        have = len(data) - at
-        left = self._left
-        if have < left:
-            parts.append(data[at:])
-            self._left = left - have
-            return len(data)
-        if left:
-            parts.append(data[at : at + left])
-            self._left = 0
-        end = at + left
-        self._state = self._chunk_end
-        return end if have > left else len(data)
-
-    def _chunk_end(self, data: bytes, at: int, parts: list[bytes]) -> int:
-        if len(data) - at < 2:
-            if data[at:] != b"\r":
-                raise Malformed("no line end after a chunk")
-            return -1
-        if data[at : at + 2] != b"\r\n":
-            raise Malformed("no line end after a chunk")
-        self._state = self._chunk_size
-        return at + 2
-
-    def _trailer(self, data: bytes, at: int, parts: list[bytes]) -> int:
-        end = data.find(b"\r\n", at)
-        if end < 0:
-            if len(data) - at > MAX_HEAD:
-                raise Malformed("trailers of more than 64 KiB")
-            return -1
-        if end == at:
-            self.finished = True
-        else:
-            self._total += end - at
-            if self._total > MAX_HEAD:
-                raise Malformed("trailers of more than 64 KiB")
-            _parse_header(data[at:end])
-        return end + 2
-
-
-def _chunk_length(line: bytes) -> int:
-    if line.isalnum() and len(line) < 16 and line[1:2] not in (b"x", b"X"):  # `int` tells the rest, but takes `0x`
-        try:
-            return int(line, 16)
-        except ValueError:
-            pass
-    match = _SIZE.fullmatch(line)
-    if match is None:
-        raise Malformed("an invalid chunk size")
-    return int(match[1], 16)
 
 
 def _parse_head(data: bytes) -> Head:
@@ -259,16 +178,6 @@ def _parse_head(data: bytes) -> Head:
     if match is None:
         raise Malformed("an invalid status line")
     minor, status, phrase = match.groups()
-    if _HEADER_LINES.fullmatch(data, len(first)) is None:
+    if HEADER_LINES.fullmatch(data, len(first)) is None:
         raise Malformed("an invalid header line")
-    pairs = [line.partition(b":") for line in rest]
-    headers = tuple((name.lower(), value.strip(b" \t")) for name, _, value in pairs)
-    return Head(int(minor), int(status), phrase or b"", headers)
-
-
-def _parse_header(line: bytes) -> tuple[bytes, bytes]:
-    name, colon, value = line.partition(b":")
-    value = value.strip(b" \t")
-    if not colon or _NAME.fullmatch(name) is None or _BAD_VALUE.search(value):
-        raise Malformed("an invalid header line")
-    return name.lower(), value
+    return Head(int(minor), int(status), phrase or b"", header_pairs(rest))

@@ -1,0 +1,160 @@
+"""How the body of an HTTP/1.1 message is framed, the same for both sides: counted, or in chunks. Sans-IO.
+
+Strict (RFC 9112): what is ambiguous is refused, since a misread frame would give one caller another caller's answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+MAX_HEAD = 65_536
+_MAX_CHUNK_LINE = 4_096
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+HEADER_LINES = re.compile(rb"(?:\r\n" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)*")
+"""Header lines, each with the line end before it."""
+_NAME = re.compile(TOKEN)
+BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_PADDED_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_USUAL = {
+    spelling: name
+    for name in (
+        *(b"accept", b"accept-encoding", b"authorization", b"cache-control", b"connection", b"content-length"),
+        *(
+            b"content-type",
+            b"date",
+            b"host",
+            b"server",
+            b"transfer-encoding",
+            b"user-agent",
+            b"x-api-key",
+            b"x-request-id",
+        ),
+    )
+    for spelling in (name, name.title())
+}
+"""One object for a name that is in every message."""
+Headers = tuple[tuple[bytes, bytes], ...]
+"""Names in lower case, and values, in the order of the message."""
+
+
+class Malformed(Exception):
+    """The peer sent what HTTP/1.1 does not allow, or more than we take."""
+
+
+class Body:
+    """The part of a reader that knows where a body ends.
+
+    Each state takes (data, position, parts), appends the body's bytes to `parts`, and gives the new position, or -1
+    when it needs more bytes than there are. `finished` is set with the body's last byte.
+    """
+
+    __slots__ = ("_left", "_state", "_total", "finished")
+
+    _sizes = _PADDED_SIZE
+    """What a chunk's line may look like."""
+
+    _left: int
+    _state: Callable[[Any, bytes, int, list[bytes]], int]  # a function, no bound one: that would be a cycle
+    _total: int
+    finished: bool
+
+    def _counted(self, data: bytes, at: int, parts: list[bytes]) -> int:
+        piece = data[at : at + self._left]
+        self._left -= len(piece)
+        parts.append(piece)
+        self.finished = self._left == 0
+        return at + len(piece)
+
+    def _chunk_size(self, data: bytes, at: int, parts: list[bytes]) -> int:
+        """Chunks, as many as are there in whole: a read of a busy stream holds hundreds."""
+        find, startswith = data.find, data.startswith
+        begun = at
+        last = b"\n"  # never a line
+        size = 0
+        while True:
+            end = find(b"\r\n", at)
+            if end < 0:
+                if len(data) - at > _MAX_CHUNK_LINE:
+                    raise Malformed("a chunk line of more than 4 KiB")
+                return at if at > begun else -1
+            line = data[at:end]
+            if line != last:
+                last, size = line, _chunk_length(line, self._sizes)
+            start = end + 2
+            after = start + size
+            if not size:
+                self._state = Body._trailer
+                return start
+            if not startswith(b"\r\n", after):
+                self._left = size
+                self._state = Body._chunk_data
+                return start
+            parts.append(data[start:after])
+            at = after + 2
+
+    def _chunk_data(self, data: bytes, at: int, parts: list[bytes]) -> int:
+        have = len(data) - at
+        left = self._left
+        if have < left:
+            parts.append(data[at:])
+            self._left = left - have
+            return len(data)
+        if left:
+            parts.append(data[at : at + left])
+            self._left = 0
+        end = at + left
+        self._state = Body._chunk_end
+        return end if have > left else len(data)
+
+    def _chunk_end(self, data: bytes, at: int, parts: list[bytes]) -> int:
+        if len(data) - at < 2:
+            if data[at:] != b"\r":
+                raise Malformed("no line end after a chunk")
+            return -1
+        if data[at : at + 2] != b"\r\n":
+            raise Malformed("no line end after a chunk")
+        self._state = Body._chunk_size
+        return at + 2
+
+    def _trailer(self, data: bytes, at: int, parts: list[bytes]) -> int:
+        end = data.find(b"\r\n", at)
+        if end < 0:
+            if len(data) - at > MAX_HEAD:
+                raise Malformed("trailers of more than 64 KiB")
+            return -1
+        if end == at:
+            self.finished = True
+        else:
+            self._total += end - at
+            if self._total > MAX_HEAD:
+                raise Malformed("trailers of more than 64 KiB")
+            _header(data[at:end])
+        return end + 2
+
+
+def _chunk_length(line: bytes, sizes: re.Pattern[bytes]) -> int:
+    if line.isalnum() and len(line) < 16 and line[1:2] not in (b"x", b"X"):  # `int` tells the rest, but takes `0x`
+        try:
+            return int(line, 16)
+        except ValueError:
+            pass
+    match = sizes.fullmatch(line)
+    if match is None:
+        raise Malformed("an invalid chunk size")
+    return int(match[1], 16)
+
+
+def header_pairs(lines: list[bytes]) -> Headers:
+    """Header lines that `HEADER_LINES` has matched."""
+    pairs = [line.partition(b":") for line in lines]
+    return tuple([(_USUAL.get(name) or name.lower(), value.strip(b" \t")) for name, _, value in pairs])
+
+
+def _header(line: bytes) -> tuple[bytes, bytes]:
+    name, colon, value = line.partition(b":")
+    value = value.strip(b" \t")
+    if not colon or _NAME.fullmatch(name) is None or BAD_VALUE.search(value):
+        raise Malformed("an invalid header line")
+    return name.lower(), value
