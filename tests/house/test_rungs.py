@@ -23,7 +23,7 @@ KNOWLEDGE = (
     "formats", "line", "roads", "providers", "routing", "ring", "turns", "retrying", "metrics", "tallies",
     "client_types", "charging", "pricing", "records", "deadlines", "addresses", "config",
 )
-JUDGEMENT = ("policies", "logs", "alarm", "stores", "health")
+JUDGEMENT = ("policies", "logs", "alarm", "pulse", "stores", "health")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
     "listener", "trust", "demo", "outside", "threads", "named_code",
