@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 
 from twisted_gateway.config.guarding import Guardrail
 from twisted_gateway.formats.slots import Slot, put, text_of
@@ -20,6 +20,7 @@ from twisted_gateway.policies.guardrails.arguments import leaves, masked_argumen
 from twisted_gateway.policies.guardrails.matching import Matcher
 from twisted_gateway.policies.guardrails.notes import Notes
 from twisted_gateway.policies.guardrails.rules import Guard, Token
+from twisted_gateway.policies.guardrails.together import together
 from twisted_gateway.policies.guardrails.verdict import Allow, Asked, Block, Bypass, Check, Mask, Verdict
 
 INLINE = 64 * 1024
@@ -169,12 +170,7 @@ class Judging:
             self.notes.allowed(member.guardrail, self.hook, self._seconds)
 
     async def _ask(self, members: Sequence[Member]) -> list[Verdict]:
-        asking = [Deferred.fromCoroutine(self._asked(member)) for member in members]
-        try:
-            return list(await gatherResults(asking, consumeErrors=True)) if asking else []
-        finally:
-            for one in asking:
-                one.cancel()
+        return await together([Deferred.fromCoroutine(self._asked(member)) for member in members])
 
     async def _asked(self, member: Member) -> Verdict:
         assert member.check is not None
