@@ -126,6 +126,37 @@ async def test_a_masked_request(guarded, provider, kind, token, endpoint):
     assert provider.requests[0].json()["messages"][-1]["content"] == f"write to {token} now"
 
 
+def with_a_tool(arguments: str) -> bytes:
+    call = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": arguments}}
+    messages = [
+        {"role": "user", "content": "find it"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "found"},
+    ]
+    return post(CHAT, {"model": "test-model", "messages": messages}, key=KEY)
+
+
+@EVERY_KIND
+async def test_arguments_are_judged_as_they_are_and_as_they_are_meant(guarded, provider, kind):
+    running = guarded(kind)
+    escaped = "".join(f"\\u{ord(char):04x}" for char in FORBIDDEN)
+    for arguments in (json.dumps({"q": [FORBIDDEN]}), f'{{"q": ["{escaped}"]}}', f'{{"q": "{FORBIDDEN}'):
+        caller = await running.ask(with_a_tool(arguments))
+        assert told(caller) == refused(CHAT, "request")
+    assert provider.requests == []
+
+
+@pytest.mark.parametrize(("kind", "token"), MASKING.items())
+async def test_masked_arguments(guarded, provider, kind, token):
+    provider.answers(json_answer(chat_object("fine")))
+    running = guarded(kind, hook_point="input")
+    escaped = MASKABLE.replace("@", "\\u0040")
+    for number, text in enumerate((MASKABLE, escaped)):
+        await running.ask(with_a_tool(f'{{"to": "{text}", "n": 1}}'))
+        sent = provider.requests[number].json()["messages"][1]["tool_calls"][0]["function"]
+        assert json.loads(sent["arguments"]) == {"to": token, "n": 1}
+
+
 @EVERY_KIND
 async def test_a_harmless_call(guarded, provider, service, kind):
     provider.answers(sse(sse_chat(["all ", "is ", "well"])))

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 
 from twisted_gateway.config.guarding import Guardrail
 from twisted_gateway.formats.slots import Slot, put, text_of
-from twisted_gateway.policies.guardrails.arguments import leaves, masked_arguments
+from twisted_gateway.policies.guardrails.arguments import leaves, masked_arguments, replaced
 from twisted_gateway.policies.guardrails.matching import Matcher
 from twisted_gateway.policies.guardrails.notes import Notes
 from twisted_gateway.policies.guardrails.rules import Guard, Token
@@ -174,7 +174,7 @@ class Judging:
 
     async def _asked(self, member: Member) -> Verdict:
         assert member.check is not None
-        texts = tuple(text_of(slot) for slot in member.sees(self.slots))
+        texts = tuple(fields(member.sees(self.slots)))
         if not any(texts):
             return Allow()
         return await member.check(self.about(member.guardrail.name, texts))
@@ -185,9 +185,15 @@ class Judging:
             (verdict,) = await self._ask([member])
             self._raise(member, verdict)
         if isinstance(verdict, Mask):
-            for slot, text in zip(member.sees(self.slots), verdict.texts, strict=True):
-                if text != text_of(slot):
-                    put(slot, text)
+            left = iter(verdict.texts)
+            for slot in member.sees(self.slots):
+                before, after = text_of(slot), next(left)
+                inner = list(leaves(before)) if slot.arguments else []
+                said = [next(left) for _ in inner]
+                if said != inner:
+                    after = replaced(before, said)
+                if after != before:
+                    put(slot, after)
                     self.changed = True
             self.notes.masked(member.guardrail, self.hook, self._seconds, verdict.counts)
         elif isinstance(verdict, Bypass):
