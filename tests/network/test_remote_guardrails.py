@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+import yaml
 
 from tests.doubles import guards
 from tests.doubles.caller import Caller, post
@@ -422,3 +423,43 @@ async def test_a_callable_that_never_returns(guarded, provider):
         assert provider.requests == []
     finally:
         Rules.stuck.set()
+
+
+# Other endpoints, and those that only take notes
+
+
+async def test_a_stream_of_responses_is_judged_before_its_head(guarded, provider):
+    provider.answers(json_answer({"id": "r1", "object": "response", "status": "completed", "model": "m", "output": [
+        {"type": "message", "id": "m1", "role": "assistant", "status": "completed",
+         "content": [{"type": "output_text", "text": f"well, {FORBIDDEN}", "annotations": []}]},
+    ]}))  # fmt: skip
+    body = {"model": "test-model", "input": "hello", "stream": True}
+    caller = await guarded("webhook", hook_point="output").ask(post("/v1/responses", body, key=KEY))
+    assert caller.status == 422
+    assert told(caller) == refused(CHAT, "response")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_whoever_takes_notes_delays_nobody(guarded, provider, service, stream):
+    provider.answers(sse(sse_chat([f"the {FORBIDDEN}"])) if stream else json_answer(chat_object(f"the {FORBIDDEN}")))
+    gate, (_, double) = Gate(), kinds(service.url)["webhook"]
+    running = guarded("webhook", guards.when(gate, double), enforcement_mode="monitor")
+    caller = await running.ask(asking(CHAT, f"say {FORBIDDEN}", stream=stream))
+    assert said(caller) == f"the {FORBIDDEN}"
+    await service.when_request(2)
+    assert [json.loads(request.body)["hook"] for request in service.requests] == ["input", "output"]
+    gate.open()
+
+
+async def test_a_keyword_spares_the_service_a_question(guarded, provider, service):
+    """Local guardrails are asked first; whoever blocks, the first in order is named."""
+    running = guarded("webhook")
+    keyword = {"name": "words", "kind": "keyword", "patterns": [{"kind": "literal", "value": "password"}]}
+    path = Path(running.house.settings.resources_file)
+    document = yaml.safe_load(path.read_text())
+    document["guardrails"].insert(0, keyword)
+    path.write_text(yaml.safe_dump(document))
+    running.house.reload()
+    caller = await running.ask(asking(CHAT, f"the password is {FORBIDDEN}"))
+    assert "guardrail 'words'" in caller.answer.json()["error"]["message"]
+    assert service.requests == []
