@@ -132,7 +132,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs/guardrails-remote.md"
 
 
 def test_the_examples_of_the_page_are_good():
-    environ = {name: "x" for name in re.findall(r"\$\{(\w+)\}", PAGE.read_text())}
+    environ = dict.fromkeys(re.findall(r"\$\{(\w+)\}", PAGE.read_text()), "x")
     read = set()
     for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL):
         document = yaml.safe_load(block)
