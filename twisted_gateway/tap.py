@@ -26,6 +26,7 @@ from twisted_gateway.addresses import Address
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.agent import Agent, Pool
+from twisted_gateway.bookkeeping import Bookkeeping
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
@@ -45,13 +46,22 @@ from twisted_gateway.named_code import named_code
 from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.policies.budgets import Budgets
+from twisted_gateway.policies.cache import Cache, Store
+from twisted_gateway.policies.costs import IncludeCost
 from twisted_gateway.policies.guardrails.policy import Guardrails
 from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
+from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
 from twisted_gateway.route_metrics import Deployment, deployment
+from twisted_gateway.stores import cached
+from twisted_gateway.stores.buckets import namer
+from twisted_gateway.stores.cached_shared import SharedAnswers
+from twisted_gateway.stores.memory import Memory
+from twisted_gateway.stores.redis import Redis
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -159,6 +169,8 @@ class House(MultiService):
         self._clients: dict[Any, tuple[Client, Pool]] = {}
         self._client(None)
         self._check_tls(self.snapshot())
+        self.books = self._bookkeeping()
+        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds, lambda act: reactor.callLater(0, act))
         self.outside = Outside.over_own_pool(reactor, settings.upstream)
         self.threads = Threads(reactor.callFromThread)
         callables = _callables(settings.callables)
@@ -167,11 +179,16 @@ class House(MultiService):
         self.accounting = Accounting(
             self.metrics,
             self.lines,
+            records=[self.books.records.put] if self.books.records is not None else [],
+            books=self.books.spending,
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
+        self.limiter = Memory(time.time)
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
+        self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
+        self.shared_cache = self._shared_cache()
         self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail")
         self.guardrails = Guardrails(
             FORMATS,
@@ -211,6 +228,17 @@ class House(MultiService):
 
     # Parts
 
+    def _bookkeeping(self) -> Bookkeeping:
+        files = self.settings.usage
+        try:
+            return Bookkeeping(files, self.reactor, self.metrics, time.time)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
+
+    def _usage(self) -> Any:
+        snapshot = self.snapshot()
+        return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
+
     def _hooks(self) -> Hooks:
         try:
             hooks = load(self.settings.hooks)
@@ -222,6 +250,9 @@ class House(MultiService):
         if made.wants_records:
             self.accounting.records.append(made.recorded)
         return made
+
+    def _quota(self) -> Quota:
+        return Quota(self.limiter, time.time, namer(), self.metrics)
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
@@ -237,8 +268,8 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(), self.hooks, self.guardrails),
-            limits=(),
+            after=(access.ModelAccess(), self.hooks, self.guardrails, self.budgets, IncludeCost()),
+            limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
@@ -256,9 +287,7 @@ class House(MultiService):
 
     def _probes(self) -> Probes:
         gateway = self.gateway
-        return Probes(
-            gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0]
-        )
+        return Probes(gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0])
 
     def _models(self) -> Any:
         return self.state.models(self.gateway.health, time.time())
@@ -268,6 +297,24 @@ class House(MultiService):
         health = self.gateway.health
         known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
         return [(deployment(model), health.report(model).status == "healthy") for model in known]
+    def _shared_cache(self) -> Redis | None:
+        block = self.settings.cache.redis
+        if block is None:
+            return None
+        try:
+            redis = Redis(block, self.reactor, self.settings.ratelimit.store_timeout_ms / 1000, "cache")
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"cache.redis.tls: {error}") from None
+        self.metrics.store_degraded("cache", True)
+        redis.watch(lambda up: self.metrics.store_degraded("cache", not up))
+        return redis
+
+    def _caches(self) -> dict[str, Store]:
+        """The caches by the names that policies have for them."""
+        caches: dict[str, Store] = {"memory": self.kept}
+        if self.shared_cache is not None:
+            caches["redis"] = SharedAnswers(self.shared_cache.command, self.settings.etcd.env_id)
+        return caches
 
     def _client_of(self, key: ProviderKey) -> Client:
         return self._client(_own_tls(key))
@@ -372,8 +419,17 @@ class House(MultiService):
             self.demo_port = self._bind(settings.demo.addr, site)
         prometheus = settings.observability.metrics.prometheus
         if prometheus.enabled:
-            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path, list_models=self._models)
+            status = StatusSite(
+                self.metrics,
+                self.state,
+                self.reactor,
+                path=prometheus.path,
+                list_models=self._models,
+                usage=self._usage,
+            )
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
+        if self.shared_cache is not None:
+            self.shared_cache.start()
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
     def _bind(self, address: Address, factory: Any, tls: Any = None) -> Any:
@@ -414,6 +470,7 @@ class House(MultiService):
 
     def reload(self) -> None:
         """SIGHUP: read the resources file again. A bad one is refused whole and changes nothing."""
+        self.books.reopen()
         state = self.state
         before = self.snapshot()
         try:
@@ -473,6 +530,7 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
+        self.books.stop()
         self.hook_threads.stop()
         self.guard_threads.stop()
         await maybeDeferred(super().stopService)
@@ -486,6 +544,8 @@ class House(MultiService):
             pool.close()
         self.threads.stop()
         closing.append(self.hooks.quiet())
+        if self.shared_cache is not None:
+            closing.append(self.shared_cache.stop())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:
