@@ -46,7 +46,8 @@ from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
 from twisted_gateway.policies.budgets import Budgets
-from twisted_gateway.policies.cache import Cache, Store
+from twisted_gateway.policies.cache import Cache
+from twisted_gateway.policies.cache import Store as AnswerStore
 from twisted_gateway.policies.costs import IncludeCost
 from twisted_gateway.policies.guardrails.policy import Guardrails
 from twisted_gateway.policies.guardrails.services import Services
@@ -58,7 +59,7 @@ from twisted_gateway.probes import Probes
 from twisted_gateway.pulse import Pulse
 from twisted_gateway.route_metrics import Deployment, deployment
 from twisted_gateway.stores import cached
-from twisted_gateway.stores.buckets import namer
+from twisted_gateway.stores.buckets import Store, namer
 from twisted_gateway.stores.cached_shared import SharedAnswers
 from twisted_gateway.stores.memory import Memory
 from twisted_gateway.stores.redis import Redis
@@ -184,7 +185,8 @@ class House(MultiService):
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
-        self.limiter = Memory(time.time)
+        self.shared: Any = None
+        self.limiter = self._limiter()
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
@@ -252,6 +254,33 @@ class House(MultiService):
             self.accounting.records.append(made.recorded)
         return made
 
+    def _limiter(self) -> Store:
+        """Where limits are counted. Redis and what it needs are only imported where it is used."""
+        limits, local = self.settings.ratelimit, Memory(time.time)
+        if limits.backend == "memory" or limits.redis is None:
+            return local
+        from twisted_gateway.stores.redis import Redis
+        from twisted_gateway.stores.redis_buckets import Shared
+
+        try:
+            redis = Redis(limits.redis, self.reactor, limits.store_timeout_ms / 1000, "ratelimit")
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"ratelimit.redis.tls: {error}") from None
+        shared = self.shared = Shared(
+            redis,
+            local,
+            self.reactor,
+            uuid.uuid4().hex,
+            lambda degraded: self._degraded("ratelimit", degraded),
+            limits.concurrency_ttl_secs,
+            self.settings.etcd.env_id,
+        )
+        return shared
+
+    def _degraded(self, store: str, degraded: bool) -> None:
+        self.condition.stores[store] = degraded
+        self.metrics.store_degraded(store, degraded)
+
     def _quota(self) -> Quota:
         return Quota(self.limiter, time.time, namer(), self.metrics)
 
@@ -310,9 +339,9 @@ class House(MultiService):
         redis.watch(lambda up: self.metrics.store_degraded("cache", not up))
         return redis
 
-    def _caches(self) -> dict[str, Store]:
+    def _caches(self) -> dict[str, AnswerStore]:
         """The caches by the names that policies have for them."""
-        caches: dict[str, Store] = {"memory": self.kept}
+        caches: dict[str, AnswerStore] = {"memory": self.kept}
         if self.shared_cache is not None:
             caches["redis"] = SharedAnswers(self.shared_cache.command, self.settings.etcd.env_id)
         return caches
@@ -395,6 +424,7 @@ class House(MultiService):
     def startService(self) -> None:
         """Bind every listener, then say where we are. A port that is taken ends the process with one line."""
         try:
+            self._reach_redis()
             self._listen()
         except (CannotListenError, SettingsError) as error:
             text = str(error)
@@ -406,6 +436,19 @@ class House(MultiService):
         self.probes.update(self.snapshot())
         if self.alone:
             self.reactor.callWhenRunning(self._running)
+
+    def _reach_redis(self) -> None:
+        """Without its Redis a gateway does not start; later it may go away and come back (`configuration.md` 3.9)."""
+        limits = self.settings.ratelimit
+        if self.shared is None or limits.redis is None:
+            return
+        from twisted_gateway.stores.redis_boot import check
+
+        try:
+            check(limits.redis)
+        except OSError as error:
+            raise SettingsError(f"ratelimit.redis: cannot connect: {error}") from None
+        self.shared.start()
 
     def _listen(self) -> None:
         settings = self.settings
@@ -532,6 +575,8 @@ class House(MultiService):
         self.books.stop()
         self.hook_threads.stop()
         self.guard_threads.stop()
+        if self.shared is not None:
+            await self.shared.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
