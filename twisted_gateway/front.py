@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -55,13 +56,12 @@ _VISIBLE = re.compile(rb"[\x21-\x7e]{1,256}")
 class CallerHeaders:
     """The caller's request headers as policies read them. A repeated header counts with its first value."""
 
-    __slots__ = ("_first", "_pairs")
+    __slots__ = ("_pairs",)
 
     def __init__(self, given: Headers | Sequence[tuple[bytes, bytes]]) -> None:
         if isinstance(given, Headers):
             given = [(name.lower(), value) for name, values in given.getAllRawHeaders() for value in values]
         self._pairs = given
-        self._first = dict(reversed(given))
 
     @classmethod
     def of(cls, request: Any) -> CallerHeaders:
@@ -71,11 +71,14 @@ class CallerHeaders:
 
     def raw(self, name: bytes) -> bytes | None:
         """The first value of a header (lower case) as it came, or None."""
-        return self._first.get(name)
+        for key, value in self._pairs:
+            if key == name:
+                return value
+        return None
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
-        value = self._first.get(name.lower().encode("latin-1"))
+        value = self.raw(name.lower().encode("latin-1"))
         return None if value is None else value.decode("utf-8", "surrogateescape")
 
     def all(self, name: str) -> list[str]:
@@ -86,7 +89,7 @@ class CallerHeaders:
     def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
         """Lower-case name and first value of the headers that a pattern with one `*` names, in any case."""
         before, star, after = pattern.lower().partition("*")
-        for raw in dict(self._pairs):
+        for raw in dict.fromkeys(name for name, _ in self._pairs):
             name = raw.decode("latin-1")
             fits = (
                 name == before
@@ -94,7 +97,7 @@ class CallerHeaders:
                 else (len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after))
             )
             if fits:
-                yield name, self._first[raw].decode("latin-1")
+                yield name, (self.raw(raw) or b"").decode("latin-1")
 
 
 @attrs.define
@@ -381,9 +384,17 @@ class _Root(KleinResource):
             return NOT_DONE_YET
         running: Deferred[None] = Deferred.fromCoroutine(front.serve(front._exchange(request, endpoint), request))  # type: ignore[arg-type]
         if not running.called:
-            when_left(request, lambda _: running.cancel())
-        running.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            when_left(request, partial(_cancel, running))
+        running.addErrback(_cancelled)
         return NOT_DONE_YET
+
+
+def _cancel(running: Deferred[None], reason: object) -> None:
+    running.cancel()
+
+
+def _cancelled(failure: Failure) -> None:
+    failure.trap(CancelledError)
 
 
 _REASONS = {

@@ -71,6 +71,7 @@ class Request(server.Request):
     caller_headers: Any = None
     received_cookies: Any = {}
     cookies: Any = ()
+    notifications: Any = ()
     queued = False
     host: Any = property(lambda self: self.channel.getHost())
     transport: Any = property(lambda self: self.channel.transport)
@@ -86,7 +87,6 @@ class Request(server.Request):
         self.client = channel.peer
         self.lines: list[bytes] = []
         """Lines of the answer's head, beside `responseHeaders`."""
-        self.notifications: list[Deferred[None]] = []
         self._leaving: list[Callable[[Failure], object]] = []
         self._data: bytes | bytearray = b""
 
@@ -158,6 +158,12 @@ class Request(server.Request):
             value = b" ".join(value.split())
         self.lines.append(name + b": " + value)
 
+    def notifyFinish(self) -> Deferred[None]:
+        """See `IRequest`."""
+        told: Deferred[None] = Deferred()
+        self.notifications = [*self.notifications, told]
+        return told
+
     def when_left(self, tell: Callable[[Failure], object]) -> None:
         """Call that if the caller leaves before the answer is whole: what `notifyFinish` tells, without a Deferred."""
         self._leaving.append(tell)
@@ -224,7 +230,7 @@ class Request(server.Request):
         self._release()
         self._leaving.clear()
         self.channel.answered()
-        told, self.notifications = self.notifications, []
+        told, self.notifications = self.notifications, ()
         for one in told:
             one.callback(None)
 
@@ -236,7 +242,7 @@ class Request(server.Request):
         leaving, self._leaving = self._leaving, []
         for tell in leaving:
             tell(reason)
-        told, self.notifications = self.notifications, []
+        told, self.notifications = self.notifications, ()
         for one in told:
             one.errback(reason)
 
