@@ -106,12 +106,12 @@ class Request(server.Request):
         return Headers()
 
     @cached_property
-    def args(self) -> Any:
+    def args(self) -> Any:  # type: ignore[override]
         """Nothing is parsed."""
         return {}
 
     @cached_property
-    def _adapterCache(self) -> Any:
+    def _adapterCache(self) -> Any:  # type: ignore[override]
         return {}
 
     # The body comes in
