@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted_gateway.config.resources import CallerKey, Model, ProviderKey, TelemetryTags
+import attrs
+
+from twisted_gateway.config.resources import CallerKey, Group, Model, ProviderKey, Row, TelemetryTags
+from twisted_gateway.config.routes import RouteTarget, Routing
 from twisted_gateway.config.snapshot import Resolution, Snapshot
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Attempt, Call, Endpoint, Exchange, Target, Usage
@@ -12,12 +15,16 @@ from twisted_gateway.exchange import Attempt, Call, Endpoint, Exchange, Target, 
 CANARY = "CANARY"
 """Part of every credential and content here: must not be in any line, record or metric."""
 
-CHAT = Endpoint("/v1/chat/completions", "openai_chat")
-MESSAGES = Endpoint("/v1/messages", "anthropic", "anthropic")
+CHAT = Endpoint("/v1/chat/completions", "openai_chat", groups=True)
+MESSAGES = Endpoint("/v1/messages", "anthropic", "anthropic", groups=True)
 
 
 class Headers(dict[str, str]):
     """Request headers by lower-case name."""
+
+    def all(self, name: str) -> list[str]:
+        """The one value, or none."""
+        return [self[name]] if name in self else []
 
 
 def provider_key(name: str = "prod", **more: Any) -> ProviderKey:
@@ -36,6 +43,14 @@ def model(name: str = "gpt", **more: Any) -> Model:
         "provider_key": provider_key(),
     }
     return Model(**(members | more))
+
+
+def group(name: str, *targets: str | dict[str, Any], **more: Any) -> Group:
+    """A group over models of these names; `more` are members of its `routing`, or of the group itself."""
+    own = {field.name for field in attrs.fields(Group)}
+    routes = [RouteTarget(one) if isinstance(one, str) else RouteTarget(**one) for one in targets]
+    routing = Routing(tuple(routes), **{key: value for key, value in more.items() if key not in own})
+    return Group(f"g-{name}", name, routing, **{key: value for key, value in more.items() if key in own})
 
 
 def caller(**more: Any) -> CallerKey:
@@ -113,14 +128,16 @@ def exchange(**more: Any) -> Exchange:
 
 
 def snapshot(
-    *models: Model, generation: int = 1, config_hash: str = "aa", applied_at: float = 1_767_323_045.0
+    *models: Row, generation: int = 1, config_hash: str = "aa", applied_at: float = 1_767_323_045.0
 ) -> Snapshot:
     """A snapshot that holds these models."""
     return Snapshot(
         generation=generation,
         config_hash=config_hash,
         applied_at=applied_at,
-        provider_keys_by_name={one.provider_key.display_name: one.provider_key for one in models},
+        provider_keys_by_name={
+            one.provider_key.display_name: one.provider_key for one in models if isinstance(one, Model)
+        },
         models_by_name={one.display_name: one for one in models},
         caller_keys_by_hash={},
     )

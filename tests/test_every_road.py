@@ -9,12 +9,11 @@ import attrs
 import pytest
 from twisted.web.client import ResponseDone
 
-from twisted_gateway.exchange import Target
 from twisted_gateway.formats.names import short_name
 from twisted_gateway.tap import FORMATS
 from twisted_gateway.wire.sse import Reader
 
-from .exchanges import model, provider_key
+from .exchanges import group, model, provider_key
 from .test_gateway import MESSAGES, House, dumps, sse
 
 CHUNKS = [
@@ -305,9 +304,10 @@ def test_what_cannot_be_carried_asks_no_provider(vendor, path, members, status, 
 
 # A group with targets of both families (`translation.md` 10, row 10)
 
-AT_OPENAI = model("a", provider_key=provider_key("a", provider="openai", api_base="http://provider/v1"))
+AT_OPENAI = model("a", model_name="at-a", provider_key=provider_key("a", provider="openai", api_base="http://provider/v1"))
 AT_ANTHROPIC = model(
     "b",
+    model_name="at-b",
     provider="anthropic",
     provider_key=provider_key("b", provider="anthropic", api_base="http://provider"),
 )
@@ -316,11 +316,9 @@ LONG = "n" * 70
 
 @pytest.mark.parametrize("first", [AT_OPENAI, AT_ANTHROPIC], ids=["openai first", "anthropic first"])
 @pytest.mark.parametrize("asked", ["openai_chat", "anthropic"])
-def test_a_fallback_to_another_family_translates_the_callers_own_body(asked, first, monkeypatch):
+def test_a_fallback_to_another_family_translates_the_callers_own_body(asked, first):
     second = AT_ANTHROPIC if first is AT_OPENAI else AT_OPENAI
-    targets = [Target(first, f"at-{first.display_name}"), Target(second, f"at-{second.display_name}")]
-    monkeypatch.setattr("twisted_gateway.gateway.routing.plan", lambda exchange, standing: targets)
-    house = House()
+    house = House(shelf=[group("gpt", first.display_name, second.display_name), first, second])
     house.speak(FORMATS)
     path, members = ASKED[asked]
     schema = {"type": "object", "properties": {}}

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from hashlib import sha256
 
 import attrs
@@ -15,11 +16,12 @@ from twisted.web.server import NOT_DONE_YET
 
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.connection import Body
+from twisted_gateway.drains import Drains
 from twisted_gateway.errors import shutting_down
 from twisted_gateway.exchange import Outcome, Ticket
-from twisted_gateway.formats import anthropic, openai_chat, openai_responses
 from twisted_gateway.gateway import Gateway
 from twisted_gateway.policies.access import Authentication, ModelAccess
+from twisted_gateway.tap import FORMATS
 from twisted_gateway.upstream import Client, Upstream
 from twisted_gateway.wire.sse import Reader
 
@@ -101,12 +103,14 @@ class Got:
 class Ask:
     """One call of a caller."""
 
-    def __init__(self, house, body, token, path):
+    def __init__(self, house, body, token, path, more=()):
         self.response = self.failure = None
         self.got = Got()
-        headers = Headers({"content-type": ["application/json"]})
+        headers = Headers({"content-type": ["application/json"]} | (dict(more) if isinstance(more, dict) else {}))
         if token:
             headers.addRawHeader("authorization", f"Bearer {token}")
+        for name, value in () if isinstance(more, dict) else more or ():
+            headers.addRawHeader(name, value)
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.deferred = house.callers.request(b"POST", b"http://gateway" + path, headers, Body(data, lambda: None))
         self.deferred.addCallbacks(self._answered, lambda failure: setattr(self, "failure", failure))
@@ -135,7 +139,7 @@ class Ask:
 class House:
     """A gateway with one model, `gpt`, at one provider."""
 
-    def __init__(self, heartbeat=15.0, shelf=None, **settings):
+    def __init__(self, heartbeat=15.0, shelf=None, known=None, **settings):
         self.clock = Clock()
         self.provider = Provider()
         self.ledger = Ledger()
@@ -146,7 +150,7 @@ class House:
             before=(self.ledger, Authentication(lambda: NOW, lambda *_: None, lambda *_: None)),
             after=(ModelAccess(),),
             limits=(),
-            formats={one.name: one for one in (openai_chat.FORMAT, anthropic.FORMAT, openai_responses.FORMAT)},
+            formats=FORMATS,
             upstream=Upstream(lambda key: client, self.clock, boot, boot.connect_timeout_ms),
             settings=boot,
             clock=self.clock,
@@ -154,18 +158,25 @@ class House:
             choose=random.Random(1).choices,
             heartbeat_seconds=heartbeat,
             demo_base=lambda: None,
+            drains=Drains(self.clock, 2, lambda state, change: self.drains.update({state: change})),
         )
+        self.drains = Counter()
         models = shelf or [model(provider_key=provider_key(provider="openai", api_base="http://provider/v1"))]
-        resources = attrs.evolve(snapshot(*models), caller_keys_by_hash={KEY.key_hash: KEY})
-        self.callers = RequestTraversalAgent(front(self.gateway.serve, resources, self.clock).resource())
+        members = {"caller_keys_by_hash": {KEY.key_hash: KEY}} | (known or {})
+        resources = attrs.evolve(snapshot(*models), **members)
+        self.front = front(self.gateway.serve, resources, self.clock)
+        self.front.left = self.gateway.left
+        self.front.listed, self.front.stop = self.gateway.streams.listed, self.gateway.streams.stop
+        self.callers = RequestTraversalAgent(self.front.resource())
 
     def speak(self, formats, bridge=False):
         """Understand these formats from now on."""
         self.gateway.formats = self.gateway.means.opener.formats = formats
         self.gateway.means.opener.bridge = bridge
 
-    def ask(self, body=None, token="secret", path=b"/v1/chat/completions", **members):
-        ask = Ask(self, body if body is not None else {"model": "gpt", "messages": MESSAGES} | members, token, path)
+    def ask(self, body=None, token="secret", path=b"/v1/chat/completions", headers=None, **members):
+        body = body if body is not None else {"model": "gpt", "messages": MESSAGES} | members
+        ask = Ask(self, body, token, path, headers)
         self.flush()
         return ask
 

@@ -4,6 +4,7 @@ import pytest
 
 from twisted_gateway.config.snapshot import Resolution
 from twisted_gateway.exchange import Target
+from twisted_gateway.health import Health
 from twisted_gateway.routing import plan, shown_name
 
 from .exchanges import exchange, model, snapshot
@@ -11,7 +12,8 @@ from .exchanges import exchange, model, snapshot
 
 def test_a_direct_model_is_a_list_of_one():
     served = model()
-    assert plan(exchange(resolution=Resolution(served, "up", False)), None) == [Target(served, "up")]
+    made = exchange(resolution=Resolution(served, "up", False))
+    assert plan(made, Health(lambda: 0.0)) == [Target(served, "up")]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,6 @@ def test_names(asked, upstream, shown):
     if upstream is None:
         assert resolution is None
         return
-    (target,) = plan(exchange(resolution=resolution), None)
+    (target,) = plan(exchange(resolution=resolution), Health(lambda: 0.0))
     assert target.upstream_model == upstream
     assert shown_name(asked, resolution) == shown

@@ -18,7 +18,8 @@ from twisted_gateway.errors import AttemptFailed, Problem, Refused, over_target_
 from twisted_gateway.exchange import Attempt, Exchange, Target, Ticket
 from twisted_gateway.health import Health
 from twisted_gateway.hedging import Race
-from twisted_gateway.opening import HEDGE_LOST, Opened, Opener, Way, begun
+from twisted_gateway.opening import Opened, Opener, Way, begun
+from twisted_gateway.records import HEDGE_LOST
 from twisted_gateway.retrying import HedgeRatios, RetryBudgets, allowance, pause, retryable
 
 _CHAT = "/v1/chat/completions"
@@ -231,7 +232,7 @@ class Attempts:
         """A race is won: whoever still runs has lost it."""
         for target in self._running.values():
             if target is not opened.attempt.target:
-                self._latest(target).ended_by = HEDGE_LOST
+                self._latest(target).ended_by = HEDGE_LOST  # before it is cancelled, which is no failure then
 
     def _drop(self, opened: Opened) -> None:
         """An open answer that nobody wants."""

@@ -77,7 +77,7 @@ class Downstream:
     def join(self, producer: Any) -> None:
         """The answer whose reading is paused while the caller is slow; None when there is none."""
         self._joined = producer
-        if producer is not None:
+        if producer is not None and not self.gone:
             if not self._producing:
                 self._producing = True
                 self._request.registerProducer(self, True)
@@ -201,7 +201,7 @@ class Downstream:
         if status != 200:
             request.setResponseCode(status)
         put = getattr(request, "put", None)
-        for name, value in (*first, *more):
+        for name, value in (*first, *more, *self.also()):
             if put is not None:
                 put(name, value)
             else:
@@ -230,6 +230,9 @@ class Downstream:
         if self._heartbeat_seconds and self._beat is not None:
             self._beat.set(self._heartbeat_seconds)
 
+    also: Callable[[], HeadLines] = staticmethod(list)
+    """Headers of every answer that are only known when its head is written."""
+
     headers_of_stream: Callable[[], HeadLines] | None = None
 
     def _exchange_headers(self) -> HeadLines:
@@ -247,4 +250,5 @@ class Downstream:
 
     def _left(self, reason: Any) -> None:
         self.gone = True
+        self.paused = False
         self._end()

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted_gateway import providers, roads
 from twisted_gateway.answer import Answer
 from twisted_gateway.config.resources import Group
+from twisted_gateway.config.routes import ThroughputFloor
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.errors import AttemptFailed, Problem, ended_by, without
@@ -20,8 +21,6 @@ from twisted_gateway.roads import Road
 from twisted_gateway.upstream import Upstream
 
 _USAGE_MEMORY = 600.0
-HEDGE_LOST = "hedge_lost"
-"""`Attempt.ended_by` of an attempt that another one was faster than; set before it is cancelled."""
 
 
 @attrs.frozen
@@ -34,6 +33,8 @@ class Way:
     wait: Deadlines
     sent: Sent | None
     """The request; None where there is an answer of our own."""
+    floor: ThroughputFloor | None = None
+    """How slow its answer may be."""
     ready: bytes | None = None
     """An answer that needs no provider."""
 
@@ -69,13 +70,15 @@ class Opener:
         format, call, resolution = self.formats[exchange.endpoint.format], exchange.call, exchange.resolution
         assert call is not None
         row = resolution.model if resolution is not None else None
-        wait = deadlines(target.model, self.settings, row if isinstance(row, Group) else None)
+        group = row if isinstance(row, Group) else None
+        wait = deadlines(target.model, self.settings, group)
         ready = format.ready(call, target.model, reach.family)
         if ready is not None:
-            return Way(target, reach, Road(format, format, call, target), wait, None, ready)
+            return Way(target, reach, Road(format, format, call, target), wait, None, ready=ready)
         road = roads.road(format, self.formats, call, target, reach.family, self.bridge)
         may_ask = self._no_usage.get(target.model.provider_key.id, 0.0) <= self.clock.seconds()
-        return Way(target, reach, road, wait, road.sent(may_ask))
+        floor = target.model.throughput_floor or (group.throughput_floor if group is not None else None)
+        return Way(target, reach, road, wait, road.sent(may_ask), floor)
 
     async def open(self, exchange: Exchange, way: Way, attempt: Attempt, accepted: Callable[[], None]) -> Opened:
         """Make an attempt, asking again without `stream_options` where a server refuses them.

@@ -9,7 +9,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from twisted_gateway.alarm import Alarm
-from twisted_gateway.answer import Answer
+from twisted_gateway.answer import OpenAnswer
+from twisted_gateway.charging import so_far
+from twisted_gateway.config.routes import ThroughputFloor
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import (
     AttemptFailed,
@@ -18,11 +20,13 @@ from twisted_gateway.errors import (
     broken_off,
     ended_by,
     timed_out,
+    too_slow,
     undecodable,
     without,
 )
-from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome
-from twisted_gateway.formats.row import Passage
+from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Usage
+from twisted_gateway.floor import Floor
+from twisted_gateway.formats.row import Learnt, Passage
 from twisted_gateway.line import Batch, Line
 from twisted_gateway.wire.series import Gate
 from twisted_gateway.wire.sse import Frame, TooLong, encode
@@ -53,6 +57,7 @@ class Waits:
 
     silence: float | None = None
     progress: float = 0.0
+    floor: ThroughputFloor | None = None
 
 
 class Relay:
@@ -65,7 +70,7 @@ class Relay:
         self,
         exchange: Exchange,
         attempt: Attempt,
-        answer: Answer,
+        answer: OpenAnswer,
         passage: Passage,
         gates: Gates,
         downstream: Downstream,
@@ -77,7 +82,10 @@ class Relay:
         self._attempt = attempt
         self._answer = answer
         self._passage = passage
-        self._line = Line(answer.reader, passage, gates(Joint(attempt, passage, self.woken)))
+        checked = () if downstream.gone else gates(Joint(attempt, passage, self.woken))
+        self._line = Line(answer.reader, passage, checked)
+        if downstream.gone:
+            self._line.discard()
         self._downstream = downstream
         self._clock = clock
         assert exchange.call is not None
@@ -90,9 +98,15 @@ class Relay:
         told = self._stream and waits.progress and not self._line.gated and hasattr(passage, "progress")
         self._every = waits.progress
         self._progress = Alarm(clock, self._tell_progress) if told else None
+        self._floor: Floor | None = None
+        self._rule = waits.floor if self._stream else None
+        self._slow = Alarm(clock, self._check_floor) if self._rule is not None else None
+        self._alarms = [alarm for alarm in (self._alarm, self._progress, self._slow) if alarm is not None]
         self._over = False
         self._finishing = False
         self._full = False
+        self._stopping = False
+        self._delivered = 0
         self._whole: bytes | None = None
         self._headers: HeadLines = []
 
@@ -101,6 +115,9 @@ class Relay:
         self._headers = headers
         if self._stream and not self._exchange.late_head:
             self._downstream.commit(headers)
+        if self._rule is not None and self._slow is not None:
+            self._floor = Floor(self._rule, self._clock.seconds())
+            self._slow.set(self._rule.window_secs)
         self._downstream.join(self)
         if not self._downstream.paused:
             self._wait()
@@ -110,6 +127,16 @@ class Relay:
         if self._downstream.paused and not self._over:  # joining goes on reading
             self._answer.pause()
         return self.done
+
+    @property
+    def exchange(self) -> Exchange:
+        """Whose answer it is."""
+        return self._exchange
+
+    @property
+    def learnt(self) -> Learnt:
+        """What is known of the answer so far."""
+        return self._passage
 
     # Sink of the answer
 
@@ -169,6 +196,8 @@ class Relay:
         else:
             self._write(batch)
             self._pace(self._line.full)
+            if self._floor is not None:
+                self._floor.fed(self._clock.seconds(), passage.text_bytes)
             if batch.events and not self._downstream.paused and not self._full:
                 self._wait()
 
@@ -216,9 +245,10 @@ class Relay:
 
     def pause(self) -> None:
         """The caller is slow: read no further, and do not count that as the provider's silence."""
-        for alarm in (self._alarm, self._progress):
-            if alarm is not None:
-                alarm.off()
+        for alarm in self._alarms:
+            alarm.off()
+        if self._floor is not None:
+            self._floor.pause(self._clock.seconds())
         self._answer.pause()
 
     def resume(self) -> None:
@@ -228,9 +258,40 @@ class Relay:
         self._wait()
         if self._progress is not None:
             self._progress.set(self._every)
-        self._answer.resume()
+        if self._floor is not None:
+            self._floor.resume(self._clock.seconds())
+            self._check_floor()
+        if not self._over:
+            self._answer.resume()
 
     # Ends
+
+    def discard(self) -> None:
+        """The caller has left: read on for the provider's figures, and write and check nothing more."""
+        if self._over:
+            return
+        if self._finishing:  # only gates were waited for
+            self._end(Outcome.ABANDONED)
+            return
+        self._line.discard()
+        self._full = False
+        self.resume()
+
+    def stop(self, empty: Callable[[Usage], list[Frame]]) -> None:
+        """The caller wants no more: a legal ending behind what it has got, or an answer that is `empty`."""
+        if self._over or self._finishing:
+            return
+        self._answer.cut()
+        self._stopping = self._finishing = True
+        if self._alarm is not None:
+            self._alarm.off()
+        passage, call = self._passage, self._exchange.call
+        assert call is not None
+        usage = so_far(passage.usage, call.prompt_bytes, passage.text_bytes)
+        ending: Callable[[Usage], list[Frame] | None] | None = getattr(passage, "ending", None)
+        frames = ending(usage) if ending is not None else None
+        self._write(self._line.ending(empty(usage) if frames is None else frames))
+        self._settled()
 
     def cut(self, problem: Problem, outcome: Outcome) -> None:
         """End the answer from our side by an error frame."""
@@ -247,14 +308,21 @@ class Relay:
             self._downstream.write(data, frames)
             if self._progress is not None and not self._downstream.paused:
                 self._progress.set(self._every)
+            self._wrote()
         else:
             self._whole = data if self._whole is None else self._whole + data
+
+    def _wrote(self) -> None:
+        """All the text that came out of the line so far is with the caller's socket, while there is one."""
+        if not self._downstream.gone:
+            shown: int = getattr(self._passage, "shown_bytes", self._passage.text_bytes)
+            self._delivered = shown - self._line.withheld
 
     def _finish(self, batch: Batch) -> None:
         """The provider has said everything: the success ending follows, when no gate holds anything any more."""
         self._finishing = True
-        if self._alarm is not None:
-            self._alarm.off()
+        for alarm in self._alarms:
+            alarm.off()
         self._write(_joined(batch, self._line.stopped(True)))
         self._answer.release(self._clock)
         self._settled()
@@ -273,7 +341,8 @@ class Relay:
             self._downstream.finish()
         elif self._whole is not None:
             self._downstream.answer(self._whole, self._headers)
-        self._end(Outcome.COMPLETE)
+            self._wrote()
+        self._end(Outcome.STOPPED if self._stopping else Outcome.COMPLETE)
 
     def _broken(self, problem: Problem, outcome: Outcome | None = None) -> None:
         if not self._finishing:
@@ -285,6 +354,8 @@ class Relay:
             self._write(rest)
         own = getattr(self._passage, "complaint", None)
         frames = own(problem) if own is not None and self._stream else None
+        if frames and self._line.gated:  # what follows the error may repeat what a policy has kept back
+            frames = frames[:1]
         if outcome is None:
             outcome = Outcome.STALLED if problem.kind == "timeout" else Outcome.TRUNCATED
             if self._exchange.bound is None:
@@ -300,6 +371,17 @@ class Relay:
             return
         self._broken(timed_out("silence_timeout", self._silence * 1000))
 
+    def _check_floor(self) -> None:
+        """As late as the stream can have become too slow since it was last looked at."""
+        floor, rule = self._floor, self._rule
+        if floor is None or rule is None or self._slow is None or self._passage.complete:
+            return
+        left = floor.left(self._clock.seconds())
+        if left > 0:
+            self._slow.set(left)
+        else:
+            self._broken(too_slow(rule.tokens_per_second, rule.window_secs))
+
     def _abandoned(self) -> None:
         self._answer.cut()
         self._end(Outcome.ABANDONED)
@@ -308,11 +390,10 @@ class Relay:
         if self._over:
             return
         self._over = True
-        for alarm in (self._alarm, self._progress):
-            if alarm is not None:
-                alarm.stop()
+        for alarm in self._alarms:
+            alarm.stop()
         passage, attempt = self._passage, self._attempt
-        self._exchange.delivered_bytes = passage.text_bytes - self._line.withheld
+        self._exchange.delivered_bytes = self._delivered
         attempt.usage = passage.usage
         attempt.received_bytes = passage.text_bytes
         attempt.provider_request_id = passage.provider_request_id

@@ -25,12 +25,14 @@ from twisted_gateway.addresses import Address
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.agent import Agent, Pool
+from twisted_gateway.bookkeeping import Bookkeeping
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
 from twisted_gateway.config.resources import ProviderKey, ProviderTls
 from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot
+from twisted_gateway.drains import Drains
 from twisted_gateway.errors import Problem, shutting_down
 from twisted_gateway.formats import anthropic, openai_chat, openai_completions, openai_responses
 from twisted_gateway.front import ENDPOINTS, CallerHeaders, Condition, Front
@@ -43,11 +45,23 @@ from twisted_gateway.named_code import named_code
 from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.policies.budgets import Budgets
+from twisted_gateway.policies.cache import Cache, Store
+from twisted_gateway.policies.costs import IncludeCost
+from twisted_gateway.policies.guardrails.policy import Guardrails
 from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
+from twisted_gateway.policies.quota import Quota
+from twisted_gateway.probes import Probes
 from twisted_gateway.pulse import Pulse
+from twisted_gateway.route_metrics import Deployment, deployment
+from twisted_gateway.stores import cached
+from twisted_gateway.stores.buckets import namer
+from twisted_gateway.stores.cached_shared import SharedAnswers
+from twisted_gateway.stores.memory import Memory
+from twisted_gateway.stores.redis import Redis
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -142,7 +156,11 @@ class House(MultiService):
         self.log = Logger(namespace="aisix")
         seen = settings.observability
         buckets = seen.metrics.buckets
-        self.metrics = Metrics(request_e2e_latency=buckets.request_e2e_latency, request_ttft=buckets.request_ttft)
+        self.metrics = Metrics(
+            request_e2e_latency=buckets.request_e2e_latency,
+            request_ttft=buckets.request_ttft,
+            guardrail_latency=buckets.guardrail_latency,
+        )
         self.state = ConfigState(self.metrics)
         self.state.applied(load_resources(settings.resources_file, os.environ, time.time()))
         self.condition = Condition()
@@ -151,6 +169,8 @@ class House(MultiService):
         self._clients: dict[Any, tuple[Client, Pool]] = {}
         self._client(None)
         self._check_tls(self.snapshot())
+        self.books = self._bookkeeping()
+        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds, lambda act: reactor.callLater(0, act))
         self.outside = Outside.over_own_pool(reactor, settings.upstream)
         self.threads = Threads(reactor.callFromThread)
         callables = _callables(settings.callables)
@@ -159,12 +179,29 @@ class House(MultiService):
         self.accounting = Accounting(
             self.metrics,
             self.lines,
+            records=[self.books.records.put] if self.books.records is not None else [],
+            books=self.books.spending,
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
+        self.limiter = Memory(time.time)
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
+        self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
+        self.shared_cache = self._shared_cache()
+        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail")
+        self.guardrails = Guardrails(
+            FORMATS,
+            self.checks.check,
+            self.guard_threads.run,
+            self.metrics,
+            reactor.seconds,
+            settings.proxy.responses_stream_guardrail == "buffer",
+        )
+        self.guardrails.prepare(self.snapshot())
         self.gateway = self._gateway()
+        self.probes = self._probes()
+        self.metrics.routes.standing = self._standing
         self.front = Front(
             serve=self.gateway.serve,
             snapshot=self.snapshot,
@@ -175,6 +212,9 @@ class House(MultiService):
             now=time.time,
             new_id=new_id,
             endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
+            left=self.gateway.left,
+            listed=self.gateway.streams.listed,
+            stop=self.gateway.streams.stop,
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
         self.pulse = Pulse(reactor, self.metrics.lagged, lambda: self.gateway.in_flight > 0)
@@ -189,6 +229,17 @@ class House(MultiService):
 
     # Parts
 
+    def _bookkeeping(self) -> Bookkeeping:
+        files = self.settings.usage
+        try:
+            return Bookkeeping(files, self.reactor, self.metrics, time.time)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
+
+    def _usage(self) -> Any:
+        snapshot = self.snapshot()
+        return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
+
     def _hooks(self) -> Hooks:
         try:
             hooks = load(self.settings.hooks)
@@ -200,6 +251,9 @@ class House(MultiService):
         if made.wants_records:
             self.accounting.records.append(made.recorded)
         return made
+
+    def _quota(self) -> Quota:
+        return Quota(self.limiter, time.time, namer(), self.metrics)
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
@@ -215,8 +269,8 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(), self.hooks),
-            limits=(),
+            after=(access.ModelAccess(), self.hooks, self.guardrails, self.budgets, IncludeCost()),
+            limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
@@ -224,11 +278,44 @@ class House(MultiService):
             now=time.time,
             choose=choose,
             uniform=random.uniform,
+            timing=settings.proxy.server_timing,
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
             progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
+            drains=Drains(self.reactor, settings.proxy.max_drains, self.metrics.drained),
             bridge=settings.proxy.responses_bridge,
         )
+
+    def _probes(self) -> Probes:
+        gateway = self.gateway
+        return Probes(gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0])
+
+    def _models(self) -> Any:
+        return self.state.models(self.gateway.health, time.time())
+
+    def _standing(self) -> list[tuple[Deployment, bool]]:
+        """The targets of which something is known, and whether each is up."""
+        health = self.gateway.health
+        known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
+        return [(deployment(model), health.report(model).status == "healthy") for model in known]
+    def _shared_cache(self) -> Redis | None:
+        block = self.settings.cache.redis
+        if block is None:
+            return None
+        try:
+            redis = Redis(block, self.reactor, self.settings.ratelimit.store_timeout_ms / 1000, "cache")
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"cache.redis.tls: {error}") from None
+        self.metrics.store_degraded("cache", True)
+        redis.watch(lambda up: self.metrics.store_degraded("cache", not up))
+        return redis
+
+    def _caches(self) -> dict[str, Store]:
+        """The caches by the names that policies have for them."""
+        caches: dict[str, Store] = {"memory": self.kept}
+        if self.shared_cache is not None:
+            caches["redis"] = SharedAnswers(self.shared_cache.command, self.settings.etcd.env_id)
+        return caches
 
     def _client_of(self, key: ProviderKey) -> Client:
         return self._client(_own_tls(key))
@@ -316,6 +403,7 @@ class House(MultiService):
             print(f"aisix: {text}", file=sys.__stderr__, flush=True)  # twistd has put a log in place of sys.stderr
             raise SystemExit(1) from None
         super().startService()
+        self.probes.update(self.snapshot())
         if self.alone:
             self.reactor.callWhenRunning(self._running)
 
@@ -330,8 +418,17 @@ class House(MultiService):
             self.demo_port = self._bind(settings.demo.addr, site)
         prometheus = settings.observability.metrics.prometheus
         if prometheus.enabled:
-            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path)
+            status = StatusSite(
+                self.metrics,
+                self.state,
+                self.reactor,
+                path=prometheus.path,
+                list_models=self._models,
+                usage=self._usage,
+            )
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
+        if self.shared_cache is not None:
+            self.shared_cache.start()
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
     def _bind(self, address: Address, factory: Any, tls: Any = None) -> Any:
@@ -372,6 +469,7 @@ class House(MultiService):
 
     def reload(self) -> None:
         """SIGHUP: read the resources file again. A bad one is refused whole and changes nothing."""
+        self.books.reopen()
         state = self.state
         before = self.snapshot()
         try:
@@ -387,7 +485,10 @@ class House(MultiService):
         except SettingsError as error:
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
             return
+        self.guardrails.prepare(snapshot)
         state.applied(snapshot)
+        self.probes.update(snapshot)
+        self.gateway.health.forget({model.id for model in snapshot.direct_models})
         self._forget_clients(snapshot)
         self.log.info("reloaded: generation {generation}", generation=snapshot.generation)
         for warning in snapshot.warnings:
@@ -403,6 +504,8 @@ class House(MultiService):
             return
         self.log.info("draining: {count} in flight", count=self.gateway.in_flight)
         self.condition.draining = self.site.draining = True
+        if self.gateway.drains is not None:
+            self.gateway.drains.close()
         self._until = self.reactor.seconds() + self.settings.shutdown.min_drain_secs
         limit = self.settings.shutdown.drain_secs
         self._hard = None if not limit else self._until + limit
@@ -426,17 +529,22 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
+        self.books.stop()
         self.hook_threads.stop()
+        self.guard_threads.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
         """Close listeners and connections, ending what still runs; the last lines are written."""
+        self.probes.stop()
         self.gateway.end_all(shutting_down())
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
         for pool in (*self._pools, self.outside.pool):
             pool.close()
         self.threads.stop()
         closing.append(self.hooks.quiet())
+        if self.shared_cache is not None:
+            closing.append(self.shared_cache.stop())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:

@@ -87,10 +87,15 @@ class Upstream:
         Raises `AttemptFailed`. Cancelled, it closes the connection at once.
         """
         timer = _Deadline(self._clock, call, wait)
+
+        def started() -> None:
+            attempt.sent = self._clock.seconds()
+            timer.start()
+
         raw = HeaderLines((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
         try:
             client = self._client(attempt.target.model.provider_key)
-            timer.watch(client.post(url, headers=raw, data=sent.body, started=timer.start))
+            timer.watch(client.post(url, headers=raw, data=sent.body, started=started))
             response = await timer.waiting
             attempt.status = response.code
             if not 200 <= response.code < 300:

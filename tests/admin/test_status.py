@@ -15,6 +15,7 @@ from tests.test_metrics import value
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.config.report import Finding, ResourcesError
+from twisted_gateway.health import Health
 from twisted_gateway.metrics import Metrics
 
 AT = 1_767_323_045.0
@@ -34,6 +35,8 @@ class Desk:
     def __init__(self, **more: Any) -> None:
         self.metrics, self.clock = Metrics(), Clock()
         self.state = ConfigState(self.metrics)
+        self.health = Health(self.clock.seconds)
+        more = {"list_models": lambda: self.state.models(self.health, AT + 0.25)} | more
         self.stub = StubTreq(StatusSite(self.metrics, self.state, self.clock, **more).resource())
 
     def asked(self, path: str, method: str = "GET") -> Any:

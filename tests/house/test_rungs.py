@@ -20,16 +20,17 @@ PACKAGE = ROOT / "twisted_gateway"
 BYTES = ("wire",)
 NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
-    "formats", "line", "roads", "providers", "routing", "ring", "turns", "retrying", "metrics", "tallies",
-    "client_types", "charging", "pricing", "records", "deadlines", "addresses", "config",
+    "formats", "line", "roads", "providers", "routing", "ring", "turns", "retrying", "floor", "timing",
+    "route_metrics", "metrics", "tallies", "client_types", "charging", "pricing", "spending", "records", "deadlines",
+    "addresses", "named_code", "config",
 )
-JUDGEMENT = ("policies", "logs", "alarm", "pulse", "stores", "health")
+JUDGEMENT = ("policies", "logs", "alarm", "pulse", "layers", "stores", "health")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "outside", "threads", "named_code",
+    "listener", "trust", "demo", "outside", "threads", "drains", "streams", "replay", "bookkeeping", "usage_file",
     "config.file", "stores.redis",
 )
-TRUNK = ("gateway", "attempts", "opening", "hedging")
+TRUNK = ("gateway", "attempts", "opening", "hedging", "probes")
 DOORS = ("front", "cors", "admin")
 
 _QUIET = ("twisted.internet.interfaces", "twisted.internet.defer", "twisted.logger", "twisted.python.failure")

@@ -8,8 +8,9 @@ from typing import Any
 import attrs
 
 from twisted_gateway.config.report import Finding, ResourcesError
-from twisted_gateway.config.resources import Model
+from twisted_gateway.config.resources import Model, Row
 from twisted_gateway.config.snapshot import Snapshot
+from twisted_gateway.health import Health, Report
 from twisted_gateway.metrics import Metrics
 
 _MOST_REJECTED = 256
@@ -114,19 +115,40 @@ class ConfigState:
         made["partially_compatible"] = []
         return made
 
-    def models(self) -> list[dict[str, Any]]:
-        """The body of `/status/models`, as far as the configuration alone knows it: every model counts as healthy.
+    def models(self, health: Health, at: float) -> list[dict[str, Any]]:
+        """The body of `/status/models`. `at` is now, in seconds since the epoch.
 
         Raises LookupError before anything was applied.
         """
         if self.snapshot is None:
             raise LookupError("no configuration available")
-        return [model_status(model) for model in self.snapshot.direct_models]
+        return [
+            model_status(row, health.report(row) if isinstance(row, Model) else None, at)
+            for row in self.snapshot.models_by_name.values()
+        ]
 
 
-def model_status(model: Model) -> dict[str, Any]:
-    """One item of `/status/models` for a direct model that nothing is known against (`operations.md` 3.2)."""
-    return {"id": model.id, "display_name": model.display_name, "kind": "direct", "status": "healthy"}
+def model_status(row: Row, report: Report | None, at: float) -> dict[str, Any]:
+    """One item of `/status/models` (`operations.md` 3.2). `at` is now, in seconds since the epoch."""
+    item: dict[str, Any] = {"id": row.id, "display_name": row.display_name}
+    if report is None:
+        return {**item, "kind": "routing", "status": "not_applicable"}
+    item |= {"kind": "direct", "status": report.status}
+    if report.cooldown_left is not None:
+        item["cooldown_until"] = _system_time(at + report.cooldown_left)
+    if report.checked_ago is not None:
+        item["last_checked_at"] = _system_time(at - report.checked_ago)
+    if report.check_status is not None:
+        item["last_check_status"] = report.check_status
+    if report.reason is not None:
+        item["status_reason"] = report.reason
+    return item
+
+
+def _system_time(at: float) -> dict[str, int]:
+    """A moment as AISIX writes it."""
+    whole = int(at)
+    return {"secs_since_epoch": whole, "nanos_since_epoch": int((at - whole) * 1e9)}
 
 
 def _rejection(finding: Finding) -> Rejection:

@@ -18,6 +18,7 @@ from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.exchange import Attempt, Exchange, Outcome, Ticket
 from twisted_gateway.metrics import UNKNOWN, CallLabels, Metrics
 from twisted_gateway.records import (
+    HEDGE_LOST,
     LEFT,
     Record,
     ended_at,
@@ -31,12 +32,17 @@ from twisted_gateway.records import (
     status_of,
     ttft,
 )
+from twisted_gateway.route_metrics import RouteMetrics, deployment
+from twisted_gateway.spending import Spending
 
 ACCESS = "aisix::access"
 """The target of access and provider call lines."""
 
 NO_MODEL_ENDPOINTS = frozenset({"/v1/models", "/v1/models/{id}", "/v1/streams", "/v1/streams/{id}/stop", "other"})
 """Endpoints that the `aisix_llm_*` request families do not count."""
+
+ROUTED_ENDPOINTS = frozenset({"/v1/chat/completions", "/v1/messages", "/v1/responses"})
+"""Endpoints whose attempts are counted one by one (`operations.md` 5.3)."""
 
 _UNRESOLVED = "unresolved"
 _QUIET_DENIALS = frozenset({"missing_credentials", "unknown_key"})
@@ -64,6 +70,8 @@ class Accounting:
     lines: AccessLog
     records: list[Callable[[Record], None]] = attrs.field(factory=list)
     access_log: bool = True
+    books: Spending | None = None
+    """Where the use of keys, teams and models is summed up."""
     client_types: ClientTypes = attrs.field(factory=ClientTypes)
     log: Logger = attrs.field(factory=lambda: Logger(namespace="aisix::accounting"))
     auth_log: Logger = attrs.field(factory=lambda: Logger(namespace="aisix::auth"))
@@ -194,8 +202,32 @@ def _count(
         client = accounting.client_types.of(exchange.headers.get("user-agent"))
         metrics.tokens(labels, client, prompt=charged.prompt, completion=charged.completion, total=charged.total)
     metrics.spent(labels, charged.cost_usd * 1e6)
+    if path in ROUTED_ENDPOINTS:
+        _count_attempts(metrics.routes, exchange)
+    if exchange.cache is not None and exchange.cache.policy is not None:
+        metrics.cached(exchange.cache.policy, exchange.cache.status, exchange.cache.layer)
     if noise := sum(attempt.noise for attempt in exchange.attempts):
         metrics.noise("frame", noise)
+
+
+def _count_attempts(metrics: RouteMetrics, exchange: Exchange) -> None:
+    """Each attempt that turned to a provider, and what it was made for."""
+    row = row_of(exchange)
+    for attempt in exchange.attempts:
+        model = attempt.target.model
+        lost = attempt.ended_by == HEDGE_LOST
+        good = None if lost else True if attempt.first_event is not None else False if attempt.problem else None
+        if attempt.contacted:
+            metrics.attempted(deployment(model), good=good, cooled=attempt.cooled)
+        if attempt.unretried:
+            metrics.unretried(model.display_name)
+        if row is None:
+            continue
+        if attempt.kind == "fallback" and good is not None:
+            metrics.fell_back(row.display_name, model.display_name, good)
+        elif attempt.kind == "hedge":
+            result = "lost" if lost else "abandoned" if good is None else "won" if good else "failed"
+            metrics.hedged(row.display_name, result)
 
 
 def _keep(
@@ -210,6 +242,10 @@ def _keep(
         accounting.metrics.usage_event(labels, handler, code, (key.id, key.display_name), dropped)
     if not exchange.attempts:
         accounting.metrics.usage_event(labels, handler, status, (UNKNOWN, UNKNOWN), dropped)
+    if accounting.books is not None and exchange.caller is not None:
+        row = row_of(exchange)
+        owners = {"api_key": exchange.caller.id, "team": exchange.caller.team_id}
+        accounting.books.use(charged, **owners, model=row.id if row is not None else None)
     if not accounting.records:
         return
     made = record(exchange, outcome, charged)
