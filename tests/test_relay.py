@@ -40,6 +40,8 @@ class Answer:
 class Downstream:
     """A caller whose connection is full after the first write."""
 
+    gone = False
+
     def __init__(self):
         self.paused, self.producer = False, None
 
@@ -98,6 +100,8 @@ class Provider:
 
 class Caller:
     """Takes what is written."""
+
+    gone = False
 
     def __init__(self):
         self.paused, self.writes, self.finished, self.problem = False, [], False, None

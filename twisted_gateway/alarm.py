@@ -45,8 +45,9 @@ class Alarm:
         self._due = None
 
     def stop(self) -> None:
-        """Give up the timer."""
+        """Give up the timer, and whoever was to be told."""
         self._due = None
+        self._ring = _nobody
         place, self._place = self._place, None
         if place is not None:
             self._board.remove(place)
@@ -62,6 +63,10 @@ class Alarm:
         else:
             self._due = None
             self._ring()
+
+
+def _nobody() -> None:
+    """Nobody is told."""
 
 
 class _Place:

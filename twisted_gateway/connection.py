@@ -162,12 +162,12 @@ class Response:
         self.request = request
         self.headers: Headers = HeaderLines(head.headers)
         self._connection = connection
-        self._reader = reader
+        self._head = head
 
     @property
     def length(self) -> Any:
         """Declared length of the body, or `UNKNOWN_LENGTH`."""
-        found = self._reader.length
+        found = self._head.length
         return UNKNOWN_LENGTH if found is None else found
 
     def deliverBody(self, protocol: IProtocol) -> None:
@@ -347,6 +347,8 @@ class Connection(Protocol):
     def deliver(self, protocol: IProtocol) -> None:
         """Hand the body to its protocol: what is there now, the rest as it comes."""
         assert self._body is None, "a body can be delivered once"
+        if self._reader is not None:
+            self._reader.let_go()
         self._body = protocol
         self._handle = BodyTransport(self)
         protocol.makeConnection(self._handle)

@@ -77,7 +77,7 @@ class Downstream:
     def join(self, producer: Any) -> None:
         """The answer whose reading is paused while the caller is slow; None when there is none."""
         self._joined = producer
-        if producer is not None:
+        if producer is not None and not self.gone:
             if not self._producing:
                 self._producing = True
                 self._request.registerProducer(self, True)
@@ -200,7 +200,9 @@ class Downstream:
         request = self._request
         if status != 200:
             request.setResponseCode(status)
-        put = getattr(request, "put", None) or (lambda name, value: request.responseHeaders.setRawHeaders(name, [value]))
+        put = getattr(request, "put", None) or (
+            lambda name, value: request.responseHeaders.setRawHeaders(name, [value])
+        )
         for name, value in first:
             put(name, value)
         for name, value in more:
@@ -251,4 +253,5 @@ class Downstream:
 
     def _left(self, reason: Any) -> None:
         self.gone = True
+        self.paused = False
         self._end()

@@ -121,6 +121,12 @@ class Front:
     now: Callable[[], float]
     new_id: Callable[[], str]
     endpoints: tuple[Endpoint, ...] = ENDPOINTS
+    left: Callable[[Exchange, Callable[[], None]], None] = lambda exchange, cancel: cancel()
+    """Told that the caller of a running call has left, and how the call is cancelled."""
+    listed: Callable[[CallerKey], list[dict[str, Any]]] = lambda caller: []
+    """A key's running streams."""
+    stop: Callable[[CallerKey, str], bool] = lambda caller, id: False
+    """Stops a key's streams of this id; False when there is none."""
     app: Klein = attrs.field(init=False)
     _fast: dict[tuple[bytes, bytes], Endpoint] = attrs.field(init=False, factory=dict)
     _id_headers: tuple[bytes, ...] = attrs.field(init=False)
@@ -147,6 +153,8 @@ class Front:
                 self._add(app, prefix + endpoint.path, self._model_call(endpoint), "POST")
             self._add(app, f"{prefix}/v1/models", self.models, "GET")
             self._add(app, f"{prefix}/v1/models/<path:name>", self.model, "GET")
+            self._add(app, f"{prefix}/v1/streams", self.running_streams, "GET")
+            self._add(app, f"{prefix}/v1/streams/<path:id>/stop", self.stop_stream, "POST")
             self._add(app, f"{prefix}/livez", self.livez, "GET")
             self._add(app, f"{prefix}/readyz", self.readyz, "GET")
             self._add(app, f"{prefix}/v1/responses", self.websocket, "GET")
@@ -184,6 +192,20 @@ class Front:
             message = f"model {quoted(name)} not found"
             raise Refused(Problem(status=404, type="model_not_found", code="model_not_found", message=message))
         return self._json(request, 200, self._model_object(name, found.model))
+
+    def running_streams(self, request: IRequest) -> bytes:
+        """`GET /v1/streams`: those of this key (`extensions.md` 8)."""
+        _, caller = self._known(request)
+        return self._json(request, 200, {"object": "list", "data": self.listed(caller)})
+
+    def stop_stream(self, request: IRequest, id: str) -> bytes:
+        """`POST /v1/streams/{id}/stop`: end generation; the stream's own caller still gets a legal ending."""
+        _, caller = self._known(request)
+        id = unquote(id)
+        if not self.stop(caller, id):
+            message = f"stream {quoted(id)} not found"
+            raise Refused(Problem(status=404, type="invalid_request_error", code="stream_not_found", message=message))
+        return self._json(request, 200, {"id": id, "object": "stream", "stopped": True})
 
     def websocket(self, request: IRequest) -> bytes:
         """`GET /v1/responses`: clients that try a WebSocket first fall back to POST on a clean 426."""
@@ -379,9 +401,10 @@ class _Root(KleinResource):
             request.write(front.problem(request, _router_problem(404, "unknown_url", "unknown URL")))
             request.finish()
             return NOT_DONE_YET
-        running: Deferred[None] = Deferred.fromCoroutine(front.serve(front._exchange(request, endpoint), request))  # type: ignore[arg-type]
+        exchange = front._exchange(request, endpoint)
+        running: Deferred[None] = Deferred.fromCoroutine(front.serve(exchange, request))  # type: ignore[arg-type]
         if not running.called:
-            when_left(request, lambda _: running.cancel())
+            when_left(request, lambda _: front.left(exchange, running.cancel))
         running.addErrback(lambda failure: failure.trap(CancelledError) and None)
         return NOT_DONE_YET
 

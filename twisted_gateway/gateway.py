@@ -17,21 +17,26 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
-from twisted_gateway import routing
+from twisted_gateway import roads, routing
 from twisted_gateway.attempts import Attempts, Means
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.downstream import Downstream, HeadLines
+from twisted_gateway.drains import Drains
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
-from twisted_gateway.exchange import Exchange, Joint, Outcome, Policy, Ticket
-from twisted_gateway.formats.row import Format
+from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket, Usage
+from twisted_gateway.formats.neutral import Prompt
+from twisted_gateway.formats.row import Format, Told
 from twisted_gateway.health import Health
 from twisted_gateway.opening import Opened, Opener, Way
 from twisted_gateway.records import is_group
 from twisted_gateway.relay import Relay, Waits
+from twisted_gateway.replay import Kept, Verbatim
 from twisted_gateway.roads import Road
+from twisted_gateway.streams import Streams
 from twisted_gateway.timing import server_timing
 from twisted_gateway.upstream import Upstream
 from twisted_gateway.wire.series import Gate
+from twisted_gateway.wire.sse import Frame, encode
 
 _LETTERS = string.ascii_letters + string.digits
 _HEX = "0123456789abcdef"
@@ -60,6 +65,8 @@ class Gateway:
     """As `random.choices`."""
     heartbeat_seconds: float
     demo_base: Callable[[], str | None]
+    drains: Drains | None = None
+    """Where answers may run on after their callers have left; None: nowhere."""
     bridge: bool = False
     """`proxy.responses_bridge`."""
     timing: bool = False
@@ -67,6 +74,7 @@ class Gateway:
     progress_seconds: float = 0.0
     """`downstream.responses_progress_secs`."""
     running: set[Relay] = attrs.field(factory=set)
+    streams: Streams = attrs.Factory(lambda self: Streams(self.running), takes_self=True)
     in_flight: int = 0
     """Calls between arrival and settlement."""
     uniform: Callable[[float, float], float] = lambda low, high: low
@@ -100,7 +108,11 @@ class Gateway:
             await self._admit(self.limits, exchange, tickets)
             if attempts is None:
                 attempts = self._planned(exchange, tickets, downstream)
-            outcome = await self._relay(exchange, attempts, downstream, tickets)
+            if (ready := _ready(tickets)) is not None:
+                answering = self._replay(exchange, attempts.targets[0], ready, downstream, tickets)
+            else:
+                answering = self._relay(exchange, attempts, downstream, tickets)
+            outcome = await self.streams.watch(exchange, partial(self._empty, exchange, format, attempts), answering)
         except Refused as refusal:
             outcome = Outcome.REFUSED
             downstream.complain(refusal.problem)
@@ -109,13 +121,35 @@ class Gateway:
             downstream.complain(failed.problem, getattr(failed, "frames", None))
         except (CancelledError, GeneratorExit):
             outcome = Outcome.ABANDONED if downstream.gone else Outcome.BROKEN
+            frames = self.streams.ended_early(exchange)
             if self._ending is not None:
                 downstream.complain(self._ending)
+            elif frames is not None and not downstream.gone:
+                outcome = Outcome.STOPPED
+                downstream.commit(self._answer_headers(exchange, None, tickets))
+                downstream.write(b"".join(map(encode, frames)), len(frames))
+                downstream.finish()
         except Exception as error:
             self._log.failure("call {id} failed in the gateway", id=exchange.id)
             downstream.complain(our_fault(repr(error)))
         finally:
             self._settle(exchange, tickets, outcome, downstream)
+
+    def left(self, exchange: Exchange, cancel: Callable[[], None]) -> None:
+        """The caller has left: cancel the call, or let the provider end its answer for its figures (section 4)."""
+        attempt, drains = exchange.attempt, self.drains
+        model = attempt.target.model if attempt is not None and attempt.ended is None else None
+        if (
+            model is None
+            or drains is None
+            or model.on_disconnect != "drain"
+            or not drains.begin(exchange, cancel, model.drain_max_secs)
+        ):
+            cancel()
+            return
+        exchange.drained = True
+        for relay in [relay for relay in self.running if relay.exchange is exchange]:
+            relay.discard()
 
     async def _admit(self, policies: Sequence[Policy], exchange: Exchange, tickets: list[Ticket]) -> None:
         for policy in policies:
@@ -128,6 +162,9 @@ class Gateway:
 
     def _settle(self, exchange: Exchange, tickets: list[Ticket], outcome: Outcome, downstream: Downstream) -> None:
         self.in_flight -= 1
+        self.streams.ended(exchange)
+        if self.drains is not None:
+            self.drains.ended(exchange)
         if downstream.gone and not downstream.finished:
             outcome = Outcome.ABANDONED
         if outcome is Outcome.ABANDONED:
@@ -153,6 +190,24 @@ class Gateway:
 
         return Attempts(self.means, exchange, deque(targets), tickets, downstream, headed)
 
+    def _empty(self, exchange: Exchange, format: Format, attempts: Attempts, usage: Usage) -> list[Frame]:
+        """A stream that says nothing, for a caller who has stopped it before it began."""
+        call, resolution = exchange.call, exchange.resolution
+        assert call is not None
+        assert resolution is not None
+        last = exchange.attempt
+        target = last.target if last is not None else attempts.targets[0]
+        shown = routing.shown_name(call.model, resolution) or target.upstream_model
+        prompt = Prompt(format.name, (), stream=True)
+        told = Told(call, prompt, target, shown, self.now(), self._letters(), self._hex)
+        return roads.empty(format, told, usage)
+
+    def _letters(self) -> str:
+        return "".join(self.choose(_LETTERS, k=24))
+
+    def _hex(self) -> str:
+        return "".join(self.choose(_HEX, k=32))
+
     async def _relay(
         self, exchange: Exchange, attempts: Attempts, downstream: Downstream, tickets: Sequence[Ticket]
     ) -> Outcome:
@@ -177,13 +232,25 @@ class Gateway:
                 self.running.discard(relay)
                 attempts.left(opened)
 
+    async def _replay(
+        self, exchange: Exchange, target: Target, body: bytes, downstream: Downstream, tickets: Sequence[Ticket]
+    ) -> Outcome:
+        """An answer from memory, through the gates of all policies. It is no attempt: `target` is not asked."""
+        attempt = Attempt(0, "cache", target, self.clock.seconds())
+        gates = partial(_gates, tickets)
+        relay = Relay(exchange, attempt, Kept(body), Verbatim(body), gates, downstream, self.clock, Waits())
+        self.running.add(relay)
+        try:
+            return await relay.start(self._answer_headers(exchange, None, tickets))
+        finally:
+            self.running.discard(relay)
+
     def _joined(self, exchange: Exchange, opened: Opened, downstream: Downstream, tickets: Sequence[Ticket]) -> Relay:
         call, resolution, way = exchange.call, exchange.resolution, opened.way
         assert call is not None
         assert resolution is not None
         shown = routing.shown_name(call.model, resolution)
-        letters = "".join(self.choose(_LETTERS, k=24))
-        passage = way.road.passage(shown, self.now(), letters, lambda: "".join(self.choose(_HEX, k=32)))
+        passage = way.road.passage(shown, self.now(), self._letters(), self._hex)
         gates, waits = partial(_gates, tickets), Waits(way.wait.silence, self.progress_seconds, way.floor)
         return Relay(exchange, opened.attempt, opened.answer, passage, gates, downstream, self.clock, waits)
 
@@ -195,19 +262,22 @@ class Gateway:
                 headers.append((b"x-aisix-served-by", name.encode("ascii")))
         return headers
 
-    def _answer_headers(self, exchange: Exchange, road: Road, tickets: Sequence[Ticket]) -> HeadLines:
+    def _answer_headers(self, exchange: Exchange, road: Road | None, tickets: Sequence[Ticket]) -> HeadLines:
         """The headers of a good answer, whoever gives it (`errors-and-headers.md` section 7)."""
         headers = [line for ticket in tickets for line in ticket.headers()]
         if exchange.endpoint.path == _CHAT:
             headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
         attempt = exchange.attempt
-        if road.native and road.format.keeps_type and attempt is not None and attempt.content_type is not None:
+        keeps = road is not None and road.native and road.format.keeps_type
+        if keeps and attempt is not None and attempt.content_type is not None:
             headers.append((b"content-type", attempt.content_type))
         return headers
 
     def end_all(self, problem: Problem) -> None:
         """End every call by an error, whether it is answered already or not: the process is going away."""
         self._ending = problem
+        if self.drains is not None:
+            self.drains.close()
         for opening in tuple(self._opening):
             opening.cancel()
         for relay in tuple(self.running):
@@ -218,6 +288,11 @@ def _opened(tickets: Sequence[Ticket]) -> None:
     """Tell the tickets that the answer's head is written."""
     for ticket in tickets:
         ticket.opened()
+
+
+def _ready(tickets: Sequence[Ticket]) -> bytes | None:
+    """The answer that a policy has ready, if one has."""
+    return next((body for ticket in tickets if (body := ticket.ready()) is not None), None)
 
 
 def _gates(tickets: Sequence[Ticket], joint: Joint) -> list[Gate]:

@@ -197,6 +197,7 @@ class Request(server.Request):
         else:
             lines[:0] = [b"%b %d %b\r\nDate: %b" % (self.clientproto, self.code, self.code_message, self.site.date())]
         counted = any(line.startswith(b"Content-Length:") for line in lines)
+        self.lines = []
         made = self.__dict__.get("responseHeaders")
         if made is not None:
             for name, values in made.getAllRawHeaders():
@@ -231,6 +232,7 @@ class Request(server.Request):
         """The caller has left."""
         self.drop()
         self._disconnected = True
+        self.producer = None
         leaving, self._leaving = self._leaving, []
         for tell in leaving:
             tell(reason)

@@ -31,6 +31,7 @@ class Line:
         self._passage = passage
         self._gates = Series(gates) if gates else None
         native = not gates and isinstance(reader, Reader)
+        self._mute = False
         self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if native else None
         self._passes_overruns: bool = native and getattr(passage, "passes_overruns", False)
 
@@ -58,6 +59,11 @@ class Line:
     def withheld(self) -> int:
         """UTF-8 bytes of text that gates kept from the caller."""
         return self._gates.withheld if self._gates is not None else 0
+
+    def discard(self) -> None:
+        """Nobody reads what comes out any more: from here on it is only learnt from, and no gate sees it."""
+        self._gates = None
+        self._mute = True
 
     def read(self, data: bytes) -> Batch:
         """One read. An event over the size limit passes unread where nobody needs to read it (`streaming.md` 7).
@@ -104,11 +110,23 @@ class Line:
     def frames(self, frames: list[Frame]) -> Batch:
         """Frames that were read already; none, for a gate that was woken."""
         made = self._passage.received(frames) if frames else []
+        if self._mute:
+            return Batch(b"", 0, len(frames))
         return _batch(made if self._gates is None else self._gates.received(made), len(frames))
+
+    def ending(self, frames: list[Frame]) -> Batch:
+        """The last frames of an answer that is stopped early: behind everything that gates have held."""
+        if self._mute:
+            return Batch(b"", 0, 0)
+        if self._gates is not None:
+            frames = [*self._gates.received(frames), *self._gates.stopped(True)]
+        return _batch(frames, 0)
 
     def stopped(self, clean: bool) -> Batch:
         """The last frames of an answer that is over. Gates may still hold some: then come back with `frames`."""
         made = self._passage.stopped(clean)
+        if self._mute:
+            return Batch(b"", 0, 0)
         if self._gates is not None:
             made = [*self._gates.received(made), *self._gates.stopped(clean)]
         batch = _batch(made, 0)

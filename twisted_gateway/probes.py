@@ -28,6 +28,9 @@ class _NoCaller:
     def get(self, name: str) -> str | None:
         return "application/json" if name == "content-type" else None
 
+    def all(self, name: str) -> list[str]:
+        return []
+
     def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
         return iter(())
 

@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from twisted_gateway.alarm import Alarm
-from twisted_gateway.answer import Answer
+from twisted_gateway.answer import OpenAnswer
+from twisted_gateway.charging import so_far
 from twisted_gateway.config.routes import ThroughputFloor
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.errors import (
@@ -23,9 +24,9 @@ from twisted_gateway.errors import (
     undecodable,
     without,
 )
-from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome
+from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Usage
 from twisted_gateway.floor import Floor
-from twisted_gateway.formats.row import Passage
+from twisted_gateway.formats.row import Learnt, Passage
 from twisted_gateway.line import Batch, Line
 from twisted_gateway.wire.series import Gate
 from twisted_gateway.wire.sse import Frame, TooLong, encode
@@ -69,7 +70,7 @@ class Relay:
         self,
         exchange: Exchange,
         attempt: Attempt,
-        answer: Answer,
+        answer: OpenAnswer,
         passage: Passage,
         gates: Gates,
         downstream: Downstream,
@@ -81,7 +82,10 @@ class Relay:
         self._attempt = attempt
         self._answer = answer
         self._passage = passage
-        self._line = Line(answer.reader, passage, gates(Joint(attempt, passage, self.woken)))
+        checked = () if downstream.gone else gates(Joint(attempt, passage, self.woken))
+        self._line = Line(answer.reader, passage, checked)
+        if downstream.gone:
+            self._line.discard()
         self._downstream = downstream
         self._clock = clock
         assert exchange.call is not None
@@ -101,6 +105,8 @@ class Relay:
         self._over = False
         self._finishing = False
         self._full = False
+        self._stopping = False
+        self._delivered = 0
         self._whole: bytes | None = None
         self._headers: HeadLines = []
 
@@ -121,6 +127,16 @@ class Relay:
         if self._downstream.paused and not self._over:  # joining goes on reading
             self._answer.pause()
         return self.done
+
+    @property
+    def exchange(self) -> Exchange:
+        """Whose answer it is."""
+        return self._exchange
+
+    @property
+    def learnt(self) -> Learnt:
+        """What is known of the answer so far."""
+        return self._passage
 
     # Sink of the answer
 
@@ -250,6 +266,33 @@ class Relay:
 
     # Ends
 
+    def discard(self) -> None:
+        """The caller has left: read on for the provider's figures, and write and check nothing more."""
+        if self._over:
+            return
+        if self._finishing:  # only gates were waited for
+            self._end(Outcome.ABANDONED)
+            return
+        self._line.discard()
+        self._full = False
+        self.resume()
+
+    def stop(self, empty: Callable[[Usage], list[Frame]]) -> None:
+        """The caller wants no more: a legal ending behind what it has got, or an answer that is `empty`."""
+        if self._over or self._finishing:
+            return
+        self._answer.cut()
+        self._stopping = self._finishing = True
+        if self._alarm is not None:
+            self._alarm.off()
+        passage, call = self._passage, self._exchange.call
+        assert call is not None
+        usage = so_far(passage.usage, call.prompt_bytes, passage.text_bytes)
+        ending: Callable[[Usage], list[Frame] | None] | None = getattr(passage, "ending", None)
+        frames = ending(usage) if ending is not None else None
+        self._write(self._line.ending(empty(usage) if frames is None else frames))
+        self._settled()
+
     def cut(self, problem: Problem, outcome: Outcome) -> None:
         """End the answer from our side by an error frame."""
         if not self._over:
@@ -265,8 +308,15 @@ class Relay:
             self._downstream.write(data, frames)
             if self._progress is not None and not self._downstream.paused:
                 self._progress.set(self._every)
+            self._wrote()
         else:
             self._whole = data if self._whole is None else self._whole + data
+
+    def _wrote(self) -> None:
+        """All the text that came out of the line so far is with the caller's socket, while there is one."""
+        if not self._downstream.gone:
+            shown: int = getattr(self._passage, "shown_bytes", self._passage.text_bytes)
+            self._delivered = shown - self._line.withheld
 
     def _finish(self, batch: Batch) -> None:
         """The provider has said everything: the success ending follows, when no gate holds anything any more."""
@@ -291,7 +341,8 @@ class Relay:
             self._downstream.finish()
         elif self._whole is not None:
             self._downstream.answer(self._whole, self._headers)
-        self._end(Outcome.COMPLETE)
+            self._wrote()
+        self._end(Outcome.STOPPED if self._stopping else Outcome.COMPLETE)
 
     def _broken(self, problem: Problem, outcome: Outcome | None = None) -> None:
         if not self._finishing:
@@ -303,6 +354,8 @@ class Relay:
             self._write(rest)
         own = getattr(self._passage, "complaint", None)
         frames = own(problem) if own is not None and self._stream else None
+        if frames and self._line.gated:  # what follows the error may repeat what a policy has kept back
+            frames = frames[:1]
         if outcome is None:
             outcome = Outcome.STALLED if problem.kind == "timeout" else Outcome.TRUNCATED
             if self._exchange.bound is None:
@@ -340,7 +393,7 @@ class Relay:
         for alarm in self._alarms:
             alarm.stop()
         passage, attempt = self._passage, self._attempt
-        self._exchange.delivered_bytes = passage.text_bytes - self._line.withheld
+        self._exchange.delivered_bytes = self._delivered
         attempt.usage = passage.usage
         attempt.received_bytes = passage.text_bytes
         attempt.provider_request_id = passage.provider_request_id

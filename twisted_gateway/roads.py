@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from twisted_gateway.errors import Problem, Refused
-from twisted_gateway.exchange import Call, Target
-from twisted_gateway.formats.neutral import Prompt
+from twisted_gateway.exchange import Call, Target, Usage
+from twisted_gateway.formats.neutral import Began, Prompt
 from twisted_gateway.formats.row import Decoder, Format, Passage, Sent, Told
-from twisted_gateway.formats.translation import Translation
+from twisted_gateway.formats.translation import Seen, Translation
+from twisted_gateway.wire.sse import Frame
 
 _SPOKEN = {"anthropic": "anthropic"}
 """What a family speaks when it does not speak the caller's dialect; else chat."""
@@ -69,6 +70,13 @@ def road(format: Format, formats: Mapping[str, Format], call: Call, target: Targ
     if format.prompt is None or format.encoder is None or speaks.body is None or speaks.decoder is None:
         raise Refused(_no_way(format))
     return Road(format, speaks, call, target, format.prompt(call))
+
+
+def empty(format: Format, told: Told, usage: Usage) -> list[Frame]:
+    """A whole stream that says nothing, for a caller who has stopped it before it began (`extensions.md` 8)."""
+    assert format.encoder is not None, "what can be streamed can be written"
+    encoder, seen = format.encoder(told), Seen(usage)
+    return [*encoder.received([Began()], seen), *encoder.ending(seen)]
 
 
 def _no_way(format: Format) -> Problem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import signal
@@ -26,12 +25,14 @@ from twisted_gateway.addresses import Address
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.agent import Agent, Pool
+from twisted_gateway.bookkeeping import Bookkeeping
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
 from twisted_gateway.config.resources import ProviderKey, ProviderTls
 from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot
+from twisted_gateway.drains import Drains
 from twisted_gateway.errors import Problem, shutting_down
 from twisted_gateway.formats import anthropic, openai_chat, openai_completions, openai_responses
 from twisted_gateway.front import ENDPOINTS, CallerHeaders, Condition, Front
@@ -44,12 +45,23 @@ from twisted_gateway.named_code import named_code
 from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.policies.budgets import Budgets
+from twisted_gateway.policies.cache import Cache, Store
+from twisted_gateway.policies.costs import IncludeCost
+from twisted_gateway.policies.guardrails.policy import Guardrails
 from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
+from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
+from twisted_gateway.pulse import Pulse
 from twisted_gateway.route_metrics import Deployment, deployment
+from twisted_gateway.stores import cached
+from twisted_gateway.stores.buckets import namer
+from twisted_gateway.stores.cached_shared import SharedAnswers
+from twisted_gateway.stores.memory import Memory
+from twisted_gateway.stores.redis import Redis
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -144,7 +156,11 @@ class House(MultiService):
         self.log = Logger(namespace="aisix")
         seen = settings.observability
         buckets = seen.metrics.buckets
-        self.metrics = Metrics(request_e2e_latency=buckets.request_e2e_latency, request_ttft=buckets.request_ttft)
+        self.metrics = Metrics(
+            request_e2e_latency=buckets.request_e2e_latency,
+            request_ttft=buckets.request_ttft,
+            guardrail_latency=buckets.guardrail_latency,
+        )
         self.state = ConfigState(self.metrics)
         self.state.applied(load_resources(settings.resources_file, os.environ, time.time()))
         self.condition = Condition()
@@ -153,6 +169,8 @@ class House(MultiService):
         self._clients: dict[Any, tuple[Client, Pool]] = {}
         self._client(None)
         self._check_tls(self.snapshot())
+        self.books = self._bookkeeping()
+        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds, lambda act: reactor.callLater(0, act))
         self.outside = Outside.over_own_pool(reactor, settings.upstream)
         self.threads = Threads(reactor.callFromThread)
         callables = _callables(settings.callables)
@@ -161,11 +179,26 @@ class House(MultiService):
         self.accounting = Accounting(
             self.metrics,
             self.lines,
+            records=[self.books.records.put] if self.books.records is not None else [],
+            books=self.books.spending,
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
+        self.limiter = Memory(time.time)
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
+        self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
+        self.shared_cache = self._shared_cache()
+        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail")
+        self.guardrails = Guardrails(
+            FORMATS,
+            self.checks.check,
+            self.guard_threads.run,
+            self.metrics,
+            reactor.seconds,
+            settings.proxy.responses_stream_guardrail == "buffer",
+        )
+        self.guardrails.prepare(self.snapshot())
         self.gateway = self._gateway()
         self.probes = self._probes()
         self.metrics.routes.standing = self._standing
@@ -179,8 +212,12 @@ class House(MultiService):
             now=time.time,
             new_id=new_id,
             endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
+            left=self.gateway.left,
+            listed=self.gateway.streams.listed,
+            stop=self.gateway.streams.stop,
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
+        self.pulse = Pulse(reactor, self.metrics.lagged, lambda: self.gateway.in_flight > 0)
         self._stopping = 0
         self.stopped: Deferred[None] = Deferred()
 
@@ -191,6 +228,17 @@ class House(MultiService):
         return snapshot
 
     # Parts
+
+    def _bookkeeping(self) -> Bookkeeping:
+        files = self.settings.usage
+        try:
+            return Bookkeeping(files, self.reactor, self.metrics, time.time)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
+
+    def _usage(self) -> Any:
+        snapshot = self.snapshot()
+        return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
 
     def _hooks(self) -> Hooks:
         try:
@@ -203,6 +251,9 @@ class House(MultiService):
         if made.wants_records:
             self.accounting.records.append(made.recorded)
         return made
+
+    def _quota(self) -> Quota:
+        return Quota(self.limiter, time.time, namer(), self.metrics)
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
@@ -218,8 +269,8 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(), self.hooks),
-            limits=(),
+            after=(access.ModelAccess(), self.hooks, self.guardrails, self.budgets, IncludeCost()),
+            limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
@@ -231,6 +282,7 @@ class House(MultiService):
             heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
             progress_seconds=settings.downstream.responses_progress_secs,
             demo_base=self._demo_base,
+            drains=Drains(self.reactor, settings.proxy.max_drains, self.metrics.drained),
             bridge=settings.proxy.responses_bridge,
         )
 
@@ -246,6 +298,24 @@ class House(MultiService):
         health = self.gateway.health
         known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
         return [(deployment(model), health.report(model).status == "healthy") for model in known]
+    def _shared_cache(self) -> Redis | None:
+        block = self.settings.cache.redis
+        if block is None:
+            return None
+        try:
+            redis = Redis(block, self.reactor, self.settings.ratelimit.store_timeout_ms / 1000, "cache")
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"cache.redis.tls: {error}") from None
+        self.metrics.store_degraded("cache", True)
+        redis.watch(lambda up: self.metrics.store_degraded("cache", not up))
+        return redis
+
+    def _caches(self) -> dict[str, Store]:
+        """The caches by the names that policies have for them."""
+        caches: dict[str, Store] = {"memory": self.kept}
+        if self.shared_cache is not None:
+            caches["redis"] = SharedAnswers(self.shared_cache.command, self.settings.etcd.env_id)
+        return caches
 
     def _client_of(self, key: ProviderKey) -> Client:
         return self._client(_own_tls(key))
@@ -335,8 +405,6 @@ class House(MultiService):
         super().startService()
         self.probes.update(self.snapshot())
         if self.alone:
-            gc.collect()
-            gc.freeze()
             self.reactor.callWhenRunning(self._running)
 
     def _listen(self) -> None:
@@ -350,8 +418,17 @@ class House(MultiService):
             self.demo_port = self._bind(settings.demo.addr, site)
         prometheus = settings.observability.metrics.prometheus
         if prometheus.enabled:
-            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path, list_models=self._models)
+            status = StatusSite(
+                self.metrics,
+                self.state,
+                self.reactor,
+                path=prometheus.path,
+                list_models=self._models,
+                usage=self._usage,
+            )
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
+        if self.shared_cache is not None:
+            self.shared_cache.start()
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
     def _bind(self, address: Address, factory: Any, tls: Any = None) -> Any:
@@ -381,7 +458,7 @@ class House(MultiService):
         model = "gpt-4o-prod"
         if self.settings.demo.enabled and self.snapshot().resolve(model) is not None:
             print(f"Try it:\n  {_curl(url, model)}", file=sys.__stdout__, flush=True)
-        _Lag(self.reactor, self.metrics.lagged)
+        self.pulse.start()
 
     def _warn_published(self) -> None:
         if not self.settings.proxy.addr.is_loopback:
@@ -392,6 +469,7 @@ class House(MultiService):
 
     def reload(self) -> None:
         """SIGHUP: read the resources file again. A bad one is refused whole and changes nothing."""
+        self.books.reopen()
         state = self.state
         before = self.snapshot()
         try:
@@ -407,6 +485,7 @@ class House(MultiService):
         except SettingsError as error:
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
             return
+        self.guardrails.prepare(snapshot)
         state.applied(snapshot)
         self.probes.update(snapshot)
         self.gateway.health.forget({model.id for model in snapshot.direct_models})
@@ -425,6 +504,8 @@ class House(MultiService):
             return
         self.log.info("draining: {count} in flight", count=self.gateway.in_flight)
         self.condition.draining = self.site.draining = True
+        if self.gateway.drains is not None:
+            self.gateway.drains.close()
         self._until = self.reactor.seconds() + self.settings.shutdown.min_drain_secs
         limit = self.settings.shutdown.drain_secs
         self._hard = None if not limit else self._until + limit
@@ -448,7 +529,9 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
+        self.books.stop()
         self.hook_threads.stop()
+        self.guard_threads.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
@@ -460,6 +543,8 @@ class House(MultiService):
             pool.close()
         self.threads.stop()
         closing.append(self.hooks.quiet())
+        if self.shared_cache is not None:
+            closing.append(self.shared_cache.stop())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:
@@ -467,21 +552,6 @@ class House(MultiService):
         else:
             self.lines.writer.stop()
         return Deferred.fromCoroutine(self._closed(closing))
-
-
-class _Lag:
-    """Measures how late the reactor is: the longest turn shows in `aisix_reactor_lag_seconds`."""
-
-    def __init__(self, reactor: Any, tell: Callable[[float], None], every: float = 0.25) -> None:
-        self._reactor, self._tell, self._every = reactor, tell, every
-        self._due = reactor.seconds() + every
-        reactor.callLater(every, self._tick)
-
-    def _tick(self) -> None:
-        now = self._reactor.seconds()
-        self._tell(max(0.0, now - self._due))
-        self._due = now + self._every
-        self._reactor.callLater(self._every, self._tick)
 
 
 def _own_tls(key: ProviderKey) -> ProviderTls | None:

@@ -21,13 +21,13 @@ BYTES = ("wire",)
 NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
     "formats", "line", "roads", "providers", "routing", "ring", "turns", "retrying", "floor", "timing",
-    "route_metrics", "metrics", "tallies",
-    "client_types", "charging", "pricing", "records", "deadlines", "addresses", "config",
+    "route_metrics", "metrics", "tallies", "client_types", "charging", "pricing", "spending", "records", "deadlines",
+    "addresses", "named_code", "config",
 )
-JUDGEMENT = ("policies", "logs", "alarm", "stores", "health")
+JUDGEMENT = ("policies", "logs", "alarm", "pulse", "layers", "stores", "health")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "outside", "threads", "named_code",
+    "listener", "trust", "demo", "outside", "threads", "drains", "streams", "replay", "bookkeeping", "usage_file",
     "config.file", "stores.redis",
 )
 TRUNK = ("gateway", "attempts", "opening", "hedging", "probes")

@@ -98,7 +98,8 @@ class Running:
     """One gateway and what it wrote: `records`, `access_lines`, the `house` itself.
 
     `providers` names provider keys and their addresses. The first also serves the alias `hasty`, whose key has
-    deadlines of `HASTE` seconds; every name is an alias too, the first one as `test-model`.
+    deadlines of `HASTE` seconds; every name is an alias too, the first one as `test-model`. `resources` are more
+    lists of the resources file.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Running:
         providers: Mapping[str, str],
         boot: Mapping[str, Any] | None = None,
         reactor: Any = default_reactor,
+        resources: Mapping[str, Any] | None = None,
     ) -> None:
         self.records: list[dict[str, Any]] = []
         self.callers: list[Caller] = []
@@ -117,7 +119,7 @@ class Running:
         self._lines = Lines()
         self._before = self._held()
         path = folder / "resources.yaml"
-        path.write_text(yaml.safe_dump(_resources(providers)))
+        path.write_text(yaml.safe_dump(_resources(providers) | dict(resources or {})))
         settings = structure(merged({**_BOOT, "resources_file": str(path)}, boot or {}), {})
         self.house = House(settings, reactor, Log(self._lines, json_layout("aisix")), alone=False)
         self.house.accounting.records.append(self._recorded)

@@ -157,9 +157,9 @@ def test_headers_are_lower_case_and_stripped():
 )
 def test_declared_length(head, length, until_close):
     reader = ResponseReader(b"POST")
-    assert reader.length is None
+    assert reader.head is None
     reader.received(OK + head + b"\r\n")
-    assert (reader.length, reader.until_close) == (length, until_close)
+    assert (reader.head.length, reader.until_close) == (length, until_close)
 
 
 BAD = {
@@ -446,7 +446,7 @@ def test_garbage_raises_nothing_but_malformed(pieces):
     try:
         for piece in pieces:
             assert isinstance(reader.received(piece), bytes)
-            assert reader.length is None or reader.length >= 0
+            assert reader.head is None or reader.head.length is None or reader.head.length >= 0
         reader.ended()
     except Malformed:
         pass

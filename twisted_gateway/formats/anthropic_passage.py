@@ -14,7 +14,7 @@ import msgspec
 from twisted_gateway.errors import Problem, StrayFrame, undecodable
 from twisted_gateway.exchange import Usage
 from twisted_gateway.formats import anthropic_errors, bodies
-from twisted_gateway.formats.anthropic_usage import Counters
+from twisted_gateway.formats.anthropic_usage import Counters, written
 from twisted_gateway.formats.shortcut import Taken
 from twisted_gateway.wire.sse import Frame, escape_separators
 
@@ -88,6 +88,7 @@ class Events(Native):
     def __init__(self, shown: str | None) -> None:
         super().__init__(shown)
         self._open: set[Any] = set()
+        self._begun = False
         self._stopped = False
 
     def take(self, data: bytes) -> Taken | None:
@@ -130,6 +131,20 @@ class Events(Native):
             return []
         self._stopped = True
         return [MESSAGE_STOP]
+
+    def ending(self, usage: Usage) -> list[Frame] | None:
+        """See `row.Passage`: open blocks closed, the end of a turn."""
+        if not self._begun:
+            return None
+        events: list[dict[str, Any]] = [
+            {"type": "content_block_stop", "index": index} for index in sorted(self._open - {None})
+        ]
+        if self.finish_reason is None:
+            delta = {"stop_reason": "end_turn", "stop_sequence": None}
+            events.append({"type": "message_delta", "delta": delta, "usage": written(usage, always_input=False)})
+        self._open.clear()
+        self._stopped = self.ended = self.complete = True
+        return [*(Frame(escape_separators(_encode(event)), event["type"].encode()) for event in events), MESSAGE_STOP]
 
     def _passed(self, frame: Frame) -> Frame | None:
         data = frame.data.strip()
@@ -191,6 +206,7 @@ class Events(Native):
         return frame
 
     def _start(self, frame: Frame, data: bytes, event: _Event) -> Frame:
+        self._begun = True
         message = bodies.plain(event.message)
         if not isinstance(message, dict):
             return frame

@@ -65,6 +65,16 @@ class _Writer:
         self._id = ""
         self._refused = False
         self._finished: Finished | None = None
+        self._cut = False
+
+    def stopped(self, learnt: Learnt) -> list[Frame]:
+        """See `row.Encoder`."""
+        raise NotImplementedError
+
+    def ending(self, learnt: Learnt) -> list[Frame]:
+        """See `row.Encoder`: the end of a turn, whatever was going on."""
+        self._cut = True
+        return self.stopped(learnt)
 
     def complaint(self, problem: Problem) -> list[Frame] | None:
         """The usual error frame; open blocks are not closed."""
@@ -127,6 +137,8 @@ class _Writer:
         """`stop_reason` and `stop_sequence`."""
         finished = self._finished
         reason = finished.reason if finished is not None else "stop"
+        if finished is None and self._cut:
+            return "end_turn", None
         if self._refused or reason == "content_filter":
             return "refusal", None
         if reason != "stop":
@@ -161,6 +173,7 @@ class _Frames:
         self._made: list[Frame] = []
         self._index = 0
         self._heads: dict[str, bytes] = {}
+        self.shown_bytes = 0
 
     def say(self, event: _Object) -> None:
         """Any event."""
@@ -168,10 +181,13 @@ class _Frames:
 
     def start(self, block: _Object) -> None:
         self._heads.clear()
+        self.shown_bytes += bodies.size(block.get("name"))
         self.say({"type": "content_block_start", "index": self._index, "content_block": block})
 
     def delta(self, kind: str, text: str) -> None:
         """One of many that differ in their text alone: the JSON before it is made once for a block."""
+        if kind != "signature":
+            self.shown_bytes += bodies.size(text)
         head = self._heads.get(kind)
         if head is None:
             name = "partial_json" if kind == "input_json" else kind
@@ -196,6 +212,11 @@ class StreamWriter(_Writer):
         self._frames = _Frames()
         super().__init__(told, self._frames)
         self._started = False
+
+    @property
+    def shown_bytes(self) -> int:
+        """See `row.Encoder`."""
+        return self._frames.shown_bytes
 
     def received(self, events: Sequence[Event], learnt: Learnt) -> list[Frame]:
         """The frames of these events; the first event of any kind starts the message."""

@@ -14,6 +14,7 @@ from twisted_gateway.formats.openai_chat_decoder import ChatDecoder
 from twisted_gateway.formats.openai_chat_encoder import ChatEncoder
 from twisted_gateway.formats.openai_chat_prompt import prompt
 from twisted_gateway.formats.openai_chat_request import body
+from twisted_gateway.formats.openai_chat_texts import TEXTS
 from twisted_gateway.formats.openai_chunks import DONE as DONE
 from twisted_gateway.formats.openai_chunks import ChunkTube, WholeTube, judge, loads
 from twisted_gateway.formats.openai_delta import Choice
@@ -79,6 +80,7 @@ class Chunks(ChunkTube):
 
     kind = "chat.completion.chunk"
     prefix = "chatcmpl-"
+    nothing = {"delta": {}}
 
     def new_choice(self) -> Choice:
         """See `ChunkTube`."""
@@ -115,4 +117,5 @@ FORMAT = Format(
     body=body,
     decoder=ChatDecoder,
     encoder=ChatEncoder,
+    texts=TEXTS,
 )

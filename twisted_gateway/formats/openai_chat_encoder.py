@@ -90,7 +90,7 @@ class ChatEncoder(AnswerEncoder):
         if not self._choices:
             self._begun(0)
         for index, choice in self._choices.items():
-            self._finish(index, choice, "tool_calls" if choice.calls else "stop")
+            self._finish(index, choice, "tool_calls" if choice.calls and not self.cut else "stop")
 
     def choices(self) -> list[dict[str, Any]]:
         """See `AnswerEncoder`."""

@@ -15,7 +15,7 @@ from twisted_gateway.exchange import Call, Target, Usage
 from twisted_gateway.formats import openai_errors
 from twisted_gateway.formats.bodies import read
 from twisted_gateway.formats.openai_delta import MOST
-from twisted_gateway.formats.openai_usage import read_usage
+from twisted_gateway.formats.openai_usage import read_usage, usage_object
 from twisted_gateway.formats.shortcut import Shortcuts, Taken
 from twisted_gateway.wire.sse import Frame, escape_separators
 
@@ -84,6 +84,8 @@ class ChunkTube:
     """The member `object` of a chunk."""
     prefix: ClassVar[str]
     """Begins the id of a chunk that has none."""
+    nothing: ClassVar[dict[str, Any]]
+    """What an entry of `choices` has in place of text when it only brings a finish reason."""
 
     def __init__(self, call: Call, target: Target, shown: str | None, now: float, letters: str) -> None:
         self.usage = Usage()
@@ -96,6 +98,7 @@ class ChunkTube:
         self.finish_reason: str | None = None
         self.noise = 0
         self._usage_shown = call.usage_shown
+        self._usage_told = False
         self._shown = shown
         self._id = self.prefix + letters
         self._created = 0
@@ -137,6 +140,23 @@ class ChunkTube:
     def stopped(self, clean: bool) -> list[Frame]:
         """`[DONE]`, once, after a whole answer."""
         return [DONE] if clean else []
+
+    def ending(self, usage: Usage) -> list[Frame] | None:
+        """See `row.Passage`: `stop` for each choice that has not ended, usage where it was asked for, `[DONE]`."""
+        if not self._choices:
+            return None
+        model = self.provider_model if self._shown is None else self._shown
+        envelope = {"id": self._id, "object": self.kind, "created": self._created, "model": model or ""}
+        tail: dict[str, Any] = {"usage": None} if self._usage_shown else {}
+        chunks = [
+            {**envelope, "choices": [{"index": index, **self.nothing, "finish_reason": "stop"}], **tail}
+            for index, choice in sorted(self._choices.items())
+            if not choice.finished
+        ]
+        if self._usage_shown and not self._usage_told:
+            chunks.append({**envelope, "choices": [], "usage": usage_object(usage)})
+        self.ended = self.complete = True
+        return [*(Frame(escape_separators(_encode(chunk))) for chunk in chunks), DONE]
 
     def _edited(self, frame: Frame) -> Frame | None:
         data = frame.data.strip()
@@ -240,6 +260,7 @@ class ChunkTube:
         if isinstance(usage, dict) and all(self._choices[choice["index"]].silent(choice) for choice in choices):
             if not self._usage_shown:
                 return None
+            self._usage_told = True
             if choices:
                 chunk["choices"] = []
                 return True

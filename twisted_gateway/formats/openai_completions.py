@@ -14,6 +14,7 @@ from twisted_gateway.formats.complaints import OPENAI
 from twisted_gateway.formats.neutral import Event, Said
 from twisted_gateway.formats.openai_chunks import DONE, ChunkTube, WholeTube, judge, loads
 from twisted_gateway.formats.openai_completions_chat import CompletionsEncoder, prompt
+from twisted_gateway.formats.openai_completions_texts import TEXTS
 from twisted_gateway.formats.openai_decoder import AnswerDecoder, ChoiceReader
 from twisted_gateway.formats.row import Format, Passage, Sent
 from twisted_gateway.wire.sse import Frame
@@ -104,6 +105,7 @@ class Chunks(ChunkTube):
 
     kind = "text_completion"
     prefix = "cmpl-"
+    nothing = {"text": "", "logprobs": None}
 
     def new_choice(self) -> Text:
         """See `ChunkTube`."""
@@ -170,4 +172,5 @@ FORMAT = Format(
     prompt=prompt,
     decoder=decoder,
     encoder=CompletionsEncoder,
+    texts=TEXTS,
 )

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from twisted_gateway.exchange import Call
-from twisted_gateway.formats.bodies import Members, member, refuse
+from twisted_gateway.formats.bodies import Members, member, refuse, size
 from twisted_gateway.formats.neutral import Event, Finished, Prompt, Said, Text, Turn
 from twisted_gateway.formats.openai_encoder import AnswerEncoder, dump
 from twisted_gateway.formats.row import Told
@@ -79,6 +79,7 @@ class CompletionsEncoder(AnswerEncoder):
         self._letters = told.letters
         self._texts: dict[int, list[str]] = {}
         self._reasons: dict[int, str] = {}
+        self.shown_bytes = 0
 
     def id_of(self, given: str) -> str:
         """See `AnswerEncoder`: `cmpl-` and the provider's id without its prefix (`translation.md` section 6)."""
@@ -88,6 +89,7 @@ class CompletionsEncoder(AnswerEncoder):
         """See `AnswerEncoder`."""
         match event:
             case Said(text, index) if text:
+                self.shown_bytes += size(text)
                 texts = self._texts.setdefault(index, [])
                 if self.stream:
                     self._entry(index, dump(text), b"null")

@@ -41,6 +41,8 @@ class AnswerEncoder:
         self._head = b""
         self._tail = b',"usage":null}' if self._usage_shown else b"}"
         self._frames: list[Frame] = []
+        self.cut = False
+        """The caller has stopped the answer: choices that have not ended end by `stop`."""
 
     def received(self, events: Sequence[Event], learnt: Learnt) -> list[Frame]:
         """The frames of these events; none of a whole answer."""
@@ -64,6 +66,11 @@ class AnswerEncoder:
         if self._usage_shown and any(usage.values()):
             frames.append(Frame(dump({**self._envelope, "choices": [], "usage": usage})))
         return [*frames, DONE]
+
+    def ending(self, learnt: Learnt) -> list[Frame]:
+        """See `row.Encoder`."""
+        self.cut = True
+        return self.stopped(learnt)
 
     def complaint(self, problem: Problem) -> list[Frame] | None:
         """None: the usual error frame."""

@@ -14,8 +14,10 @@ from twisted_gateway.exchange import Call, Headers, Target, Usage
 from twisted_gateway.formats import bodies, openai_body, openai_errors
 from twisted_gateway.formats.complaints import OPENAI, Complaints
 from twisted_gateway.formats.openai_responses_encoder import ResponsesEncoder
-from twisted_gateway.formats.openai_responses_events import error_frame, read_usage
+from twisted_gateway.formats.openai_responses_events import STOPPED, dump, error_frame, read_usage, usage_object
+from twisted_gateway.formats.openai_responses_kept import Kept
 from twisted_gateway.formats.openai_responses_prompt import prompt
+from twisted_gateway.formats.openai_responses_texts import TEXTS
 from twisted_gateway.formats.openai_responses_unfold import unfolded
 from twisted_gateway.formats.row import Format, Passage, Sent
 from twisted_gateway.wire.sse import Frame, escape_separators
@@ -41,6 +43,9 @@ class _Event(msgspec.Struct):
     delta: msgspec.Raw = _NULL
     error: Any = None
     response: msgspec.Raw = _NULL
+    output_index: Any = None
+    content_index: Any = None
+    summary_index: Any = None
 
 
 class _Response(msgspec.Struct):
@@ -155,6 +160,7 @@ class Events:
         self.noise = 0
         self._number = -1
         self._told: Problem | None = None
+        self._kept = Kept()
 
     def received(self, frames: list[Frame]) -> list[Frame]:
         """The caller's frames for these of the provider; none after a terminal event."""
@@ -185,6 +191,18 @@ class Events:
         self._number += 1
         return [error_frame(problem, self._number)]
 
+    def ending(self, usage: Usage) -> list[Frame] | None:
+        """See `row.Passage`: open items ended, then `response.incomplete`."""
+        if not self._kept.begun:
+            return None
+        frames = []
+        for kind, members in self._kept.ended(STOPPED, usage_object(usage)):
+            self._number += 1
+            event = {"type": kind, "sequence_number": self._number, **members}
+            frames.append(Frame(dump(event), kind.encode()))
+        self.ended = self.complete = True
+        return frames
+
     def _relayed(self, frame: Frame) -> Frame | None:
         data = frame.data.strip()
         if data[:1] != b"{":
@@ -208,13 +226,17 @@ class Events:
             text = bytes(event.delta)
             if text[:1] == b'"' and kind != "response.audio.delta":
                 self.text_bytes += bodies.text_bytes(text)
+                place = event.content_index if event.summary_index is None else event.summary_index
+                self._kept.delta(kind, event.output_index, place, text)
             return
         if kind == "error" or event.error:
             self._complained(bodies.read(data)[0])
         elif kind in _TERMINAL:
             self._ended(kind, event)
-        elif self.provider_request_id is None:
-            self._read_response(event.response)
+        else:
+            self._kept.event(kind, event.output_index, data)
+            if self.provider_request_id is None:
+                self._read_response(event.response)
 
     def _complained(self, answer: dict[str, Any]) -> None:
         problem = openai_errors.in_band(_error_facts(answer)) or openai_errors.in_band({"error": "error"})
@@ -361,4 +383,5 @@ FORMAT = Format(
     refuse=refuse,
     prompt=prompt,
     encoder=ResponsesEncoder,
+    texts=TEXTS,
 )

@@ -18,14 +18,14 @@ from twisted_gateway.formats.neutral import (
     Mused,
     Said,
 )
-from twisted_gateway.formats.openai_responses_events import Script, dump, usage_object
+from twisted_gateway.formats.openai_responses_events import STOPPED, Script, dump, usage_object
 from twisted_gateway.formats.openai_responses_items import Call, Item, Message, Reasoning
 from twisted_gateway.formats.row import Learnt, Told
 from twisted_gateway.wire.sse import Frame
 
 AnyItem = TypeVar("AnyItem", bound=Item)
 
-_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter", STOPPED: STOPPED}
 
 
 class ResponsesEncoder:
@@ -71,13 +71,20 @@ class ResponsesEncoder:
         self._script.say(f"response.{status}", response=snapshot)
         return self._script.taken()
 
+    def ending(self, learnt: Learnt) -> list[Frame]:
+        """See `row.Encoder`: incomplete, as the caller has stopped it."""
+        self._begin()
+        self._reason = self._reason or STOPPED
+        return self.stopped(learnt)
+
     def complaint(self, problem: Problem) -> list[Frame] | None:
         """The error event, then `response.failed` with what there is (`streaming.md` 11.3)."""
         if not self._stream:
             return None
         code = "rate_limit_exceeded" if problem.status == 429 else "server_error"
         self._script.complain(problem)
-        failed = self._snapshot("failed", error={"code": code, "message": problem.message})
+        usage = usage_object(problem.usage) if problem.usage is not None else None
+        failed = self._snapshot("failed", usage, error={"code": code, "message": problem.message})
         self._script.say("response.failed", response=failed)
         return self._script.taken()
 
@@ -86,6 +93,11 @@ class ResponsesEncoder:
         if self._begun:
             self._script.say("response.in_progress", response=self._snapshot("in_progress"))
         return self._script.taken()
+
+    @property
+    def shown_bytes(self) -> int:
+        """See `row.Encoder`."""
+        return self._script.shown_bytes
 
     # Events
 

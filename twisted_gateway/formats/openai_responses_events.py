@@ -8,21 +8,25 @@ import msgspec
 
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Usage
+from twisted_gateway.formats.bodies import size
 from twisted_gateway.formats.openai_usage import count
 from twisted_gateway.wire.sse import Frame, escape_separators
 
+STOPPED = "stopped_by_caller"
+"""Why an answer is incomplete that its caller has stopped (`extensions.md` 8)."""
 _encode = msgspec.json.Encoder().encode
 
 
 class Script:
     """Writes events one after the other, numbered from 0 without a gap. A mute one writes nothing."""
 
-    __slots__ = ("_frames", "_mute", "_number")
+    __slots__ = ("_frames", "_mute", "_number", "shown_bytes")
 
     def __init__(self, mute: bool = False) -> None:
         self._frames: list[Frame] = []
         self._mute = mute
         self._number = 0
+        self.shown_bytes = 0
 
     def say(self, kind: str, **members: Any) -> None:
         """One event."""
@@ -33,6 +37,7 @@ class Script:
 
     def delta(self, kind: bytes, head: bytes, text: str, tail: bytes) -> None:
         """One event of many that differ in number and text alone: `head` and `tail` are the JSON around the text."""
+        self.shown_bytes += size(text)
         if not self._mute:
             start = b'{"type":"' + kind + b'","sequence_number":%d' % self._number
             self._frames.append(Frame(start + head + dump(text) + tail, kind))
@@ -51,13 +56,15 @@ class Script:
 
 def error_frame(problem: Problem, number: int) -> Frame:
     """An error in mid-stream. It has no member `error`, on which the SDKs raise (`streaming.md` 11.3)."""
-    event = {
+    event: dict[str, Any] = {
         "type": "error",
-        "code": problem.frame_type,
+        "code": problem.frame_type if problem.usage is None else problem.code,
         "message": problem.message,
         "param": problem.param,
         "sequence_number": number,
     }
+    if problem.usage is not None:
+        event["usage"] = usage_object(problem.usage)
     return Frame(dump(event), b"error")
 
 

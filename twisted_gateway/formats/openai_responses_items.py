@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from twisted_gateway.errors import StrayFrame
+from twisted_gateway.formats.bodies import size
 from twisted_gateway.formats.openai_responses_events import Script, dump
 
 
@@ -141,6 +142,7 @@ class Call(Item):
         self._name = name
         self._pieces: list[str] = []
         self._head = self._around()
+        script.shown_bytes += size(name)
         self._open()
 
     def add(self, text: str) -> None:

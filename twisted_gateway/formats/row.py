@@ -13,6 +13,7 @@ from twisted_gateway.exchange import Call, Headers, Target, Usage
 from twisted_gateway.formats.complaints import Complaints
 from twisted_gateway.formats.neutral import Event, Prompt
 from twisted_gateway.formats.shortcut import Taken as Taken
+from twisted_gateway.formats.slots import Texts
 from twisted_gateway.wire.series import Tube
 from twisted_gateway.wire.sse import Frame
 
@@ -70,7 +71,9 @@ class Passage(Learnt, Tube, Protocol):
     `stopped(True)` gives the dialect's success ending and is called once at most, after `complete` or `ended`. It may
     also have `complaint(problem)`: the frames of an error in mid-stream, None for the usual one; `progress()`:
     frames that say in a long silence that the answer is still being made; `patience`: the most seconds that the end
-    marker of a `complete` answer is waited for.
+    marker of a `complete` answer is waited for; `ending(usage)`: the legal last frames of an answer that is stopped
+    early, with these counters, None where nothing of it was given yet; and `shown_bytes`: how much of `text_bytes` is
+    in the frames given so far, if not all.
     """
 
 
@@ -88,13 +91,19 @@ class Decoder(Learnt, Protocol):
 
 
 class Encoder(Protocol):
-    """Events to frames of one dialect: a stream, or a whole body as one frame given by `stopped`."""
+    """Events to frames of one dialect: a stream, or a whole body as one frame given by `stopped`.
+
+    It may have `shown_bytes`: UTF-8 bytes of text in the frames of a stream, where it leaves some out or keeps it.
+    """
 
     def received(self, events: Sequence[Event], learnt: Learnt) -> list[Frame]:
         """The frames of these events; `learnt.usage` holds what is counted so far."""
 
     def stopped(self, learnt: Learnt) -> list[Frame]:
         """The last frames of an answer that ended well, usage included."""
+
+    def ending(self, learnt: Learnt) -> list[Frame]:
+        """The last frames of a stream that its caller has stopped (`extensions.md` 8); instead of `stopped`."""
 
     def complaint(self, problem: Problem) -> list[Frame] | None:
         """The frames of an error in mid-stream, where the dialect needs to know what was sent; None: the usual one."""
@@ -165,3 +174,5 @@ class Format:
     """(stream, the provider key's own member for reasoning): reads this dialect's answers."""
     encoder: Callable[[Told], Encoder] | None = None
     """Writes this dialect's answers."""
+    texts: Texts | None = None
+    """Where its texts are; None: nobody looks at them."""

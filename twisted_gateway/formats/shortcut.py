@@ -18,6 +18,7 @@ import msgspec
 from twisted_gateway.wire.sse import Frame, encode, escape_separators
 
 _MOST = 4
+_SHORT = 20
 _encode = msgspec.json.Encoder().encode
 _EASY = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]*").fullmatch
 _TEXT = re.compile(rb'(?:[^\x00-\x1f\\"]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*').fullmatch
@@ -46,8 +47,6 @@ class _Shape:
     head_out: bytes
     middle_out: bytes
     tail_out: bytes
-    between: bytes
-    between_out: bytes
     around: int
     """Length of head and tail."""
 
@@ -59,15 +58,26 @@ class _Shape:
             text = data[len(self.head) : len(data) - len(self.tail)]
             if _EASY(text):
                 return Taken(self.head_out + text + self.tail_out, 1, len(text), len(data))
-        texts = data[len(self.head) :].split(self.between)
-        texts[-1], whole, _ = texts[-1].partition(self.tail)
-        if not whole:
-            texts.pop()
-        texts = list(takewhile(self._is_plain, texts))
-        if not texts:  # another frame follows the first
-            text, whole, _ = data[len(self.head) :].partition(self.tail)
-            texts = [text] if whole and self._is_plain(text) else []
+        texts = self._texts(data)
+        if self.middle or not _EASY(b"".join(texts)):
+            texts = list(takewhile(self._is_plain, texts))
         return self._edited(texts) if texts else None
+
+    def _texts(self, data: bytes) -> list[bytes]:
+        """The texts of the whole frames of this shape that `data` begins with.
+
+        Cut at the end of the tail, since looking for all that is between two texts would take three times as long.
+        """
+        end = self.tail[-_SHORT:]
+        rest = self.tail[: -len(end)]
+        left, right = len(self.head), -len(rest) or None
+        pieces = data.split(end)
+        pieces.pop()
+        texts = [piece[left:right] for piece in pieces]
+        if not texts or data.startswith(self.head + (self.tail + self.head).join(texts) + self.tail):
+            return texts
+        fit = takewhile(lambda p: len(p) >= left + len(rest) and p.startswith(self.head) and p.endswith(rest), pieces)
+        return [piece[left:right] for piece in fit]
 
     def _is_plain(self, text: bytes) -> bool:
         """Whether the text (and its filler) is the inside of a JSON string."""
@@ -85,7 +95,7 @@ class _Shape:
             parts = [text.partition(self.middle) for text in texts]
             text_bytes = sum(len(text) for text, _, _ in parts)
             texts = [text + self.middle_out + filler for text, _, filler in parts]
-        out = self.head_out + self.between_out.join(texts) + self.tail_out
+        out = self.head_out + (self.tail_out + self.head_out).join(texts) + self.tail_out
         return Taken(escape_separators(out), count, text_bytes, used)
 
 
@@ -133,8 +143,10 @@ class Shortcuts:
         constant = b"".join(before)
         if b"\r" in constant or constant.count(b"\n") != 2:
             return
-        between, between_out = before[2] + before[0], after[2] + after[0]
-        self._shapes.append(_Shape(*before, *after, between, between_out, len(before[0]) + len(before[2])))
+        after = (
+            *(before[i] if before[i] == after[i] else after[i] for i in range(3)),
+        )  # one object for the same bytes
+        self._shapes.append(_Shape(*before, *after, len(before[0]) + len(before[2])))
 
 
 def _holes(chunk: dict[str, Any]) -> list[bytes] | None:

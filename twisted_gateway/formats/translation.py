@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import attrs
+
 from twisted_gateway.errors import Problem, StrayFrame, undecodable
 from twisted_gateway.exchange import Usage
 from twisted_gateway.formats.row import Decoder, Encoder
 from twisted_gateway.wire.sse import Frame
+
+
+@attrs.frozen
+class Seen:
+    """A `row.Learnt` of an answer that ends early: these are its counters."""
+
+    usage: Usage
+    text_bytes: int = 0
+    complete: bool = True
+    ended: bool = True
+    failure: Problem | None = None
+    provider_request_id: str | None = None
+    provider_model: str | None = None
+    finish_reason: str | None = None
+    noise: int = 0
 
 
 class Translation:
@@ -46,6 +63,11 @@ class Translation:
         made = self._encoder.received(events, self._decoder) if events else []
         return [*made, *self._encoder.stopped(self._decoder)]
 
+    def ending(self, usage: Usage) -> list[Frame] | None:
+        """See `row.Passage`."""
+        self._stopped = True
+        return self._encoder.ending(Seen(usage))
+
     def complaint(self, problem: Problem) -> list[Frame] | None:
         """The encoder's own way to tell an error in mid-stream, if it has one."""
         return self._encoder.complaint(problem)
@@ -69,6 +91,12 @@ class Translation:
     def text_bytes(self) -> int:
         """See `row.Learnt`."""
         return self._decoder.text_bytes
+
+    @property
+    def shown_bytes(self) -> int:
+        """See `row.Passage`."""
+        shown: int = getattr(self._encoder, "shown_bytes", self._decoder.text_bytes)
+        return shown
 
     @property
     def complete(self) -> bool:

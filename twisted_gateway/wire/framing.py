@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 MAX_HEAD = 65_536
 _MAX_CHUNK_LINE = 4_096
@@ -16,6 +17,24 @@ HEADER_LINES = re.compile(rb"(?:\r\n" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)*")
 _NAME = re.compile(TOKEN)
 BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _PADDED_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_USUAL = {
+    spelling: name
+    for name in (
+        *(b"accept", b"accept-encoding", b"authorization", b"cache-control", b"connection", b"content-length"),
+        *(
+            b"content-type",
+            b"date",
+            b"host",
+            b"server",
+            b"transfer-encoding",
+            b"user-agent",
+            b"x-api-key",
+            b"x-request-id",
+        ),
+    )
+    for spelling in (name, name.title())
+}
+"""One object for a name that is in every message."""
 Headers = tuple[tuple[bytes, bytes], ...]
 """Names in lower case, and values, in the order of the message."""
 
@@ -37,7 +56,7 @@ class Body:
     """What a chunk's line may look like."""
 
     _left: int
-    _state: Callable[[bytes, int, list[bytes]], int]
+    _state: Callable[[Any, bytes, int, list[bytes]], int]  # a function, no bound one: that would be a cycle
     _total: int
     finished: bool
 
@@ -50,23 +69,27 @@ class Body:
 
     def _chunk_size(self, data: bytes, at: int, parts: list[bytes]) -> int:
         """Chunks, as many as are there in whole: a read of a busy stream holds hundreds."""
-        find = data.find
+        find, startswith = data.find, data.startswith
         begun = at
+        last = b"\n"  # never a line
+        size = 0
         while True:
             end = find(b"\r\n", at)
             if end < 0:
                 if len(data) - at > _MAX_CHUNK_LINE:
                     raise Malformed("a chunk line of more than 4 KiB")
                 return at if at > begun else -1
-            size = _chunk_length(data[at:end], self._sizes)
+            line = data[at:end]
+            if line != last:
+                last, size = line, _chunk_length(line, self._sizes)
             start = end + 2
             after = start + size
             if not size:
-                self._state = self._trailer
+                self._state = Body._trailer
                 return start
-            if data[after : after + 2] != b"\r\n":
+            if not startswith(b"\r\n", after):
                 self._left = size
-                self._state = self._chunk_data
+                self._state = Body._chunk_data
                 return start
             parts.append(data[start:after])
             at = after + 2
@@ -82,7 +105,7 @@ class Body:
             parts.append(data[at : at + left])
             self._left = 0
         end = at + left
-        self._state = self._chunk_end
+        self._state = Body._chunk_end
         return end if have > left else len(data)
 
     def _chunk_end(self, data: bytes, at: int, parts: list[bytes]) -> int:
@@ -92,7 +115,7 @@ class Body:
             return -1
         if data[at : at + 2] != b"\r\n":
             raise Malformed("no line end after a chunk")
-        self._state = self._chunk_size
+        self._state = Body._chunk_size
         return at + 2
 
     def _trailer(self, data: bytes, at: int, parts: list[bytes]) -> int:
@@ -126,7 +149,7 @@ def _chunk_length(line: bytes, sizes: re.Pattern[bytes]) -> int:
 def header_pairs(lines: list[bytes]) -> Headers:
     """Header lines that `HEADER_LINES` has matched."""
     pairs = [line.partition(b":") for line in lines]
-    return tuple([(name.lower(), value.strip(b" \t")) for name, _, value in pairs])
+    return tuple([(_USUAL.get(name) or name.lower(), value.strip(b" \t")) for name, _, value in pairs])
 
 
 def _header(line: bytes) -> tuple[bytes, bytes]:

@@ -32,6 +32,12 @@ class Head:
         """All values of one header (lower case), in order."""
         return [value for key, value in self.headers if key == name]
 
+    @property
+    def length(self) -> int | None:
+        """Declared length of the body in bytes, None when it is chunked or ends with the connection."""
+        given = self.values(b"content-length")
+        return int(given[0].split(b",")[0]) if given and not self.values(b"transfer-encoding") else None
+
 
 def request_head(method: bytes, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The bytes of a request's head. Raises `Malformed` for anything that would break its lines."""
@@ -43,6 +49,9 @@ def request_head(method: bytes, path: bytes, headers: Iterable[tuple[bytes, byte
         raise Malformed("a path that cannot be sent")
     lines = [name + b": " + value for name, value in given]
     return b"\r\n".join((method + b" " + path + b" HTTP/1.1", *lines, b"\r\n"))
+
+
+_TAKEN = Head(1, 200, b"", ())
 
 
 class ResponseReader(Body):
@@ -64,7 +73,7 @@ class ResponseReader(Body):
     def __init__(self, method: bytes) -> None:
         self._method = method
         self._buffer = b""
-        self._state = self._head
+        self._state = ResponseReader._head
         self._left = 0
         self._total = 0
         self.head: Head | None = None
@@ -73,13 +82,10 @@ class ResponseReader(Body):
         self.reusable = False
         self.unread = b""
 
-    @property
-    def length(self) -> int | None:
-        """Declared length of the body in bytes, None when it is chunked or ends with the connection."""
-        if self.head is None or self.until_close:
-            return None
-        given = self.head.values(b"content-length")
-        return int(given[0].split(b",")[0]) if given and not self.head.values(b"transfer-encoding") else None
+    def let_go(self) -> None:
+        """The head is taken over by whoever wants it: its headers need not stay here for as long as the body takes."""
+        if self.head is not None:
+            self.head = _TAKEN
 
     def received(self, data: bytes) -> bytes:
         """The body bytes that `data` completes, joined. Raises `Malformed`."""
@@ -89,7 +95,7 @@ class ResponseReader(Body):
         parts: list[bytes] = []
         at = 0
         while not self.finished:
-            moved = self._state(data, at, parts)
+            moved = self._state(self, data, at, parts)
             if moved < 0:
                 self._buffer = data[at:]
                 break
@@ -151,15 +157,15 @@ class ResponseReader(Body):
         elif codings:
             if lengths:
                 self.reusable = False
-            self._state = self._chunk_size
+            self._state = Body._chunk_size
         elif lengths:
             self._left = int(lengths.pop())
-            self._state = self._counted
+            self._state = Body._counted
             self.finished = self._left == 0
         else:
             self.until_close = True
             self.reusable = False
-            self._state = self._rest
+            self._state = ResponseReader._rest
 
     def _rest(self, data: bytes, at: int, parts: list[bytes]) -> int:
         parts.append(data[at:] if at else data)

@@ -84,10 +84,10 @@ class RequestReader(Body):
         self.rest = data[end + 4 :]
         self._scanned = self._checked = self._total = 0
         if found.length is None:
-            self._state = self._chunk_size
+            self._state = Body._chunk_size
         else:
             self._left = found.length
-            self._state = self._counted
+            self._state = Body._counted
         self.finished = found.length == 0
         return found
 
@@ -103,7 +103,7 @@ class RequestReader(Body):
         """The bytes of the body that are there. Raises `Malformed`."""
         data, parts, at = self.rest, [], 0
         while not self.finished and at < len(data):
-            moved = self._state(data, at, parts)
+            moved = self._state(self, data, at, parts)
             if moved < 0:
                 break
             at = moved

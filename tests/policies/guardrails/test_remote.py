@@ -4,6 +4,8 @@ import itertools
 
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
@@ -240,3 +242,25 @@ def test_a_fault_of_ours_blocks_even_where_failures_pass(log):
 
 def test_the_number_of_pieces_is_what_the_tests_above_think():
     assert len(pieces(LONG, 10_000)) == 10
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from("cbf"), min_size=1, max_size=12), st.randoms(use_true_random=False), st.booleans())
+def test_any_order_of_any_answers(outcomes, random, open_):
+    """Nothing is left under way; a block that was heard is the verdict; all clear needs every answer."""
+    room = Room(rule=FailureRule(fail_open=open_))
+    room.ask("x" * (9_744 * len(outcomes) + 256))
+    answered = []
+    while not room.verdicts:
+        index = random.choice([index for index in range(len(room.net.calls)) if index not in answered])
+        answered.append(index)
+        room.say(index, {"c": GOOD, "b": BAD, "f": TimeoutError()}[outcomes[index]])
+    heard = {outcomes[index] for index in answered}
+    if "b" in heard:
+        assert room.verdict == Block("attack detected")
+    elif "f" in heard:
+        assert room.verdict == FailureRule(fail_open=open_).verdict("input", "azure_cs_timeout")
+    else:
+        assert room.verdict == ALLOW
+        assert sorted(answered) == list(range(len(outcomes)))
+    assert all(call.cancelled for index, call in enumerate(room.net.calls) if index not in answered)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -11,6 +10,7 @@ import attrs
 
 from twisted_gateway.config.hooking import HookEntry
 from twisted_gateway.hooks import HookCall, HookRecord
+from twisted_gateway.named_code import named_code
 
 METHODS = ("pre_call", "during", "post_call")
 
@@ -51,15 +51,10 @@ def _loaded(entry: HookEntry, where: str) -> Hook:
 
 
 def _made(entry: HookEntry, where: str) -> Any:
-    module, _, path = entry.use.partition(":")
     try:
-        found: Any = import_module(module)
-    except Exception as error:
-        raise BadHook(f"{where}: cannot import {module}: {_told(error)}") from error
-    for step in path.split("."):
-        if not hasattr(found, step):
-            raise BadHook(f"{where}: {module} has no attribute {path}")
-        found = getattr(found, step)
+        found = named_code(entry.use)
+    except ValueError as error:
+        raise BadHook(f"{where}: {error}") from error
     if not callable(found):
         raise BadHook(f"{where}: {entry.use} cannot be called")
     try:

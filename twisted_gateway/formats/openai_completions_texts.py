@@ -1,0 +1,75 @@
+"""Where the texts of legacy completions are (`guardrails.md` 2 and 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted_gateway.errors import StrayFrame
+from twisted_gateway.formats import bodies
+from twisted_gateway.formats.slots import EVERYTHING, TEXT, Channel, Heard, Shape, Slot, Texts, shape, strings
+from twisted_gateway.wire.sse import Frame
+
+_MOST_SHAPES = 4
+
+
+def asked(document: dict[str, Any]) -> list[Slot]:
+    """The texts of a request; token numbers are none."""
+    return [slot for name in document for slot in strings(document, name, (name, TEXT))]
+
+
+def answered(document: Any) -> list[Slot]:
+    """The texts of an answer, or of a chunk, which looks the same."""
+    choices = document.get("choices") if isinstance(document, dict) else None
+    return [
+        Slot(choice, "text", (choice.get("index", 0), TEXT), False, choice)
+        for choice in (choices if isinstance(choices, list) else ())
+        if isinstance(choice, dict) and isinstance(choice.get("text"), str)
+    ]
+
+
+class Chunks:
+    """Hears the chunks of one stream."""
+
+    def __init__(self) -> None:
+        self._shapes: list[Shape] = []
+
+    def heard(self, frame: Frame, decoded: bool = False) -> Heard | None:
+        """See `slots.Hearing`."""
+        data = frame.data
+        if not decoded:
+            for known in self._shapes:
+                found = known.heard(data)
+                if found is not None:
+                    return found
+        if data == b"[DONE]":
+            return Heard(ends=(EVERYTHING,))
+        try:
+            chunk, _ = bodies.read(data)
+        except StrayFrame:
+            return None
+        choices = chunk.get("choices") if isinstance(chunk, dict) else None
+        if not isinstance(choices, list):
+            return None
+        if not choices:
+            return Heard(ends=(EVERYTHING,), document=chunk)
+        slots = [slot for slot in answered(chunk) if slot.holder["text"]]
+        ends: list[Channel] = [
+            (choice.get("index", 0),)
+            for choice in choices
+            if isinstance(choice, dict) and choice.get("finish_reason") is not None
+        ]
+        if len(slots) == 1 and not ends and len(self._shapes) < _MOST_SHAPES and not choices[0].get("logprobs"):
+            made = shape(data, "text", slots[0].holder["text"], slots[0].channel)
+            if made is not None:
+                self._shapes.append(made)
+        return Heard(slots, (), ends, chunk)
+
+    def empty(self, document: Any) -> bool:
+        """See `slots.Hearing`."""
+        return not document.get("usage") and not any(
+            choice.get("text") or choice.get("finish_reason") is not None or choice.get("logprobs")
+            for choice in document["choices"]
+        )
+
+
+TEXTS = Texts(("prompt", "suffix"), asked, answered, Chunks)

@@ -1,0 +1,99 @@
+"""Where the texts of Responses are (`guardrails.md` 2 and 7). A channel begins with the item's place in the output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted_gateway.errors import StrayFrame
+from twisted_gateway.formats import bodies
+from twisted_gateway.formats.slots import (
+    EVERYTHING,
+    REASONING,
+    REFUSAL,
+    TEXT,
+    TOOL,
+    Channel,
+    Heard,
+    Slot,
+    Texts,
+    strings,
+)
+from twisted_gateway.wire.sse import Frame
+
+_KINDS = {
+    "output_text": TEXT,
+    "refusal": REFUSAL,
+    "reasoning_text": REASONING,
+    "reasoning_summary_text": REASONING,
+    "function_call_arguments": TOOL,
+    "mcp_call_arguments": TOOL,
+    "custom_tool_call_input": TOOL,
+    "code_interpreter_call_code": TEXT,
+    "audio.transcript": TEXT,
+    "audio_transcript": TEXT,
+}
+"""Whose pieces come as `response.NAME.delta`, and as a whole in `response.NAME.done`."""
+
+_WHOLE = ("text", "refusal", "arguments", "input", "code", "transcript")
+_TERMINAL = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+_ECHOES = ("response.created", "response.in_progress", "response.queued")
+
+
+def asked(document: dict[str, Any]) -> list[Slot]:
+    """The texts of a request."""
+    return [slot for name in document for slot in strings(document, name, (name, TEXT))]
+
+
+def answered(document: Any) -> list[Slot]:
+    """The texts of a whole answer."""
+    output = document.get("output") if isinstance(document, dict) else None
+    found: list[Slot] = []
+    for index in range(len(output) if isinstance(output, list) else 0):
+        found += strings(output, index, (index, TEXT))
+    return found
+
+
+class Events:
+    """Hears the events of one stream."""
+
+    def heard(self, frame: Frame, decoded: bool = False) -> Heard | None:
+        """See `slots.Hearing`."""
+        try:
+            event, _ = bodies.read(frame.data)
+        except StrayFrame:
+            return None
+        if not isinstance(event, dict):
+            return None
+        kind = event.get("type") or frame.event.decode("ascii", "replace")
+        if not isinstance(kind, str) or kind in _ECHOES or kind == "error":
+            return None
+        if kind in _TERMINAL:
+            return Heard(wholes=answered(event.get("response")), ends=(EVERYTHING,), document=event)
+        place = event.get("output_index", 0)
+        name, _, step = kind.removeprefix("response.").rpartition(".")
+        known = _KINDS.get(name)
+        if known is not None:
+            part = event.get("content_index", event.get("summary_index", 0))
+            channel: Channel = (place, known) if known == TOOL else (place, known, name, part)
+            if step == "delta":
+                given = isinstance(event.get("delta"), str)
+                slots = (Slot(event, "delta", channel, known == TOOL, event),) if given else ()
+                return Heard(slots, document=event)
+            wholes = [
+                Slot(event, key, channel, known == TOOL, event) for key in _WHOLE if isinstance(event.get(key), str)
+            ]
+            return Heard((), wholes, (channel,), event)
+        if name == "output_item":
+            ends: tuple[Channel, ...] = ((place,),) if step == "done" else ()
+            return Heard((), list(strings(event, "item", (place, TEXT))), ends, event)
+        if name in ("content_part", "reasoning_summary_part"):
+            about = (place, REASONING if name.startswith("reasoning") else TEXT)
+            return Heard((), list(strings(event, "part", about)), (), event)
+        return Heard((), [slot for key in event for slot in strings(event, key, (place, TEXT))], (), event)
+
+    def empty(self, document: Any) -> bool:
+        """See `slots.Hearing`."""
+        return str(document.get("type")).endswith(".delta")
+
+
+TEXTS = Texts(("instructions", "input", "prompt"), asked, answered, Events, buffers=True)

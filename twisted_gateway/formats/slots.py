@@ -1,0 +1,212 @@
+"""Where the texts of a dialect are: in requests, in whole answers, in the frames of a stream (`guardrails.md` 2, 7.2).
+
+Policies that read or change texts see them as **slots**: places in a decoded document, each with the channel that its
+text is part of. A changed text is put into its slot, and the document is written again; what was not changed is never
+touched. What a dialect calls its texts is in its own module, `<dialect>_texts`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import attrs
+import msgspec
+
+from twisted_gateway.wire.sse import Frame, escape_separators
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+Channel = tuple[Any, ...]
+"""(choice, kind, more): a text that is read as one string. A shorter one stands for all that begin with it."""
+
+TEXT = "text"
+REFUSAL = "refusal"
+REASONING = "reasoning"
+TOOL = "tool"
+"""A tool call's name and arguments."""
+
+EVERYTHING: Channel = ()
+
+
+class Slot(NamedTuple):
+    """A text's place: `holder[key]`. `arguments`: it is (a piece of) a tool call's JSON.
+
+    `spelled` has a member `logprobs` that spells the text once more.
+    """
+
+    holder: Any
+    key: Any
+    channel: Channel
+    arguments: bool = False
+    spelled: dict[str, Any] | None = None
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether it is what the model thought, which is looked at only when asked for."""
+        return len(self.channel) > 1 and self.channel[1] == REASONING
+
+
+class Heard(NamedTuple):
+    """What a frame of a stream says.
+
+    `slots` are pieces of their channels' texts; `wholes` are texts that stand in the frame as a whole; `ends` are the
+    channels that are complete with this frame. `document` is the frame's JSON, None as long as nobody decoded it: then
+    `text` is the only piece, of `channel`.
+    """
+
+    slots: Sequence[Slot] = ()
+    wholes: Sequence[Slot] = ()
+    ends: Sequence[Channel] = ()
+    document: Any = None
+    channel: Channel = ()
+    text: str = ""
+
+
+class Hearing(Protocol):
+    """Hears one stream of a dialect, frame by frame."""
+
+    def heard(self, frame: Frame, decoded: bool = False) -> Heard | None:
+        """What it says, or None when there is nothing in it. With `decoded` the document is given in any case."""
+
+    def empty(self, document: Any) -> bool:
+        """Whether a frame whose texts have all become empty says nothing else."""
+
+
+@attrs.frozen
+class Texts:
+    """A dialect's texts. `members` are the members of a request that hold any; `asked` finds them there."""
+
+    members: tuple[str, ...]
+    asked: Callable[[dict[str, Any]], list[Slot]]
+    answered: Callable[[Any], list[Slot]]
+    hearing: Callable[[], Hearing]
+    buffers: bool = False
+    """A verdict about a stream is waited for before its head is written, unless told otherwise (section 6)."""
+
+
+def text_of(slot: Slot) -> str:
+    """The text in a slot; an object (the input of a tool) is its JSON."""
+    value = slot.holder[slot.key]
+    return value if isinstance(value, str) else _encode(value).decode("utf-8", "replace")
+
+
+def put(slot: Slot, text: str) -> None:
+    """Another text for a slot, in its own form."""
+    value = slot.holder[slot.key]
+    slot.holder[slot.key] = text if isinstance(value, str) else _decode(text.encode())
+    if slot.spelled is not None and slot.spelled.get("logprobs") is not None:
+        slot.spelled["logprobs"] = None
+
+
+def written(frame: Frame, document: Any) -> Frame:
+    """The frame of a stream with its document as it is now."""
+    return Frame(escape_separators(_encode(document)), frame.event)
+
+
+def body(document: Any) -> Frame:
+    """A whole answer as its one frame."""
+    data = _encode(document)
+    return Frame(data, b"", data)
+
+
+NEVER = frozenset(
+    (
+        *("id", "type", "object", "role", "model", "status", "index", "created", "created_at", "call_id", "item_id"),
+        *("tool_call_id", "tool_use_id", "file_id", "container_id", "response_id", "previous_response_id", "phase"),
+        *("url", "image_url", "file_url", "file_data", "data", "media_type", "mime_type", "format", "signature"),
+        *(
+            "encrypted_content",
+            "encrypted_index",
+            "cache_control",
+            "detail",
+            "finish_reason",
+            "stop_reason",
+            "logprobs",
+        ),
+        *("usage", "system_fingerprint", "service_tier", "obfuscation", "filename", "source_type", "ttl", "caller"),
+        *("annotations", "server_label", "approval_request_id", "vector_store_id", "content_index", "fingerprint"),
+        *("input_audio", "expires_at", "environment", "namespace"),
+    )
+)
+"""Members that hold no text of a prompt or an answer, in any dialect: ids, kinds, URLs, pictures, sound."""
+
+_REASONING_MEMBERS = frozenset(("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details"))
+_JSON_MEMBERS = frozenset(("arguments",))
+
+
+def strings(holder: Any, key: Any, channel: Channel) -> Iterator[Slot]:
+    """The slots of all texts in `holder[key]`, but for members that never hold one.
+
+    What is not known is taken for text: a new member of a dialect is looked at until somebody decides otherwise.
+    """
+    value = holder[key]
+    if isinstance(value, str):
+        yield from _one(holder, key, channel)
+    elif isinstance(value, list):
+        for index in range(len(value)):
+            yield from strings(value, index, channel)
+    elif isinstance(value, dict):
+        if value.get("type") == "text" and isinstance(value.get("data"), str):  # a document given as text
+            yield from _one(value, "data", channel)
+        if value.get("type") in ("reasoning", "thinking", "redacted_thinking"):
+            channel = (channel[0], REASONING)
+        for name in value:
+            if name in NEVER:
+                continue
+            if name == "input" and "name" in value and isinstance(value[name], dict | list):
+                yield Slot(value, name, channel, arguments=True)
+                continue
+            yield from strings(value, name, (channel[0], REASONING) if name in _REASONING_MEMBERS else channel)
+
+
+def _one(holder: Any, key: Any, channel: Channel) -> Iterator[Slot]:
+    value = holder[key]
+    if value and not _is_data(value):
+        yield Slot(holder, key, channel, arguments=key in _JSON_MEMBERS)
+
+
+def _is_data(value: str) -> bool:
+    """A `data:` URL, or base64 without end: nobody's words (`guardrails.md` 2)."""
+    if value.startswith("data:") and ";base64," in value[:128]:
+        return True
+    return len(value) > 4096 and " " not in value[:4096] and _BASE64(value[:4096]) is not None
+
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]{4096}").fullmatch
+
+
+class Shape:
+    """The constant JSON around a text, learnt from one frame: later ones with the same need not be decoded."""
+
+    __slots__ = ("_around", "_channel", "_head", "_tail")
+
+    def __init__(self, head: bytes, tail: bytes, channel: Channel) -> None:
+        self._head = head
+        self._tail = tail
+        self._around = len(head) + len(tail)
+        self._channel = channel
+
+    def heard(self, data: bytes) -> Heard | None:
+        """The text of a frame of this shape, None for any other."""
+        if not (data.startswith(self._head) and data.endswith(self._tail)) or len(data) < self._around:
+            return None
+        inner = data[len(self._head) : len(data) - len(self._tail)]
+        if _EASY(inner) is None:
+            return None
+        return Heard((), (), (), None, self._channel, inner.decode("ascii"))
+
+
+def shape(data: bytes, name: str, text: str, channel: Channel) -> Shape | None:
+    """The shape of a frame that has this text, once, in a member of this name."""
+    inner = _encode(text)[1:-1]
+    hole = b'"' + name.encode() + b'":"' + inner + b'"'
+    if not text or b"\\" in inner or data.count(hole) != 1:
+        return None
+    at = data.index(hole) + len(name) + 4
+    return Shape(data[:at], data[at + len(inner) :], channel)
+
+
+_EASY = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]+").fullmatch
