@@ -35,18 +35,16 @@ class Sharing:
         self._timeout = settings.ratelimit.store_timeout_ms / 1000
         self._env_id = settings.etcd.env_id
         limits = settings.ratelimit
-        self._blocks: dict[str, RedisBlock] = {}
+        self._block = limits.redis
         self._counters: Shared | None = None
         self.limiter: Store = Memory(time.time)
         if limits.backend == "redis" and limits.redis is not None:
-            self._blocks[LIMITS] = limits.redis
             self.limiter = self._counters = self._shared(limits.redis, limits.concurrency_ttl_secs)
-        self._cache: Redis | None = None
+        self.cache: Redis | None = None
         self.answers: SharedAnswers | None = None
         """The cache that is in a Redis, if there is one."""
         if settings.cache.redis is not None:
-            self._blocks[CACHE] = settings.cache.redis
-            cache = self._cache = self._redis(settings.cache.redis, CACHE)
+            cache = self.cache = self._redis(settings.cache.redis, CACHE)
             cache.watch(lambda up: told(CACHE, not up))
             self.answers = SharedAnswers(cache.command, self._env_id)
 
@@ -68,24 +66,25 @@ class Sharing:
         )
 
     def start(self) -> None:
-        """Connect. A Redis that is not there raises `SettingsError`; later it may go away and come back."""
-        if self._blocks:
+        """Connect. Without the Redis of the limits this raises `SettingsError`; later it may go away and come back.
+
+        A cache that is not there only misses.
+        """
+        if self._counters is not None and self._block is not None:
             from twisted_gateway.stores.redis_boot import check
 
-            for name, block in self._blocks.items():
-                try:
-                    check(block)
-                except (OSError, ValueError) as error:
-                    raise SettingsError(f"{name}.redis: cannot connect: {error}") from None
-        if self._counters is not None:
+            try:
+                check(self._block)
+            except (OSError, ValueError) as error:
+                raise SettingsError(f"{LIMITS}.redis: cannot connect: {error}") from None
             self._counters.start()
-        if self._cache is not None:
+        if self.cache is not None:
             self._told(CACHE, True)
-            self._cache.start()
+            self.cache.start()
 
     async def stop(self) -> None:
         """Tell what is left to tell, and let go."""
         if self._counters is not None:
             await self._counters.stop()
-        if self._cache is not None:
-            await self._cache.stop()
+        if self.cache is not None:
+            await self.cache.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import signal
@@ -47,7 +46,8 @@ from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
 from twisted_gateway.policies.budgets import Budgets
-from twisted_gateway.policies.cache import Cache, Store
+from twisted_gateway.policies.cache import Cache
+from twisted_gateway.policies.cache import Store as AnswerStore
 from twisted_gateway.policies.costs import IncludeCost
 from twisted_gateway.policies.guardrails.policy import Guardrails
 from twisted_gateway.policies.guardrails.services import Services
@@ -56,6 +56,7 @@ from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
+from twisted_gateway.pulse import Pulse
 from twisted_gateway.route_metrics import Deployment, deployment
 from twisted_gateway.sharing import Sharing
 from twisted_gateway.stores import cached
@@ -214,6 +215,7 @@ class House(MultiService):
             stop=self.gateway.streams.stop,
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
+        self.pulse = Pulse(reactor, self.metrics.lagged, lambda: self.gateway.in_flight > 0)
         self._stopping = 0
         self.stopped: Deferred[None] = Deferred()
 
@@ -299,9 +301,9 @@ class House(MultiService):
         known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
         return [(deployment(model), health.report(model).status == "healthy") for model in known]
 
-    def _caches(self) -> dict[str, Store]:
+    def _caches(self) -> dict[str, AnswerStore]:
         """The caches by the names that policies have for them."""
-        caches: dict[str, Store] = {"memory": self.kept}
+        caches: dict[str, AnswerStore] = {"memory": self.kept}
         if self.sharing.answers is not None:
             caches["redis"] = self.sharing.answers
         return caches
@@ -395,8 +397,6 @@ class House(MultiService):
         super().startService()
         self.probes.update(self.snapshot())
         if self.alone:
-            gc.collect()
-            gc.freeze()
             self.reactor.callWhenRunning(self._running)
 
     def _listen(self) -> None:
@@ -448,7 +448,7 @@ class House(MultiService):
         model = "gpt-4o-prod"
         if self.settings.demo.enabled and self.snapshot().resolve(model) is not None:
             print(f"Try it:\n  {_curl(url, model)}", file=sys.__stdout__, flush=True)
-        _Lag(self.reactor, self.metrics.lagged)
+        self.pulse.start()
 
     def _warn_published(self) -> None:
         if not self.settings.proxy.addr.is_loopback:
@@ -541,21 +541,6 @@ class House(MultiService):
         else:
             self.lines.writer.stop()
         return Deferred.fromCoroutine(self._closed(closing))
-
-
-class _Lag:
-    """Measures how late the reactor is: the longest turn shows in `aisix_reactor_lag_seconds`."""
-
-    def __init__(self, reactor: Any, tell: Callable[[float], None], every: float = 0.25) -> None:
-        self._reactor, self._tell, self._every = reactor, tell, every
-        self._due = reactor.seconds() + every
-        reactor.callLater(every, self._tick)
-
-    def _tick(self) -> None:
-        now = self._reactor.seconds()
-        self._tell(max(0.0, now - self._due))
-        self._due = now + self._every
-        self._reactor.callLater(self._every, self._tick)
 
 
 def _own_tls(key: ProviderKey) -> ProviderTls | None:

@@ -24,7 +24,7 @@ KNOWLEDGE = (
     "route_metrics", "metrics", "tallies", "client_types", "charging", "pricing", "spending", "records", "deadlines",
     "addresses", "named_code", "config",
 )
-JUDGEMENT = ("policies", "logs", "alarm", "layers", "stores", "health")
+JUDGEMENT = ("policies", "logs", "alarm", "pulse", "layers", "stores", "health")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
     "listener", "trust", "demo", "outside", "threads", "drains", "streams", "replay", "sharing",
