@@ -256,9 +256,7 @@ class House(MultiService):
 
     def _probes(self) -> Probes:
         gateway = self.gateway
-        return Probes(
-            gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0]
-        )
+        return Probes(gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0])
 
     def _models(self) -> Any:
         return self.state.models(self.gateway.health, time.time())

@@ -143,7 +143,9 @@ class Shortcuts:
         constant = b"".join(before)
         if b"\r" in constant or constant.count(b"\n") != 2:
             return
-        after = (*(before[i] if before[i] == after[i] else after[i] for i in range(3)),)  # one object for the same bytes
+        after = (
+            *(before[i] if before[i] == after[i] else after[i] for i in range(3)),
+        )  # one object for the same bytes
         self._shapes.append(_Shape(*before, *after, len(before[0]) + len(before[2])))
 
 

@@ -21,7 +21,16 @@ _USUAL = {
     spelling: name
     for name in (
         *(b"accept", b"accept-encoding", b"authorization", b"cache-control", b"connection", b"content-length"),
-        *(b"content-type", b"date", b"host", b"server", b"transfer-encoding", b"user-agent", b"x-api-key", b"x-request-id"),
+        *(
+            b"content-type",
+            b"date",
+            b"host",
+            b"server",
+            b"transfer-encoding",
+            b"user-agent",
+            b"x-api-key",
+            b"x-request-id",
+        ),
     )
     for spelling in (name, name.title())
 }
