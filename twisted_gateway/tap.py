@@ -270,7 +270,7 @@ class House(MultiService):
             redis,
             local,
             self.reactor,
-            uuid.uuid4().hex,
+            new_id(),
             lambda degraded: self._degraded("ratelimit", degraded),
             limits.concurrency_ttl_secs,
             self.settings.etcd.env_id,
