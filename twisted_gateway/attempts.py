@@ -260,7 +260,7 @@ class Attempts:
             return opened
         except AttemptFailed as failed:
             latest = self._latest(target)
-            if self.downstream.gone:  # some connections call it a failure when they are cancelled
+            if self.downstream.gone and not exchange.drained:  # some connections call it a failure when cancelled
                 latest.problem, latest.ended_by = None, "abandoned"
                 raise CancelledError from None
             if not isinstance(failed, Skipped):
