@@ -210,7 +210,9 @@ class Attempts:
     def _hedged(self, hedge: Hedge) -> Any:
         """The second runner, if the group's ratio allows one more."""
         assert self._group is not None
-        if not self.targets or not self.means.hedges.take(self._group.id, hedge.max_extra_ratio, self._now):
+        if self.downstream.gone or not self.targets:
+            return None
+        if not self.means.hedges.take(self._group.id, hedge.max_extra_ratio, self._now):
             return None
         self._hedge = None  # one for each call
         return self._second()
