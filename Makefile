@@ -1,6 +1,8 @@
 # make run     serve on 127.0.0.1:3000 with the files in conf/
-# make test    the whole test suite
-# make bench   the gateway beside nginx (bench/README.md)
+# make test    the whole test suite; make test REACTOR=aisix: on our own reactor instead of Twisted's
+# make bench   the gateway beside nginx, and what each feature costs (bench/README.md)
+# make budget  only what each feature costs
+# make profile where the gateway spends its time under the bench's load
 # make lint    ruff, mypy, the import rungs
 # make lock    pin the newest versions that setup.py allows
 # make clean   remove what these made
@@ -15,16 +17,23 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 CHECKOUT = --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 
 .DELETE_ON_ERROR:
-.PHONY: run test bench lint lock clean
+.PHONY: run test bench budget profile lint lock clean
 
 run: .venv/installed
 	exec $(BIN)/aisix --config $(CONFIG)
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(REACTOR:%=-p tests.on_%) $(ARGS)
 
 bench: .venv/installed
 	PYTHON=$(BIN)/python bench/run $(ARGS)
+	PYTHON=$(BIN)/python bench/run budget
+
+budget: .venv/installed
+	PYTHON=$(BIN)/python bench/run budget
+
+profile: .venv/installed-test
+	PYTHON=$(BIN)/python bench/run profile $(ARGS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

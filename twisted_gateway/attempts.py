@@ -259,8 +259,12 @@ class Attempts:
             exchange.serving = made
             return opened
         except AttemptFailed as failed:
-            if not isinstance(failed, Skipped) and not self.downstream.gone:
-                self._note(self._latest(target), failed)
+            latest = self._latest(target)
+            if self.downstream.gone:  # some connections call it a failure when they are cancelled
+                latest.problem, latest.ended_by = None, "abandoned"
+                raise CancelledError from None
+            if not isinstance(failed, Skipped):
+                self._note(latest, failed)
             raise
         finally:
             del self._running[id(target)]

@@ -76,7 +76,8 @@ def charge(exchange: Exchange, outcome: Outcome) -> Charge:
         completion_delivered=estimate(exchange.delivered_bytes),
         cache_write_1h=usage.cache_write_1h if counters else 0,
     )
-    return attrs.evolve(charged, cost_usd=price(attempt.target.model.cost, charged))
+    cost = price(attempt.target.model.cost, charged)
+    return attrs.evolve(charged, cost_usd=cost) if cost else charged
 
 
 def so_far(usage: Usage, prompt_bytes: int, text_bytes: int) -> Usage:

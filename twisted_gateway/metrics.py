@@ -26,6 +26,7 @@ UNKNOWN = "unknown"
 E2E_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 420, 600)
 """Seconds (`operations.md` 5.7)."""
 TTFT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+GUARDRAIL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 RELOAD_FAILURES = ("fetch", "parse", "validate")
@@ -96,7 +97,11 @@ class Metrics(Collector):
     """One registry with all metrics of a process. Buckets are upper bounds in seconds, ascending, without infinity."""
 
     def __init__(
-        self, *, request_e2e_latency: Sequence[float] = E2E_BUCKETS, request_ttft: Sequence[float] = TTFT_BUCKETS
+        self,
+        *,
+        request_e2e_latency: Sequence[float] = E2E_BUCKETS,
+        request_ttft: Sequence[float] = TTFT_BUCKETS,
+        guardrail_latency: Sequence[float] = GUARDRAIL_BUCKETS,
     ) -> None:
         self.registry = CollectorRegistry()
         self._tables: list[Table | Summary | Histogram] = []
@@ -109,6 +114,12 @@ class Metrics(Collector):
         self._declare_config()
         self._declare_limits()
         self._declare_ours()
+        self._guardrail_latency = self._histogram(
+            "aisix_guardrail_latency_seconds",
+            "Time that a guardrail took to look at something.",
+            ("env_id", "guardrail", "kind", "phase", "result", "error_type"),
+            guardrail_latency,
+        )
         self.registry.register(self)
 
     def exposition(self) -> bytes:
@@ -213,6 +224,14 @@ class Metrics(Collector):
         """Who is calling was decided (`operations.md` 5.4): method, `allowed` or `denied`, and why."""
         self._auth[method, result, reason] += 1
 
+    def cached(self, policy: str, status: str, layer: str | None) -> None:
+        """A cache policy was meant for a call: `hit` (in a layer), `miss` or `bypass` (`operations.md` 5.4)."""
+        self._cache_requests[policy, f"hit_{layer}" if status == "hit" else status] += 1
+
+    def store_degraded(self, store: str, degraded: bool) -> None:
+        """Whether a store that several gateways share cannot be used now (`extensions.md` 9)."""
+        self._degraded[(store,)] = int(degraded)
+
     def hook_failed(self, hook: str, method: str) -> None:
         """A hook of the boot file raised, or took too long, in one of its three methods."""
         self._hook_errors[hook, method] += 1
@@ -230,9 +249,19 @@ class Metrics(Collector):
 
     # What is counted about the process.
 
-    def store_degraded(self, store: str, degraded: bool) -> None:
-        """A store of several gateways is out of reach, or back."""
-        self._degraded[(store,)] = int(degraded)
+    def guarded(
+        self, guardrail: str, kind: str, phase: str, result: str, seconds: float, error_type: str = "none"
+    ) -> None:
+        """A guardrail has looked at something; `phase` is `input` or `output`, `result` as in `operations.md` 5.4."""
+        self._guardrail_latency.observe((UNKNOWN, guardrail, kind, phase, result, error_type), seconds)
+
+    def guard_blocked(self) -> None:
+        """A guardrail has blocked a chat."""
+        self._guardrail_blocks[()] += 1
+
+    def guard_bypassed(self, reason: str) -> None:
+        """A guardrail of a chat could not be asked and was skipped."""
+        self._guardrail_bypasses[(reason,)] += 1
 
     def lagged(self, seconds: float) -> None:
         """A timer of the reactor fired so much later than it should have."""
@@ -356,7 +385,6 @@ class Metrics(Collector):
         self._remaining_tokens = self._gauge(
             "aisix_ratelimit_remaining_tokens", "Tokens left to a key in this minute.", whose
         )
-        self._degraded = self._gauge("aisix_store_degraded", "Whether a shared store is out of reach.", ("store",))
 
     def _declare_ours(self) -> None:
         self._outcomes = self._counter(
@@ -371,6 +399,14 @@ class Metrics(Collector):
         self._file_drops = self._counter("aisix_usage_file_drops_total", "Records that the usage file has lost.")
         self._lag = self._histogram("aisix_reactor_lag_seconds", "How late the reactor's timers fire.", (), LAG_BUCKETS)
         self._noise = self._counter("aisix_sse_noise_total", "Ignored frames of providers.", ("kind",))
+        self._cache_requests = self._counter(
+            "aisix_cache_requests_total", "Calls that a cache policy was meant for.", ("policy", "outcome")
+        )
+        self._degraded = self._gauge("aisix_store_degraded", "1 while a shared store cannot be used.", ("store",))
+        self._guardrail_blocks = self._counter("aisix_guardrail_blocks_total", "Chats that a guardrail has blocked.")
+        self._guardrail_bypasses = self._counter(
+            "aisix_guardrail_bypasses_total", "Checks of chats that could not be made and were skipped.", ("reason",)
+        )
         self._hook_errors = self._counter(
             "aisix_hook_errors_total", "Exceptions and time-outs of an operator's hooks.", ("hook", "method")
         )

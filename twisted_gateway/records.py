@@ -35,6 +35,8 @@ def record(exchange: Exchange, outcome: Outcome, charged: Charge | None = None) 
     made = _call_part(exchange, outcome)
     made.update(_token_part(charged))
     made.update(_present(_caller_part(exchange)))
+    made.update(_present(_cache_part(exchange)))
+    made.update(_present(_guarded_part(exchange)))
     if (attempt := exchange.attempt) is not None:
         made["attempt_index"] = attempt.index
         made.update(_present(_attempt_part(exchange, attempt)))
@@ -132,7 +134,7 @@ def _call_part(exchange: Exchange, outcome: Outcome) -> Record:
         "frames": exchange.frames,
         "bytes": exchange.bytes,
         "upstream_latency_ms": 0.0,
-        "guardrail_blocked": exchange.problem is not None and exchange.problem.type == "content_filter",
+        "guardrail_blocked": _blocked(exchange),
         "inbound_protocol": protocol_of(exchange),
     }
     if call is not None and call.model:
@@ -145,6 +147,26 @@ def _call_part(exchange: Exchange, outcome: Outcome) -> Record:
     if exchange.drained:
         made["drained"] = True
     return made
+
+
+def _blocked(exchange: Exchange) -> bool:
+    if exchange.guarded is not None and exchange.guarded.blocked:
+        return True
+    return exchange.problem is not None and exchange.problem.type == "content_filter"
+
+
+def _guarded_part(exchange: Exchange) -> Record:
+    """What guardrails did (`guardrails.md` 13)."""
+    guarded = exchange.guarded
+    if guarded is None:
+        return {}
+    return {
+        "applied_guardrails": guarded.applied,
+        "guardrail_enforced_hits": guarded.enforced,
+        "guardrail_monitor_hits": guarded.monitored,
+        "redacted_entity_counts": guarded.redacted,
+        "guardrail_bypassed_reason": guarded.bypassed,
+    }
 
 
 def _token_part(charged: Charge) -> Record:
@@ -176,6 +198,18 @@ def _caller_part(exchange: Exchange) -> Record:
         "auth_type": "api_key" if exchange.caller is not None else None,
         "client_source_ip": exchange.peer,
         "client_user_agent": agent[:_LONGEST_TEXT] if agent else None,
+    }
+
+
+def _cache_part(exchange: Exchange) -> Record:
+    use = exchange.cache
+    if use is None:
+        return {}
+    return {
+        "cache_status": use.status,
+        "cache_hit_saved_input_tokens": use.saved_prompt,
+        "cache_hit_saved_output_tokens": use.saved_completion,
+        "cache_hit_layer": use.layer,
     }
 
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from twisted_gateway.alarm import Alarm
-from twisted_gateway.answer import Answer
+from twisted_gateway.answer import OpenAnswer
 from twisted_gateway.charging import so_far
 from twisted_gateway.config.routes import ThroughputFloor
 from twisted_gateway.downstream import Downstream, HeadLines
@@ -70,7 +70,7 @@ class Relay:
         self,
         exchange: Exchange,
         attempt: Attempt,
-        answer: Answer,
+        answer: OpenAnswer,
         passage: Passage,
         gates: Gates,
         downstream: Downstream,
@@ -354,6 +354,8 @@ class Relay:
             self._write(rest)
         own = getattr(self._passage, "complaint", None)
         frames = own(problem) if own is not None and self._stream else None
+        if frames and self._line.gated:  # what follows the error may repeat what a policy has kept back
+            frames = frames[:1]
         if outcome is None:
             outcome = Outcome.STALLED if problem.kind == "timeout" else Outcome.TRUNCATED
             if self._exchange.bound is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import signal
@@ -47,16 +46,23 @@ from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
 from twisted_gateway.policies.budgets import Budgets
+from twisted_gateway.policies.cache import Cache
+from twisted_gateway.policies.cache import Store as AnswerStore
 from twisted_gateway.policies.costs import IncludeCost
+from twisted_gateway.policies.guardrails.policy import Guardrails
 from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
+from twisted_gateway.pulse import Pulse
 from twisted_gateway.route_metrics import Deployment, deployment
-from twisted_gateway.stores.buckets import namer
+from twisted_gateway.stores import cached
+from twisted_gateway.stores.buckets import Store, namer
+from twisted_gateway.stores.cached_shared import SharedAnswers
 from twisted_gateway.stores.memory import Memory
+from twisted_gateway.stores.redis import Redis
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -151,7 +157,11 @@ class House(MultiService):
         self.log = Logger(namespace="aisix")
         seen = settings.observability
         buckets = seen.metrics.buckets
-        self.metrics = Metrics(request_e2e_latency=buckets.request_e2e_latency, request_ttft=buckets.request_ttft)
+        self.metrics = Metrics(
+            request_e2e_latency=buckets.request_e2e_latency,
+            request_ttft=buckets.request_ttft,
+            guardrail_latency=buckets.guardrail_latency,
+        )
         self.state = ConfigState(self.metrics)
         self.state.applied(load_resources(settings.resources_file, os.environ, time.time()))
         self.condition = Condition()
@@ -175,9 +185,22 @@ class House(MultiService):
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
-        self.limiter = Memory(time.time)
+        self.shared: Any = None
+        self.limiter = self._limiter()
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
+        self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
+        self.shared_cache = self._shared_cache()
+        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail")
+        self.guardrails = Guardrails(
+            FORMATS,
+            self.checks.check,
+            self.guard_threads.run,
+            self.metrics,
+            reactor.seconds,
+            settings.proxy.responses_stream_guardrail == "buffer",
+        )
+        self.guardrails.prepare(self.snapshot())
         self.gateway = self._gateway()
         self.probes = self._probes()
         self.metrics.routes.standing = self._standing
@@ -196,6 +219,7 @@ class House(MultiService):
             stop=self.gateway.streams.stop,
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
+        self.pulse = Pulse(reactor, self.metrics.lagged, lambda: self.gateway.in_flight > 0)
         self._stopping = 0
         self.stopped: Deferred[None] = Deferred()
 
@@ -230,6 +254,33 @@ class House(MultiService):
             self.accounting.records.append(made.recorded)
         return made
 
+    def _limiter(self) -> Store:
+        """Where limits are counted. Redis and what it needs are only imported where it is used."""
+        limits, local = self.settings.ratelimit, Memory(time.time)
+        if limits.backend == "memory" or limits.redis is None:
+            return local
+        from twisted_gateway.stores.redis import Redis
+        from twisted_gateway.stores.redis_buckets import Shared
+
+        try:
+            redis = Redis(limits.redis, self.reactor, limits.store_timeout_ms / 1000, "ratelimit")
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"ratelimit.redis.tls: {error}") from None
+        shared = self.shared = Shared(
+            redis,
+            local,
+            self.reactor,
+            uuid.uuid4().hex,
+            lambda degraded: self._degraded("ratelimit", degraded),
+            limits.concurrency_ttl_secs,
+            self.settings.etcd.env_id,
+        )
+        return shared
+
+    def _degraded(self, store: str, degraded: bool) -> None:
+        self.condition.stores[store] = degraded
+        self.metrics.store_degraded(store, degraded)
+
     def _quota(self) -> Quota:
         return Quota(self.limiter, time.time, namer(), self.metrics)
 
@@ -247,8 +298,8 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(), self.hooks, self.budgets, IncludeCost()),
-            limits=(self._quota(),),
+            after=(access.ModelAccess(), self.hooks, self.guardrails, self.budgets, IncludeCost()),
+            limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
@@ -276,6 +327,24 @@ class House(MultiService):
         health = self.gateway.health
         known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
         return [(deployment(model), health.report(model).status == "healthy") for model in known]
+    def _shared_cache(self) -> Redis | None:
+        block = self.settings.cache.redis
+        if block is None:
+            return None
+        try:
+            redis = Redis(block, self.reactor, self.settings.ratelimit.store_timeout_ms / 1000, "cache")
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"cache.redis.tls: {error}") from None
+        self.metrics.store_degraded("cache", True)
+        redis.watch(lambda up: self.metrics.store_degraded("cache", not up))
+        return redis
+
+    def _caches(self) -> dict[str, AnswerStore]:
+        """The caches by the names that policies have for them."""
+        caches: dict[str, AnswerStore] = {"memory": self.kept}
+        if self.shared_cache is not None:
+            caches["redis"] = SharedAnswers(self.shared_cache.command, self.settings.etcd.env_id)
+        return caches
 
     def _client_of(self, key: ProviderKey) -> Client:
         return self._client(_own_tls(key))
@@ -355,6 +424,7 @@ class House(MultiService):
     def startService(self) -> None:
         """Bind every listener, then say where we are. A port that is taken ends the process with one line."""
         try:
+            self._reach_redis()
             self._listen()
         except (CannotListenError, SettingsError) as error:
             text = str(error)
@@ -365,9 +435,20 @@ class House(MultiService):
         super().startService()
         self.probes.update(self.snapshot())
         if self.alone:
-            gc.collect()
-            gc.freeze()
             self.reactor.callWhenRunning(self._running)
+
+    def _reach_redis(self) -> None:
+        """Without its Redis a gateway does not start; later it may go away and come back (`configuration.md` 3.9)."""
+        limits = self.settings.ratelimit
+        if self.shared is None or limits.redis is None:
+            return
+        from twisted_gateway.stores.redis_boot import check
+
+        try:
+            check(limits.redis)
+        except OSError as error:
+            raise SettingsError(f"ratelimit.redis: cannot connect: {error}") from None
+        self.shared.start()
 
     def _listen(self) -> None:
         settings = self.settings
@@ -389,6 +470,8 @@ class House(MultiService):
                 usage=self._usage,
             )
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
+        if self.shared_cache is not None:
+            self.shared_cache.start()
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
     def _bind(self, address: Address, factory: Any, tls: Any = None) -> Any:
@@ -418,7 +501,7 @@ class House(MultiService):
         model = "gpt-4o-prod"
         if self.settings.demo.enabled and self.snapshot().resolve(model) is not None:
             print(f"Try it:\n  {_curl(url, model)}", file=sys.__stdout__, flush=True)
-        _Lag(self.reactor, self.metrics.lagged)
+        self.pulse.start()
 
     def _warn_published(self) -> None:
         if not self.settings.proxy.addr.is_loopback:
@@ -445,6 +528,7 @@ class House(MultiService):
         except SettingsError as error:
             self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
             return
+        self.guardrails.prepare(snapshot)
         state.applied(snapshot)
         self.probes.update(snapshot)
         self.gateway.health.forget({model.id for model in snapshot.direct_models})
@@ -490,6 +574,9 @@ class House(MultiService):
             await one
         self.books.stop()
         self.hook_threads.stop()
+        self.guard_threads.stop()
+        if self.shared is not None:
+            await self.shared.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
@@ -501,6 +588,8 @@ class House(MultiService):
             pool.close()
         self.threads.stop()
         closing.append(self.hooks.quiet())
+        if self.shared_cache is not None:
+            closing.append(self.shared_cache.stop())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:
@@ -508,21 +597,6 @@ class House(MultiService):
         else:
             self.lines.writer.stop()
         return Deferred.fromCoroutine(self._closed(closing))
-
-
-class _Lag:
-    """Measures how late the reactor is: the longest turn shows in `aisix_reactor_lag_seconds`."""
-
-    def __init__(self, reactor: Any, tell: Callable[[float], None], every: float = 0.25) -> None:
-        self._reactor, self._tell, self._every = reactor, tell, every
-        self._due = reactor.seconds() + every
-        reactor.callLater(every, self._tick)
-
-    def _tick(self) -> None:
-        now = self._reactor.seconds()
-        self._tell(max(0.0, now - self._due))
-        self._due = now + self._every
-        self._reactor.callLater(self._every, self._tick)
 
 
 def _own_tls(key: ProviderKey) -> ProviderTls | None:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import attrs
 
+from twisted_gateway.config.caching import CachePolicy, ranked
 from twisted_gateway.config.checks import Lines
 from twisted_gateway.config.entries import Reading
 from twisted_gateway.config.guarding import Guardrail, ordered
@@ -54,6 +55,8 @@ class Snapshot:
     """Those that are enabled, in the order in which they are asked."""
     budgets: tuple[Budget, ...] = ()
     rate_limit_policies: Policies = attrs.field(factory=Policies, repr=False)
+    cache_policies: tuple[CachePolicy, ...] = ()
+    """The most specific first."""
     _wildcards: tuple[Model, ...] = attrs.field(
         init=False,
         repr=False,
@@ -102,6 +105,7 @@ class Snapshot:
             "guardrails": len(self.guardrails),
             "budgets": len(self.budgets),
             "rate_limit_policies": len(self.rate_limit_policies),
+            "cache_policies": len(self.cache_policies),
         }
         return {kind: count for kind, count in counts.items() if count}
 
@@ -156,4 +160,5 @@ def build(
         budgets=tuple(records["budgets"]),
         warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], direct)),
         rate_limit_policies=Policies(records["rate_limit_policies"]),
+        cache_policies=ranked(records["cache_policies"]),
     )

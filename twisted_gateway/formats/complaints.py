@@ -60,6 +60,8 @@ def _openai_frame(problem: Problem) -> Frame:
         "param": problem.param,
         "code": problem.code,
     }
+    if problem.frame_type == "content_filter":  # callers look for exactly this (`guardrails.md` 5)
+        error = {"message": problem.message, "type": problem.frame_type}
     error.update(problem.members)
     if problem.usage is not None:
         error["usage"] = openai_usage.usage_object(problem.usage)

@@ -96,4 +96,4 @@ class Events:
         return str(document.get("type")).endswith(".delta")
 
 
-TEXTS = Texts(("instructions", "input", "prompt"), asked, answered, Events)
+TEXTS = Texts(("instructions", "input", "prompt"), asked, answered, Events, buffers=True)

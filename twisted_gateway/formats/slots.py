@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import attrs
 import msgspec
 
-from twisted_gateway.wire.sse import Frame
+from twisted_gateway.wire.sse import Frame, escape_separators
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -82,7 +82,9 @@ class Texts:
     members: tuple[str, ...]
     asked: Callable[[dict[str, Any]], list[Slot]]
     answered: Callable[[Any], list[Slot]]
-    hearing: Callable[[], Hearing] | None
+    hearing: Callable[[], Hearing]
+    buffers: bool = False
+    """A verdict about a stream is waited for before its head is written, unless told otherwise (section 6)."""
 
 
 def text_of(slot: Slot) -> str:
@@ -100,8 +102,14 @@ def put(slot: Slot, text: str) -> None:
 
 
 def written(frame: Frame, document: Any) -> Frame:
-    """The frame with its document as it is now."""
-    return Frame(_encode(document), frame.event)
+    """The frame of a stream with its document as it is now."""
+    return Frame(escape_separators(_encode(document)), frame.event)
+
+
+def body(document: Any) -> Frame:
+    """A whole answer as its one frame."""
+    data = _encode(document)
+    return Frame(data, b"", data)
 
 
 NEVER = frozenset(

@@ -204,6 +204,8 @@ def _count(
     metrics.spent(labels, charged.cost_usd * 1e6)
     if path in ROUTED_ENDPOINTS:
         _count_attempts(metrics.routes, exchange)
+    if exchange.cache is not None and exchange.cache.policy is not None:
+        metrics.cached(exchange.cache.policy, exchange.cache.status, exchange.cache.layer)
     if noise := sum(attempt.noise for attempt in exchange.attempts):
         metrics.noise("frame", noise)
 

@@ -1,6 +1,7 @@
 """Guardrails for tests, and streams that they look at."""
 
 import json
+from itertools import pairwise
 
 from twisted_gateway.config.snapshot import Snapshot, build
 from twisted_gateway.formats import openai_chat
@@ -42,7 +43,8 @@ def scanner(*entries):
 
 def release(*entries, holds=False, cap=262144, open=False, reasoning=False, format=openai_chat.FORMAT):
     made = scanner(*entries)
-    return Release(made, format.texts.hearing(), holds=holds, cap=cap, open=open, reasoning=reasoning)
+    thoughts = made if reasoning else None
+    return Release(made, format.texts.hearing(), holds=holds, cap=cap, open=open, thoughts=thoughts)
 
 
 def chunk(delta, finish=None, index=0, **more):
@@ -73,4 +75,4 @@ def said(frames, index=0):
 def cut(text, cuts):
     """A text in pieces, cut at these places."""
     places = sorted({0, len(text), *(place for place in cuts if 0 < place < len(text))})
-    return [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(places)]

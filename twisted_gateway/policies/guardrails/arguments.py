@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -52,3 +52,9 @@ def _rewritten(value: Any, mask: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
         return {name: _rewritten(one, mask) for name, one in value.items()}
     return value
+
+
+def replaced(text: str, strings: Sequence[str]) -> str:
+    """The JSON with other strings in it, as many as `leaves` gave."""
+    left = iter(strings)
+    return masked_arguments(text, lambda _: next(left))

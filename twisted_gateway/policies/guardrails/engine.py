@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import attrs
 
-from twisted_gateway.formats.slots import Channel, Heard, Hearing, Slot, put, text_of, written
+from twisted_gateway.formats.slots import REASONING, TOOL, Channel, Heard, Hearing, Slot, put, text_of, written
 from twisted_gateway.policies.guardrails.arguments import leaves, masked_arguments
 from twisted_gateway.policies.guardrails.channels import Found, Scanner, Text
 from twisted_gateway.policies.guardrails.masking import rewritten
 from twisted_gateway.wire.sse import Frame
-
-TOOL = "tool"
 
 
 @attrs.define(eq=False)
@@ -27,6 +26,9 @@ class Call:
     name: str = ""
     arguments: str = ""
     done: bool = False
+    """It is complete."""
+    ready: bool = False
+    """It was judged, and may go."""
     pieces: list[Piece] = attrs.field(factory=list)
 
 
@@ -58,18 +60,18 @@ class Release:
     """The queue of one streamed answer.
 
     `holds`: nothing leaves before the end. `cap`: UTF-8 bytes of text that may be held; past it the answer is let go if
-    `open`, else it is blocked. `reasoning`: whether reasoning is looked at.
+    `open`, else it is blocked. `thoughts` scans reasoning, None: nobody looks at it.
     """
 
     def __init__(
-        self, scanner: Scanner, hearing: Hearing, *, holds: bool, cap: int, open: bool, reasoning: bool
+        self, scanner: Scanner, hearing: Hearing, *, holds: bool, cap: int, open: bool, thoughts: Scanner | None = None
     ) -> None:
         self._scanner = scanner
+        self._thoughts = thoughts
         self._hearing = hearing
         self._holds = holds
         self._cap = cap
         self._open = open
-        self._reasoning = reasoning
         self._texts: dict[Channel, Text] = {}
         self._calls: dict[Channel, Call] = {}
         self._queue: deque[Held] = deque()
@@ -103,7 +105,7 @@ class Release:
             if self._look(text):
                 return self._dropped()
         self._dirty.clear()
-        if self.waiting > self._cap and not self._overflow():
+        if self._too_much() and not self._overflow():
             return self._dropped()
         return self._leaving()
 
@@ -131,13 +133,13 @@ class Release:
         if heard.document is None and heard.text:
             pieces = []
             size = len(heard.text)
-            if self._reasoning or heard.channel[1] != "reasoning":
+            if self._thoughts is not None or heard.channel[1] != REASONING:
                 pieces.append(self._piece(None, heard.channel, heard.text))
             self._put(Held(frame, pieces, None, size))
             return True
         pieces, size = [], 0
         for slot in heard.slots:
-            if self._reasoning or not slot.reasoning:
+            if self._thoughts is not None or not slot.reasoning:
                 text = text_of(slot)
                 size += len(text.encode())
                 pieces.append(self._piece(slot, slot.channel, text))
@@ -161,7 +163,7 @@ class Release:
             call = self._calls.get(channel)
             if call is None:
                 call = self._calls[channel] = Call()
-            call.done = False
+            call.done = call.ready = False
             if slot.arguments:
                 call.arguments += text
             else:
@@ -171,30 +173,33 @@ class Release:
             return piece
         owner = self._texts.get(channel)
         if owner is None:
-            owner = self._texts[channel] = Text(self._scanner)
+            owner = self._texts[channel] = self._text(channel)
         start = owner.end
         owner.add(text)
         self._dirty.add(owner)
         return Piece(slot, owner, start, start + len(text))
 
+    def _text(self, channel: Channel) -> Text:
+        thoughts = self._thoughts if channel[1] == REASONING else None
+        return Text(thoughts or self._scanner)
+
     def _wholes(self, held: Held, heard: Heard) -> bool:
-        """Texts that stand in a frame as a whole: True when one blocks."""
+        """Texts that stand in a frame as a whole: True when one blocks. They repeat others: nothing is counted."""
         for slot in heard.wholes:
-            if slot.reasoning and not self._reasoning:
+            scanner = self._thoughts if slot.reasoning else self._scanner
+            if scanner is None:
                 continue
             text = text_of(slot)
             for said in (text, *(leaves(text) if slot.arguments else ())):
-                self.found = self._scanner.whole(said)
+                self.found = scanner.whole(said)
                 if self.found is not None:
                     return True
-            masked = masked_arguments(text, self._mask_again) if slot.arguments else self._mask_again(text)
+            mask = partial(scanner.masked, count=False)
+            masked = masked_arguments(text, mask) if slot.arguments else mask(text)
             if masked != text:
                 put(slot, masked)
                 held.changed = True
         return False
-
-    def _mask_again(self, text: str) -> str:
-        return self._scanner.masked(text, count=False)
 
     def _look(self, text: Text, final: bool = False) -> bool:
         self.found = text.look(final)
@@ -218,6 +223,7 @@ class Release:
         if self._scanner.masker is not None:
             self._spread(call, True, call.arguments, masked_arguments(call.arguments, self._scanner.masked))
             self._spread(call, False, call.name, self._scanner.masked(call.name))
+        call.ready = True
         return False
 
     def _spread(self, call: Call, arguments: bool, before: str, after: str) -> None:
@@ -228,6 +234,9 @@ class Release:
             if piece.slot is not None and piece.slot.arguments == arguments:
                 piece.text, after = after, ""
 
+    def _too_much(self) -> bool:
+        return self.waiting > self._cap
+
     def _overflow(self) -> bool:
         """More is held than may be: True where the answer may go on nevertheless."""
         self.overflowed = True
@@ -237,7 +246,7 @@ class Release:
         for text in self._texts.values():
             text.force()
         for call in self._calls.values():
-            call.done = True
+            call.done = call.ready = True
         return True
 
     # What leaves
@@ -261,7 +270,7 @@ class Release:
                 if isinstance(owner, Text):
                     if piece.end > owner.safe:
                         return
-                elif not owner.done:
+                elif not owner.ready:
                     return
             queue.popleft()
             self.waiting -= held.size

@@ -70,6 +70,15 @@ class Matcher:
             safe = start
         return hit, max(start, safe)
 
+    def hit(self, text: str) -> bool:
+        """Whether anything is found in a whole text."""
+        if self._literals is not None and self._literals.found(fold(text).encode("utf-8", "replace")):
+            return True
+        if not self._any:
+            return False
+        data = text.encode("utf-8", "replace")
+        return any(program.search(data) is not None for program in self._any)
+
     def others(self, text: str, start: int) -> int:
         """Up to where no match can begin any more but one of a built-in detector."""
         safe = self._literals.pending(fold(text), start) if self._literals is not None else len(text)

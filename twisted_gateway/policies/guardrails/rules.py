@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -55,6 +55,10 @@ class Rule:
                 else:
                     continue
             yield first, Edit(begin, end, self.write(text[begin:end]) if not self.blocks else "", self.name)
+
+
+Token = Callable[["Guard", str, str], str]
+"""What is written in place of something: (the guardrail that found it, what it is, the text) to another text."""
 
 
 @attrs.frozen(eq=False)
@@ -112,11 +116,13 @@ class Guard:
             safe = lowest
         return settled(edit for first, edit in found if first < safe), safe
 
-    def masked(self, text: str) -> tuple[str, Counter[str]]:
-        """A whole text, rewritten, and what was found how often."""
+    def masked(self, text: str, token: Token | None = None) -> tuple[str, Counter[str]]:
+        """A whole text, rewritten, and what was found how often. `token` writes other masks than the rules do."""
         edits, _ = self.edits(text)
         if not edits:
             return text, Counter()
+        if token is not None:
+            edits = [edit._replace(token=token(self, edit.name, text[edit.start : edit.end])) for edit in edits]
         return rewritten(text, edits), Counter(edit.name for edit in edits)
 
 
@@ -164,13 +170,3 @@ def _rule(name: str, pattern: str, blocks: bool, limit: int | None) -> Rule:
 
 def _always(text: str) -> Callable[[str], str]:
     return lambda found: text
-
-
-def first_block(guards: Iterable[Guard], texts: Sequence[str]) -> tuple[Guard, str] | None:
-    """The first guardrail that one of the texts breaks, and what was found."""
-    for one in guards:
-        for text in texts:
-            reason = one.blocked(text)
-            if reason is not None:
-                return one, reason
-    return None
