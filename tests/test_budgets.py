@@ -40,9 +40,7 @@ class Funded(House):
         self.speak(ALL, bridge=True)
         self.books = Spending(NOW)
         self.time = NOW
-        self.policy = Budgets(
-            self.books, lambda: self.time, self.clock.seconds, lambda act: self.clock.callLater(0, act)
-        )
+        self.policy = Budgets(self.books, lambda: self.time, self.clock.seconds)
         self.gateway.after = (*self.gateway.after, self.policy, IncludeCost())
         known = self.front.snapshot()
         self.known = attrs.evolve(known, budgets=budgets, caller_keys_by_hash={key.key_hash: key})
@@ -247,7 +245,6 @@ def test_the_others_of_the_budget_are_ended_too():
     first, request = begun(house, "a" * 40)
     second, _ = begun(house, "b" * 40)
     house.write(request, sse(say("a" * 200)))
-    house.clock.advance(0)
     house.flush()
     assert [made.frames[-1] for made in (first, second)] == ["error", "error"]
     assert [line for line in house.ledger.log if line != "opened"] == ["blocked", "blocked"]

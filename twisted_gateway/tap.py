@@ -169,7 +169,7 @@ class House(MultiService):
         self._client(None)
         self._check_tls(self.snapshot())
         self.books = self._bookkeeping()
-        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds, lambda act: reactor.callLater(0, act))
+        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds)
         self.outside = Outside.over_own_pool(reactor, settings.upstream)
         self.threads = Threads(reactor.callFromThread)
         callables = _callables(settings.callables)
