@@ -50,7 +50,7 @@ class RedisServer:
         """Start it; it has nothing of what an earlier one had."""
         assert BINARY is not None
         command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        return self._started([*command, *self._options])
+        return self._started([*command, "--repl-diskless-sync-delay", "0", *self._options])
 
     def _started(self, command: list[str]) -> RedisServer:
         folder = self._folder.name
@@ -107,8 +107,7 @@ class Sentinel(RedisServer):
             f"port {self.port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {self._master.port} 1\n"
             "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 1000\n"
         )
-        online = f"slave{self._replicas - 1}:" if self._replicas else ""
-        _wait(lambda: online in self._master.ask("INFO", "replication"))
+        _wait(lambda: self._master.ask("INFO", "replication").count("state=online") == self._replicas)
         self._started([BINARY, str(path), "--sentinel"])
         _wait(lambda: len(self.ask("SENTINEL", "REPLICAS", "main")) == self._replicas)
         return self
