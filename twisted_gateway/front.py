@@ -105,6 +105,8 @@ class Condition:
 
     draining: bool = False
     configured: bool = True
+    stores: dict[str, bool] = attrs.field(factory=dict)
+    """The stores that are in a Redis, by name, and whether each is degraded."""
 
 
 Serve = Callable[[Exchange, IRequest], Awaitable[None]]
@@ -239,7 +241,11 @@ class Front:
         second = "[+]config ok" if condition.configured else "[-]config failed: not ready"
         if condition.draining or not condition.configured:
             return self._text(request, 503, f"{first}\n{second}\nreadyz check failed")
-        return self._text(request, 200, f"{first}\n{second}\nreadyz check passed\n" if _verbose(request) else "ok")
+        third = ""
+        if condition.stores:
+            third = "[!]redis degraded: local limits\n" if any(condition.stores.values()) else "[+]redis ok\n"
+        verbose = f"{first}\n{second}\n{third}readyz check passed\n"
+        return self._text(request, 200, verbose if _verbose(request) else "ok")
 
     # What every request gets
 
