@@ -150,9 +150,8 @@ class Target:
             if found["ok"] == 1:
                 return
             time.sleep(0.1)
-        raise Failed(
-            f"gave no good answer in {self.patience:.0f} s (last: {found['e']}, {found['statuses']}){self._last_words()}"
-        )
+        last = f"(last: {found['e']}, {found['statuses']})"
+        raise Failed(f"gave no good answer in {self.patience:.0f} s {last}{self._last_words()}")
 
     def death(self) -> str:
         """How it died, if it did so by itself."""
