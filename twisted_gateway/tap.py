@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -187,6 +188,7 @@ class House(MultiService):
         )
         self.shared: Any = None
         self.limiter = self._limiter()
+        self.shared_spending = self._shared_spending()
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
@@ -234,9 +236,32 @@ class House(MultiService):
     def _bookkeeping(self) -> Bookkeeping:
         files = self.settings.usage
         try:
-            return Bookkeeping(files, self.reactor, self.metrics, time.time)
+            shared = self.settings.ratelimit.backend != "memory"
+            return Bookkeeping(files, self.reactor, self.metrics, time.time, shared)
         except (OSError, ValueError) as error:
             raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
+
+    def _shared_spending(self) -> Any:
+        """What several gateways know of each other's spending; None where each counts for itself."""
+        limits = self.settings.ratelimit
+        if limits.backend == "memory" or limits.redis is None:
+            return None
+        from twisted_gateway.stores.redis import Redis
+        from twisted_gateway.stores.redis_spending import SharedSpending
+
+        redis = Redis(limits.redis, self.reactor, 1.0, "spending")  # no call waits for it
+        return SharedSpending(
+            redis,
+            self.books.spending,
+            self.reactor,
+            time.time,
+            uuid.uuid4().hex,
+            lambda: self.snapshot().budgets,
+            lambda: [key.id for key in self.snapshot().caller_keys_by_hash.values() if key.max_calls is not None],
+            self.budgets.running,
+            self.budgets.pending,
+            self.settings.etcd.env_id,
+        )
 
     def _usage(self) -> Any:
         snapshot = self.snapshot()
@@ -327,6 +352,7 @@ class House(MultiService):
         health = self.gateway.health
         known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
         return [(deployment(model), health.report(model).status == "healthy") for model in known]
+
     def _shared_cache(self) -> Redis | None:
         block = self.settings.cache.redis
         if block is None:
@@ -449,6 +475,7 @@ class House(MultiService):
         except OSError as error:
             raise SettingsError(f"ratelimit.redis: cannot connect: {error}") from None
         self.shared.start()
+        self.shared_spending.start()
 
     def _listen(self) -> None:
         settings = self.settings
@@ -577,6 +604,7 @@ class House(MultiService):
         self.guard_threads.stop()
         if self.shared is not None:
             await self.shared.stop()
+            await self.shared_spending.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:

@@ -29,6 +29,7 @@ MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
     "listener", "trust", "demo", "outside", "threads", "drains", "streams", "replay", "bookkeeping", "usage_file",
     "config.file", "stores.redis", "stores.redis_boot", "stores.redis_buckets", "stores.redis_scripts",
+    "stores.redis_spending",
 )
 TRUNK = ("gateway", "attempts", "opening", "hedging", "probes")
 DOORS = ("front", "cors", "admin")
