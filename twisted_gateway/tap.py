@@ -280,7 +280,7 @@ class House(MultiService):
         self.metrics.store_degraded(store, degraded)
 
     def _quota(self) -> Quota:
-        return Quota(self.sharing.limiter, time.time, namer(), self.metrics)
+        return Quota(self.sharing.limiter, time.time, namer(), self.metrics, self.reactor)
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
