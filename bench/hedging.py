@@ -3,8 +3,8 @@
     python -m bench.hedging [--calls 2000] [--rate 100] [--late 0.05] [--seconds 3] [--after 300] [--ratio 0.1]
 
 One process of the gateway, twice: without and with `hedge`. Two targets at one mock provider in this process, whose
-first event comes after about 100 ms, and after `--seconds` for `--late` of them at random. Calls begin evenly spread, so
-that queues do not build up. Printed: time to the first token as the caller sees it, and requests at the provider per call.
+first event comes after about 100 ms, and after `--seconds` for `--late` of them at random. Calls begin evenly spread,
+so that queues do not build up. Printed: time to the first token as the caller sees it, and the provider's requests.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ async def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         plain = await measured(options, Path(folder) / "plain", None)
         hedged = await measured(options, Path(folder) / "hedged", hedge)
-    print(f"{options.calls} calls, {options.rate:g} a second, {options.late:.0%} of first events {options.seconds:g} s late")
+    late = f"{options.late:.0%} of first events {options.seconds:g} s late"
+    print(f"{options.calls} calls, {options.rate:g} a second, {late}")
     print(f"hedge: after_ms {options.after}, max_extra_ratio {options.ratio:g}\n")
     print("|  | unit | without | with |\n| --- | --- | ---: | ---: |")
     for name in plain:
