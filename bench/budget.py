@@ -201,8 +201,10 @@ def _behind(inside: Inside, exchange: Exchange) -> Iterator[Row]:
     yield "charging", cost(lambda: charging.charge(exchange, Outcome.COMPLETE)), None
     settled = cost(lambda: accounting.admit(exchange).settle(Outcome.COMPLETE))
     yield "policy Accounting: admit and settle (metrics and two lines)", settled, None
-    yield "of that: the access line's fields", cost(lambda: access_fields(exchange, Outcome.COMPLETE, 200, charged)), None
-    yield "a usage record, where somebody wants it", cost(lambda: records.record(exchange, Outcome.COMPLETE, charged)), None
+    line = cost(lambda: access_fields(exchange, Outcome.COMPLETE, 200, charged))
+    yield "of that: the access line's fields", line, None
+    record = cost(lambda: records.record(exchange, Outcome.COMPLETE, charged))
+    yield "a usage record, where somebody wants it", record, None
 
 
 def render(found: list[Row]) -> str:

@@ -131,7 +131,8 @@ AT_ONCE = (HEAD + b"".join(map(chunk, FRAMES)) + b"0\r\n\r\n",)
 PIECEMEAL = (HEAD, *map(chunk, FRAMES), b"0\r\n\r\n")
 """The answer in a read for each frame."""
 _MESSAGE = {"index": 0, "message": {"role": "assistant", "content": "hello " * 20}, "finish_reason": "stop"}
-_BODY = json.dumps({"id": "c", "object": "chat.completion", "created": 1, "model": "mock-1", "choices": [_MESSAGE], "usage": USAGE})
+_ANSWER = {"id": "c", "object": "chat.completion", "created": 1, "model": "mock-1"}
+_BODY = json.dumps({**_ANSWER, "choices": [_MESSAGE], "usage": USAGE})
 WHOLE = (f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(_BODY)}\r\n\r\n{_BODY}".encode(),)
 """An answer that is not streamed."""
 

@@ -47,8 +47,10 @@ def hottest(folded: str) -> list[tuple[str, float, float]]:
 
 def record(pid: int, seconds: float, kind: str, file: Path) -> subprocess.Popen[bytes]:
     """Start sampling."""
-    command = [sampler(), "record", "-p", str(pid), "-d", str(round(seconds)), "-r", "500", "--nonblocking", "-f", kind, "-o", str(file)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sampler(), "record", "-p", str(pid), "-d", str(round(seconds)), "-r", "500", "--nonblocking"]
+    return subprocess.Popen(
+        [*command, "-f", kind, "-o", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def main() -> None:

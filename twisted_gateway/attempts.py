@@ -262,7 +262,7 @@ class Attempts:
             return opened
         except AttemptFailed as failed:
             latest = self._latest(target)
-            if self.downstream.gone and not self.exchange.drained:  # some connections call it a failure to be cancelled
+            if self.downstream.gone and not exchange.drained:  # some connections call it a failure when cancelled
                 latest.problem, latest.ended_by = None, "abandoned"
                 raise CancelledError from None
             if not isinstance(failed, Skipped):

@@ -200,15 +200,12 @@ class Downstream:
         request = self._request
         if status != 200:
             request.setResponseCode(status)
-        put = getattr(request, "put", None) or (
-            lambda name, value: request.responseHeaders.setRawHeaders(name, [value])
-        )
-        for name, value in first:
-            put(name, value)
-        for name, value in more:
-            put(name, value)
-        for name, value in self.also():
-            put(name, value)
+        put = getattr(request, "put", None)
+        for name, value in (*first, *more, *self.also()):
+            if put is not None:
+                put(name, value)
+            else:
+                request.responseHeaders.setRawHeaders(name, [value])
 
     def _mark_committed(self, status: int) -> None:
         self._exchange.committed = self._clock.seconds()

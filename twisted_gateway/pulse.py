@@ -1,8 +1,9 @@
 """The process's pulse: four times a second it tells how late the reactor is, and when the collector may work.
 
 Nothing on the hot road makes cycles (`tests/bench/test_inside.py`), so what ends is freed at once and Python's
-collector has next to nothing to find. Left to itself it would look at all that is alive, in the middle of whatever runs:
-0.2 to 0.6 s at 9,900 streams. Here it looks at what is new, a little at a time, and at everything only when nobody calls.
+collector has next to nothing to find. Left to itself it would look at all that is alive, in the middle of whatever
+runs: 0.2 to 0.6 s at 9,900 streams. Here it looks at what is new, a little at a time, and at everything only when
+nobody calls.
 """
 
 from __future__ import annotations

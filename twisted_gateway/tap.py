@@ -46,7 +46,8 @@ from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
 from twisted_gateway.policies.budgets import Budgets
-from twisted_gateway.policies.cache import Cache, Store
+from twisted_gateway.policies.cache import Cache
+from twisted_gateway.policies.cache import Store as AnswerStore
 from twisted_gateway.policies.costs import IncludeCost
 from twisted_gateway.policies.guardrails.policy import Guardrails
 from twisted_gateway.policies.guardrails.services import Services
@@ -57,11 +58,9 @@ from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
 from twisted_gateway.pulse import Pulse
 from twisted_gateway.route_metrics import Deployment, deployment
+from twisted_gateway.sharing import Sharing
 from twisted_gateway.stores import cached
 from twisted_gateway.stores.buckets import namer
-from twisted_gateway.stores.cached_shared import SharedAnswers
-from twisted_gateway.stores.memory import Memory
-from twisted_gateway.stores.redis import Redis
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -170,7 +169,7 @@ class House(MultiService):
         self._client(None)
         self._check_tls(self.snapshot())
         self.books = self._bookkeeping()
-        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds, lambda act: reactor.callLater(0, act))
+        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds)
         self.outside = Outside.over_own_pool(reactor, settings.upstream)
         self.threads = Threads(reactor.callFromThread)
         callables = _callables(settings.callables)
@@ -184,11 +183,10 @@ class House(MultiService):
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
-        self.limiter = Memory(time.time)
+        self.sharing = Sharing(settings, reactor, self._degraded)
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
-        self.shared_cache = self._shared_cache()
         self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail")
         self.guardrails = Guardrails(
             FORMATS,
@@ -252,8 +250,12 @@ class House(MultiService):
             self.accounting.records.append(made.recorded)
         return made
 
+    def _degraded(self, store: str, degraded: bool) -> None:
+        self.condition.stores[store] = degraded
+        self.metrics.store_degraded(store, degraded)
+
     def _quota(self) -> Quota:
-        return Quota(self.limiter, time.time, namer(), self.metrics)
+        return Quota(self.sharing.limiter, time.time, namer(), self.metrics)
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
@@ -298,23 +300,12 @@ class House(MultiService):
         health = self.gateway.health
         known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
         return [(deployment(model), health.report(model).status == "healthy") for model in known]
-    def _shared_cache(self) -> Redis | None:
-        block = self.settings.cache.redis
-        if block is None:
-            return None
-        try:
-            redis = Redis(block, self.reactor, self.settings.ratelimit.store_timeout_ms / 1000, "cache")
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"cache.redis.tls: {error}") from None
-        self.metrics.store_degraded("cache", True)
-        redis.watch(lambda up: self.metrics.store_degraded("cache", not up))
-        return redis
 
-    def _caches(self) -> dict[str, Store]:
+    def _caches(self) -> dict[str, AnswerStore]:
         """The caches by the names that policies have for them."""
-        caches: dict[str, Store] = {"memory": self.kept}
-        if self.shared_cache is not None:
-            caches["redis"] = SharedAnswers(self.shared_cache.command, self.settings.etcd.env_id)
+        caches: dict[str, AnswerStore] = {"memory": self.kept}
+        if self.sharing.answers is not None:
+            caches["redis"] = self.sharing.answers
         return caches
 
     def _client_of(self, key: ProviderKey) -> Client:
@@ -395,6 +386,7 @@ class House(MultiService):
     def startService(self) -> None:
         """Bind every listener, then say where we are. A port that is taken ends the process with one line."""
         try:
+            self.sharing.start()
             self._listen()
         except (CannotListenError, SettingsError) as error:
             text = str(error)
@@ -427,8 +419,6 @@ class House(MultiService):
                 usage=self._usage,
             )
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
-        if self.shared_cache is not None:
-            self.shared_cache.start()
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
     def _bind(self, address: Address, factory: Any, tls: Any = None) -> Any:
@@ -532,6 +522,7 @@ class House(MultiService):
         self.books.stop()
         self.hook_threads.stop()
         self.guard_threads.stop()
+        await self.sharing.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
@@ -543,8 +534,6 @@ class House(MultiService):
             pool.close()
         self.threads.stop()
         closing.append(self.hooks.quiet())
-        if self.shared_cache is not None:
-            closing.append(self.shared_cache.stop())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:

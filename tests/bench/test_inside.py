@@ -61,7 +61,7 @@ def test_every_piece_has_a_row_with_a_figure(inside, monkeypatch):
 
 def test_the_hottest_functions():
     folded = "main (a.py:1);work (a.py:7) 3\nmain (a.py:2);work (a.py:9);deep (b.py:1) 1\n"
-    assert dict((name, (own, whole)) for name, own, whole in hottest(folded)) == {
+    assert {name: (own, whole) for name, own, whole in hottest(folded)} == {
         "main (a.py)": (0, 1),
         "work (a.py)": (0.75, 1),
         "deep (b.py)": (0.25, 0.25),

@@ -99,7 +99,7 @@ class Running:
 
     `providers` names provider keys and their addresses. The first also serves the alias `hasty`, whose key has
     deadlines of `HASTE` seconds; every name is an alias too, the first one as `test-model`. `resources` are more
-    lists of the resources file.
+    lists of the resources file, and `change` may edit all of them before they are read.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class Running:
         boot: Mapping[str, Any] | None = None,
         reactor: Any = default_reactor,
         resources: Mapping[str, Any] | None = None,
+        change: Callable[[dict[str, Any]], None] = lambda resources: None,
     ) -> None:
         self.records: list[dict[str, Any]] = []
         self.callers: list[Caller] = []
@@ -119,7 +120,9 @@ class Running:
         self._lines = Lines()
         self._before = self._held()
         path = folder / "resources.yaml"
-        path.write_text(yaml.safe_dump(_resources(providers) | dict(resources or {})))
+        made = _resources(providers) | dict(resources or {})
+        change(made)
+        path.write_text(yaml.safe_dump(made))
         settings = structure(merged({**_BOOT, "resources_file": str(path)}, boot or {}), {})
         self.house = House(settings, reactor, Log(self._lines, json_layout("aisix")), alone=False)
         self.house.accounting.records.append(self._recorded)

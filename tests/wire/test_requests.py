@@ -46,7 +46,7 @@ GOOD = {
 
 
 def ours(data, *, sizes=10**9, limit=65_536):
-    """What is read: (method, target, minor, headers, body) of each whole request; "bad" behind them if it was refused."""
+    """(method, target, minor, headers, body) of each whole request; "bad" behind them if something was refused."""
     reader, found, head, body = RequestReader(limit), [], None, b""
     for piece in by_sizes(data, sizes):
         reader.feed(piece)
@@ -122,13 +122,16 @@ def test_one_after_another():
         assert [one[4] for one in ours(every, sizes=sizes)] == [ours(data)[0][4] for data in GOOD.values()]
 
 
+FAULTS = (b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"0", b"\x00", b",", b";", b"-", b"+", b"x", b"")
+
+
 def mutated(data, seed):
     """`data` with one to three small faults."""
     dice = random.Random(seed)
     made = bytearray(data)
     for _ in range(dice.randint(1, 3)):
         at = dice.randrange(len(made))
-        fault = dice.choice((b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"0", b"\x00", b",", b";", b"-", b"+", b"x", b""))
+        fault = dice.choice(FAULTS)
         made[at : at + dice.randint(0, 2)] = fault
     return bytes(made)
 

@@ -35,17 +35,16 @@ class _Running:
     tickets: set[BudgetTicket] = attrs.field(factory=set)
     usd: float = 0.0
     summed: float = -math.inf
+    ending: bool = False
 
 
 @attrs.define(eq=False)
 class Budgets:
-    """The policy. `now` is seconds since the epoch, `seconds` a monotonic clock; `later` runs something soon, but not
-    within the read that is going on."""
+    """The policy. `now` is seconds since the epoch, `seconds` a monotonic clock."""
 
     spending: Spending
     now: Callable[[], float]
     seconds: Callable[[], float]
-    later: Callable[[Callable[[], None]], object]
     _running: dict[str, _Running] = attrs.field(factory=dict)
     _pending: dict[str, int] = attrs.field(factory=dict)
     """Calls of trial keys that run now."""
@@ -111,10 +110,17 @@ class Budgets:
         return None
 
     def end_others(self, budget: Budget) -> None:
-        """Let every stream of this budget see that it is spent."""
-        for ticket in self._running[budget.id].tickets:
-            if ticket.wake is not None:
-                self.later(ticket.wake)
+        """Let every stream of this budget see that it is spent, now: before more of them is read."""
+        running = self._running[budget.id]
+        if running.ending:
+            return  # one of those that are being told
+        running.ending = True
+        try:
+            for ticket in tuple(running.tickets):
+                if ticket.wake is not None:
+                    ticket.wake()
+        finally:
+            running.ending = False
 
     def settled(self, ticket: BudgetTicket, outcome: Outcome) -> None:
         """Book a call that is over in place of what it had cost so far."""

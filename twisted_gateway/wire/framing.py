@@ -17,23 +17,9 @@ HEADER_LINES = re.compile(rb"(?:\r\n" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)*")
 _NAME = re.compile(TOKEN)
 BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _PADDED_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
-_USUAL = {
-    spelling: name
-    for name in (
-        *(b"accept", b"accept-encoding", b"authorization", b"cache-control", b"connection", b"content-length"),
-        *(
-            b"content-type",
-            b"date",
-            b"host",
-            b"server",
-            b"transfer-encoding",
-            b"user-agent",
-            b"x-api-key",
-            b"x-request-id",
-        ),
-    )
-    for spelling in (name, name.title())
-}
+_NAMES = b"""accept accept-encoding authorization cache-control connection content-length content-type date host
+server transfer-encoding user-agent x-api-key x-request-id""".split()
+_USUAL = {spelling: name for name in _NAMES for spelling in (name, name.title())}
 """One object for a name that is in every message."""
 Headers = tuple[tuple[bytes, bytes], ...]
 """Names in lower case, and values, in the order of the message."""

@@ -156,6 +156,8 @@ class Guarding:
                 await judging.judge()
             except Blocked as blocked:
                 raise self._refused(blocked) from None
+            except CancelledError:
+                raise
             except Exception:
                 raise self._faulty() from None
         self._judged(judging, document)
@@ -265,7 +267,7 @@ class GuardTicket(Ticket):
         assert call is not None
         scanner = guarding.placeholders.scanner(guarding.plan.unmasking)
         quiet = Quiet()
-        notes = Notes(attrs.evolve(guarding.exchange), quiet, guarding.policy.clock)
+        notes = Notes(attrs.evolve(guarding.exchange, guarded=None), quiet, guarding.policy.clock)
         if call.stream:
             release = Release(scanner, self._texts.hearing(), holds=False, cap=2**62, open=True, thoughts=scanner)
             return (Incremental(release, Board(()), (), notes),)
