@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from tests.doubles.provider import End, Gate, Head, Reset, ScriptedProvider, Send, Stall, WaitFor, sse, sse_chat
 from tests.doubles.waiting import PATIENCE
+from twisted_gateway.config.resources import derived_id
 
 from .house import Running, chat, contents, until
 
@@ -143,7 +144,8 @@ async def test_a_caller_who_leaves_while_we_wait_ends_the_waiting(yard: Yard) ->
     running = yard.start(retries=5)
     caller = await running.open(ask())
     await yard.providers["a"].when_request(1)
-    await until(lambda: bool(running.gateway._opening), lambda: "no attempt")
+    failed = derived_id("models", "a")
+    await until(lambda: running.gateway.health.cooling(failed), lambda: "the attempt has not failed")
     await caller.leave()
     (record,) = await running.when_records(1)
     assert record["outcome"] == "abandoned"
