@@ -7,7 +7,6 @@ import random
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path

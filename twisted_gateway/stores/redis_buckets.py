@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -100,7 +100,7 @@ class Shared:
             self._renewing = None
         self._send()
         if self._flight:
-            told: Deferred[None] = Deferred(lambda _: None)
+            told: Deferred[None] = Deferred()
             self._waiting.append(told)
             with suppress(TimeoutError):
                 await told.addTimeout(_FAREWELL_SECONDS, self._clock)
