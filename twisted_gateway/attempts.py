@@ -210,7 +210,9 @@ class Attempts:
     def _hedged(self, hedge: Hedge) -> Any:
         """The second runner, if the group's ratio allows one more."""
         assert self._group is not None
-        if not self.targets or not self.means.hedges.take(self._group.id, hedge.max_extra_ratio, self._now):
+        if self.downstream.gone or not self.targets:
+            return None
+        if not self.means.hedges.take(self._group.id, hedge.max_extra_ratio, self._now):
             return None
         self._hedge = None  # one for each call
         return self._second()
@@ -260,7 +262,7 @@ class Attempts:
             return opened
         except AttemptFailed as failed:
             latest = self._latest(target)
-            if self.downstream.gone:  # some connections call it a failure when they are cancelled
+            if self.downstream.gone and not exchange.drained:  # some connections call it a failure when cancelled
                 latest.problem, latest.ended_by = None, "abandoned"
                 raise CancelledError from None
             if not isinstance(failed, Skipped):

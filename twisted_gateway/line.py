@@ -23,17 +23,17 @@ class Batch(NamedTuple):
 class Line:
     """Everything a provider's bytes pass through on their way to the caller.
 
-    Where no policy wants to see the frames, those that the passage knows by their bytes are never taken apart.
+    Frames that the passage knows by their bytes are not understood, and only taken apart for a policy that sees them.
     """
 
     def __init__(self, reader: Reader | WholeBody, passage: Passage, gates: Sequence[Gate] = ()) -> None:
         self._reader = reader
         self._passage = passage
         self._gates = Series(gates) if gates else None
-        native = not gates and isinstance(reader, Reader)
+        streams = isinstance(reader, Reader)
         self._mute = False
-        self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if native else None
-        self._passes_overruns: bool = native and getattr(passage, "passes_overruns", False)
+        self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if streams else None
+        self._passes_overruns: bool = streams and not gates and getattr(passage, "passes_overruns", False)
 
     @property
     def gated(self) -> bool:
@@ -72,7 +72,9 @@ class Line:
         """
         reader, take, passage = self._reader, self._take, self._passage
         if not self._passes_overruns or not isinstance(reader, Reader):
-            return self.frames(reader.received(data))
+            if take is None or self._gates is None or not isinstance(reader, Reader):
+                return self.frames(reader.received(data))
+            return self._taken(reader, take, self._gates, data)
         parts: list[bytes] = []
         count = events = 0
         misses = 0 if take is not None else _MOST_MISSES
@@ -107,6 +109,28 @@ class Line:
             events += len(frames)
         return Batch(parts[0] if len(parts) == 1 else b"".join(parts), count, events)
 
+    def _taken(self, reader: Reader, take: Callable[[bytes], Taken | None], gates: Gate, data: bytes) -> Batch:
+        """One read for gates: frames that are known by their bytes are taken apart, but not understood."""
+        passage = self._passage
+        made: list[Frame] = []
+        events = misses = 0
+        while data and passage.failure is None and not passage.ended:
+            if misses < _MOST_MISSES and reader.between_frames:
+                taken = take(data)
+                if taken is not None:
+                    made += map(_frame, taken.data.split(b"\n\n")[:-1])
+                    events += taken.frames
+                    data = data[taken.used :]
+                    misses = 0
+                    continue
+            end = data.find(b"\n\n") + 2 if misses < _MOST_MISSES else 0
+            piece, data = (data[:end], data[end:]) if end >= 2 else (data, b"")
+            misses += 1
+            frames = reader.received(piece)
+            made += passage.received(frames)
+            events += len(frames)
+        return _batch(gates.received(made), events)
+
     def frames(self, frames: list[Frame]) -> Batch:
         """Frames that were read already; none, for a gate that was woken."""
         made = self._passage.received(frames) if frames else []
@@ -133,6 +157,12 @@ class Line:
         if isinstance(self._reader, Reader) and self._reader.in_overrun:  # what follows must not become a part of it
             return batch._replace(data=b"\n\n" + batch.data)
         return batch
+
+
+def _frame(raw: bytes) -> Frame:
+    """A frame of one `data:` line, out of its bytes without the blank line."""
+    head, _, data = raw.partition(b"data: ")
+    return Frame(data, head[7:-1], raw + b"\n\n")
 
 
 def _batch(made: list[Frame], events: int) -> Batch:

@@ -7,7 +7,6 @@ import random
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -59,11 +58,9 @@ from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
 from twisted_gateway.pulse import Pulse
 from twisted_gateway.route_metrics import Deployment, deployment
+from twisted_gateway.sharing import Sharing
 from twisted_gateway.stores import cached
-from twisted_gateway.stores.buckets import Store, namer
-from twisted_gateway.stores.cached_shared import SharedAnswers
-from twisted_gateway.stores.memory import Memory
-from twisted_gateway.stores.redis import Redis
+from twisted_gateway.stores.buckets import namer
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -186,13 +183,17 @@ class House(MultiService):
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
-        self.shared: Any = None
-        self.limiter = self._limiter()
-        self.shared_spending = self._shared_spending()
+        self.sharing = Sharing(settings, reactor, self._degraded)
+        self.sharing.spend_together(
+            self.books.spending,
+            lambda: self.snapshot().budgets,
+            lambda: [key.id for key in self.snapshot().caller_keys_by_hash.values() if key.max_calls is not None],
+            self.budgets.running,
+            self.budgets.pending,
+        )
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
-        self.shared_cache = self._shared_cache()
         self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail")
         self.guardrails = Guardrails(
             FORMATS,
@@ -241,28 +242,6 @@ class House(MultiService):
         except (OSError, ValueError) as error:
             raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
 
-    def _shared_spending(self) -> Any:
-        """What several gateways know of each other's spending; None where each counts for itself."""
-        limits = self.settings.ratelimit
-        if limits.backend == "memory" or limits.redis is None:
-            return None
-        from twisted_gateway.stores.redis import Redis
-        from twisted_gateway.stores.redis_spending import SharedSpending
-
-        redis = Redis(limits.redis, self.reactor, 1.0, "spending")  # no call waits for it
-        return SharedSpending(
-            redis,
-            self.books.spending,
-            self.reactor,
-            time.time,
-            uuid.uuid4().hex,
-            lambda: self.snapshot().budgets,
-            lambda: [key.id for key in self.snapshot().caller_keys_by_hash.values() if key.max_calls is not None],
-            self.budgets.running,
-            self.budgets.pending,
-            self.settings.etcd.env_id,
-        )
-
     def _usage(self) -> Any:
         snapshot = self.snapshot()
         return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
@@ -279,35 +258,12 @@ class House(MultiService):
             self.accounting.records.append(made.recorded)
         return made
 
-    def _limiter(self) -> Store:
-        """Where limits are counted. Redis and what it needs are only imported where it is used."""
-        limits, local = self.settings.ratelimit, Memory(time.time)
-        if limits.backend == "memory" or limits.redis is None:
-            return local
-        from twisted_gateway.stores.redis import Redis
-        from twisted_gateway.stores.redis_buckets import Shared
-
-        try:
-            redis = Redis(limits.redis, self.reactor, limits.store_timeout_ms / 1000, "ratelimit")
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"ratelimit.redis.tls: {error}") from None
-        shared = self.shared = Shared(
-            redis,
-            local,
-            self.reactor,
-            uuid.uuid4().hex,
-            lambda degraded: self._degraded("ratelimit", degraded),
-            limits.concurrency_ttl_secs,
-            self.settings.etcd.env_id,
-        )
-        return shared
-
     def _degraded(self, store: str, degraded: bool) -> None:
         self.condition.stores[store] = degraded
         self.metrics.store_degraded(store, degraded)
 
     def _quota(self) -> Quota:
-        return Quota(self.limiter, time.time, namer(), self.metrics)
+        return Quota(self.sharing.limiter, time.time, namer(), self.metrics)
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
@@ -353,23 +309,11 @@ class House(MultiService):
         known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
         return [(deployment(model), health.report(model).status == "healthy") for model in known]
 
-    def _shared_cache(self) -> Redis | None:
-        block = self.settings.cache.redis
-        if block is None:
-            return None
-        try:
-            redis = Redis(block, self.reactor, self.settings.ratelimit.store_timeout_ms / 1000, "cache")
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"cache.redis.tls: {error}") from None
-        self.metrics.store_degraded("cache", True)
-        redis.watch(lambda up: self.metrics.store_degraded("cache", not up))
-        return redis
-
     def _caches(self) -> dict[str, AnswerStore]:
         """The caches by the names that policies have for them."""
         caches: dict[str, AnswerStore] = {"memory": self.kept}
-        if self.shared_cache is not None:
-            caches["redis"] = SharedAnswers(self.shared_cache.command, self.settings.etcd.env_id)
+        if self.sharing.answers is not None:
+            caches["redis"] = self.sharing.answers
         return caches
 
     def _client_of(self, key: ProviderKey) -> Client:
@@ -450,7 +394,7 @@ class House(MultiService):
     def startService(self) -> None:
         """Bind every listener, then say where we are. A port that is taken ends the process with one line."""
         try:
-            self._reach_redis()
+            self.sharing.start()
             self._listen()
         except (CannotListenError, SettingsError) as error:
             text = str(error)
@@ -462,20 +406,6 @@ class House(MultiService):
         self.probes.update(self.snapshot())
         if self.alone:
             self.reactor.callWhenRunning(self._running)
-
-    def _reach_redis(self) -> None:
-        """Without its Redis a gateway does not start; later it may go away and come back (`configuration.md` 3.9)."""
-        limits = self.settings.ratelimit
-        if self.shared is None or limits.redis is None:
-            return
-        from twisted_gateway.stores.redis_boot import check
-
-        try:
-            check(limits.redis)
-        except OSError as error:
-            raise SettingsError(f"ratelimit.redis: cannot connect: {error}") from None
-        self.shared.start()
-        self.shared_spending.start()
 
     def _listen(self) -> None:
         settings = self.settings
@@ -497,8 +427,6 @@ class House(MultiService):
                 usage=self._usage,
             )
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
-        if self.shared_cache is not None:
-            self.shared_cache.start()
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
     def _bind(self, address: Address, factory: Any, tls: Any = None) -> Any:
@@ -602,9 +530,7 @@ class House(MultiService):
         self.books.stop()
         self.hook_threads.stop()
         self.guard_threads.stop()
-        if self.shared is not None:
-            await self.shared.stop()
-            await self.shared_spending.stop()
+        await self.sharing.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
@@ -616,8 +542,6 @@ class House(MultiService):
             pool.close()
         self.threads.stop()
         closing.append(self.hooks.quiet())
-        if self.shared_cache is not None:
-            closing.append(self.shared_cache.stop())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:

@@ -27,7 +27,8 @@ KNOWLEDGE = (
 JUDGEMENT = ("policies", "logs", "alarm", "pulse", "layers", "stores", "health")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "outside", "threads", "drains", "streams", "replay", "bookkeeping", "usage_file",
+    "listener", "trust", "demo", "outside", "threads", "drains", "streams", "replay", "sharing",
+    "bookkeeping", "usage_file",
     "config.file", "stores.redis", "stores.redis_boot", "stores.redis_buckets", "stores.redis_scripts",
     "stores.redis_spending",
 )

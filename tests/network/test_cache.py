@@ -146,7 +146,7 @@ def shared(server: RedisServer, **more: Any) -> dict[str, Any]:
 
 
 async def up(running: Running, wanted: bool = True) -> None:
-    await until(lambda: running.house.shared_cache.up is wanted, lambda: f"the Redis is never up={wanted}", 20)
+    await until(lambda: running.house.sharing.cache.up is wanted, lambda: f"the Redis is never up={wanted}", 20)
 
 
 def degraded(running: Running) -> float:
@@ -231,7 +231,7 @@ async def test_a_frozen_redis_costs_one_wait(provider: ScriptedProvider, server:
     server.freeze()
     first = await running.ask(whole())
     assert (first.status, told(first)) == (200, "miss")
-    assert not running.house.shared_cache.up, "the first one waited and opened the circuit"
+    assert not running.house.sharing.cache.up, "the first one waited and opened the circuit"
     second = await running.ask(whole())
     assert (second.status, told(second)) == (200, "miss")
     server.thaw()
@@ -260,7 +260,7 @@ async def test_a_caller_who_leaves_while_the_redis_is_asked(
     assert record["outcome"] == "abandoned"
     assert provider.requests == []
     server.thaw()
-    assert running.house.shared_cache.up, "it is not the Redis that is at fault"
+    assert running.house.sharing.cache.up, "it is not the Redis that is at fault"
     assert told(await running.ask(whole())) == "miss"
 
 

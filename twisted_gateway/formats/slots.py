@@ -169,13 +169,11 @@ def _one(holder: Any, key: Any, channel: Channel) -> Iterator[Slot]:
 
 
 def _is_data(value: str) -> bool:
-    """A `data:` URL, or base64 without end: nobody's words (`guardrails.md` 2)."""
-    if value.startswith("data:") and ";base64," in value[:128]:
-        return True
-    return len(value) > 4096 and " " not in value[:4096] and _BASE64(value[:4096]) is not None
+    """A `data:` URL, and nothing else: nobody's words (`guardrails.md` 2)."""
+    return value.startswith("data:") and _DATA_URL(value) is not None
 
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]{4096}").fullmatch
+_DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.=+-]+)*;base64,[A-Za-z0-9+/=\r\n]*+").fullmatch
 
 
 class Shape:

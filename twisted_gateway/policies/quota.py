@@ -16,7 +16,7 @@ from twisted_gateway.charging import charge, estimate
 from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import Exchange, Joint, Outcome, Target, Ticket
 from twisted_gateway.formats.row import Learnt
-from twisted_gateway.layers import API_KEY, MODEL, Layer, at_entry, at_target, is_group
+from twisted_gateway.layers import API_KEY, Layer, at_entry, at_target, is_group
 from twisted_gateway.stores.buckets import CONCURRENCY, TOKENS, Ask, Refusal, Store, Taken, seconds_left
 from twisted_gateway.wire.series import Gate
 from twisted_gateway.wire.sse import Frame
@@ -58,12 +58,10 @@ class Quota:
             ticket.enter(place)
             return ticket
 
-        return self.take(layers, taken, refused)
+        return self.take(layers, taken)
 
-    def take(
-        self, layers: Sequence[Layer], taken: Callable[[_Place], T], problem: Callable[[Layer, Refusal], Problem]
-    ) -> T | Deferred[T]:
-        """A place in all of these layers, handed to `taken`. Raises `Refused` with `problem`: now, or later."""
+    def take(self, layers: Sequence[Layer], taken: Callable[[_Place], T]) -> T | Deferred[T]:
+        """A place in all of these layers, handed to `taken`. Raises `Refused`: now, or later."""
         hold = self._name()
         asks = tuple(layer.ask for layer in layers)
         found = self._store.take(asks, hold)
@@ -73,7 +71,7 @@ class Quota:
                 return taken(_Place(tuple(layers), asks, hold, found))
             layer = layers[found.refusal.index]
             self._count(layer, found.refusal)
-            raise Refused(problem(layer, found.refusal))
+            raise Refused(refused(layer, found.refusal))
 
         return found.addCallback(answered) if isinstance(found, Deferred) else answered(found)
 
@@ -134,15 +132,7 @@ class QuotaTicket(Ticket):
             self._places.append(place)
             return lambda: self._take_back(place)
 
-        def problem(layer: Layer, refusal: Refusal) -> Problem:
-            found = refused(layer, refusal)
-            if layer.kind != MODEL or self._exchange.endpoint.path != _CHAT:
-                return found
-            name = target.model.display_name
-            text = f'routing target "{name}" is over its model rate limit: {found.message}'
-            return attrs.evolve(found, type="upstream_error", message=text)
-
-        return self._quota.take(layers, taken, problem)
+        return self._quota.take(layers, taken)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What the key has left, on chat (`policy.md` 11.6)."""

@@ -107,9 +107,7 @@ def _anthropic_stream(field, pieces):
         name = "".join(pieces) if field == "name" else "look_up"
         block, kind, member = {"type": "tool_use", "id": "t1", "name": name, "input": {}}, "input_json_delta", ""
         member, pieces = "partial_json", arguments(pieces) if field == "arguments" else ["{}"]
-    deltas = [
-        {"type": "content_block_delta", "index": 0, "delta": {"type": kind, member: piece}} for piece in pieces
-    ]
+    deltas = [{"type": "content_block_delta", "index": 0, "delta": {"type": kind, member: piece}} for piece in pieces]
     usage = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}}
     events = [
         {"type": "message_start", "message": _message([], None)},

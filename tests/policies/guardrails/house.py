@@ -36,9 +36,7 @@ _OTHER = model(
     provider_key=provider_key(provider="other", adapter="openai", api_base="http://provider/v1"),
     completions_via_chat=True,
 )
-_ANTHROPIC = model(
-    provider="anthropic", provider_key=provider_key(provider="anthropic", api_base="http://provider/v1")
-)
+_ANTHROPIC = model(provider="anthropic", provider_key=provider_key(provider="anthropic", api_base="http://provider/v1"))
 ROADS = {
     ("openai_chat", "native"): (_OPENAI, "openai_chat"),
     ("openai_chat", "translated"): (_ANTHROPIC, "anthropic"),

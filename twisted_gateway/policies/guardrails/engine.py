@@ -105,9 +105,12 @@ class Release:
             if self._look(text):
                 return self._dropped()
         self._dirty.clear()
-        if self._too_much() and not self._overflow():
-            return self._dropped()
-        return self._leaving()
+        made = self._leaving()
+        if self._too_much():
+            if not self._overflow():
+                return [*made, *self._dropped()]
+            made += self._leaving()
+        return made
 
     def stopped(self, clean: bool) -> list[Frame]:
         """The answer is over: well, and everything is judged; or not, and what is safe already leaves."""

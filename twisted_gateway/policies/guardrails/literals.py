@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from twisted_gateway.config.regexes import MOST_MEMORY, compiled
+from twisted_gateway.config.regexes import MOST_MEMORY, compiled, first
 
 _HEAD = 3
 _MEMORY_PER_CHARACTER = 2048
@@ -38,7 +38,7 @@ class Literals:
 
     def found(self, data: bytes) -> bool:
         """Whether one of them is in a folded text, given as UTF-8."""
-        return self._program.search(data) is not None
+        return first(self._program, data) >= 0
 
     def pending(self, text: str, start: int) -> int:
         """Where the longest end of the folded text begins, from `start` on, that may still become a literal."""

@@ -267,7 +267,7 @@ class GuardTicket(Ticket):
         assert call is not None
         scanner = guarding.placeholders.scanner(guarding.plan.unmasking)
         quiet = Quiet()
-        notes = Notes(attrs.evolve(guarding.exchange), quiet, guarding.policy.clock)
+        notes = Notes(attrs.evolve(guarding.exchange, guarded=None), quiet, guarding.policy.clock)
         if call.stream:
             release = Release(scanner, self._texts.hearing(), holds=False, cap=2**62, open=True, thoughts=scanner)
             return (Incremental(release, Board(()), (), notes),)

@@ -22,21 +22,30 @@ _NOBODY = Scanner((), None, Matcher(()))
 
 
 class Unchecked(Text):
-    """A text that nobody here can judge. `over`: nothing more will come; `asked`: how far it was asked about."""
+    """A text that nobody here can judge. `over`: nothing more will come; `asked`: how far it was asked about.
 
-    __slots__ = ("asked", "over", "reasoning")
+    `owed`: a mask was put off, so that its end is asked about once more.
+    """
+
+    __slots__ = ("asked", "over", "owed", "reasoning")
 
     def __init__(self, reasoning: bool) -> None:
         super().__init__(_NOBODY)
         self.reasoning = reasoning
         self.over = False
+        self.owed = False
         self.asked = 0
 
     def look(self, final: bool = False) -> None:
         """Nothing is decided here; but an end that was asked about already need not wait for more."""
         self.over = self.over or final
-        if self.over and self.asked == self.end:
+        if self.over and not self.open:
             self._release(len(self._text))
+
+    @property
+    def open(self) -> bool:
+        """Whether there is something that must be asked about."""
+        return self.asked < self.end or (self.over and self.owed)
 
     @property
     def rest(self) -> str:
@@ -55,10 +64,12 @@ class Unchecked(Text):
         """
         start = self._base + self._start
         self.asked = upto
+        self.owed = False
         safe = upto if self.over and upto == self.end else max(start, upto - overlap)
         for edit in edits:
             if start + edit.end > safe:
                 safe = max(start, min(safe, start + edit.start))
+                self.owed = True
                 break
             self.edits.append(edit._replace(start=start + edit.start, end=start + edit.end))
         self._release(safe - self._base)
@@ -97,8 +108,7 @@ class Windows(Release):
         """What to ask now, or None. Whoever takes it must tell `answered` before he asks again."""
         if self.running or self.blocked:
             return None
-        texts = [text for text in self._unchecked() if text.fresh]
-        calls = [call for call in self._calls.values() if call.done and not call.ready]
+        texts, calls = self._open_ones()
         if not self._due(texts, calls):
             return None
         asked = [text.rest for text in texts]
@@ -113,6 +123,10 @@ class Windows(Release):
     def _spoken(self) -> bool:
         """Every text and call that has begun is complete: nothing but the ends of the stream is to come."""
         return all(text.over for text in self._unchecked()) and all(call.done for call in self._calls.values())
+
+    def _open_ones(self) -> tuple[list[Unchecked], list[Call]]:
+        texts = [text for text in self._unchecked() if text.open]
+        return texts, [call for call in self._calls.values() if call.done and not call.ready]
 
     def _due(self, texts: Sequence[Unchecked], calls: Sequence[Call]) -> bool:
         if not texts and not calls:
@@ -175,19 +189,18 @@ class Windows(Release):
         return False
 
     def _too_much(self) -> bool:
-        return self.waiting > self._cap and not self.running
+        return self.waiting > self._cap and not self.running and not self._due(*self._open_ones())
 
     def _overflow(self) -> bool:
         went = super()._overflow()
         if went:
             for text in self._unchecked():
-                text.asked = text.end
-                text.over = True
+                text.asked, text.owed, text.over = text.end, False, True
                 text.look()
                 text.over = False
         return went
 
     def _leaving(self) -> list[Frame]:
-        if self._over and not self.running and not any(text.fresh for text in self._unchecked()):
+        if self._over and not self.running and not any(text.open for text in self._unchecked()):
             self._holds = any(call.done and not call.ready for call in self._calls.values())
         return super()._leaving()
