@@ -276,7 +276,6 @@ class Shared:
             if self._ready:
                 self._ready = False
                 self._degraded(True)
-                self._log.warn("limits are counted by this process alone until Redis is back")
             self._all_told()
             return
         self._epoch += 1
