@@ -35,6 +35,7 @@ setup(
             "pytest-twisted>=1.14",
             "hypothesis>=6.130",
             "h11>=0.16",
+            "py-spy>=0.4",
             "openai>=2",
             "anthropic>=2",
             "requests>=2.32",

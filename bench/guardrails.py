@@ -76,7 +76,9 @@ def target(name: str, port: int, core: int, rules: list[dict[str, Any]]) -> Targ
     boot.write_text(BOOT.format(port=port, resources=resources, metrics=port + 1))
     text = RESOURCES.format(mock=MOCK_PORT, key=CALLER_KEY)
     bad = f'  - {{display_name: bad, provider: openai, api_key: sk-bad, api_base: "http://127.0.0.1:{BAD_PROVIDER}/v1"}}\n'
-    text = text.replace("models:\n", bad + "models:\n  - {display_name: bad, provider: openai, model_name: bad, provider_key: bad}\n")
+    text = text.replace(
+        "models:\n", bad + "models:\n  - {display_name: bad, provider: openai, model_name: bad, provider_key: bad}\n"
+    )
     resources.write_text(text + "guardrails: " + json.dumps(rules) + "\n")
     made = Target(name, port, [sys.executable, "-m", "twisted_gateway", "--config", str(boot)], core)
     made.log.write_bytes(b"")

@@ -1,19 +1,24 @@
-"""The whole gateway in one process without a network: its caller's and its provider's connections are in memory.
+"""The whole gateway in one process without a network: its callers' and its provider's connections are in memory.
 
 What a call costs in here is the Python of it alone, without the kernel's part, which is why figures repeat well.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IConsumer, ITCPTransport
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from bench.targets import BOOT, CALLER_KEY, RESOURCES
+from bench.targets import BOOT, CALLER_KEY, PLAIN, RESOURCES, STREAM
 from twisted_gateway.config.settings import structure
 from twisted_gateway.logs import Log
 from twisted_gateway.tap import House
@@ -47,6 +52,8 @@ class Wire:
 
     def __init__(self) -> None:
         self._written: list[bytes] = []
+        self.fresh = False
+        """Written to since somebody last looked."""
         self.closed = False
         self._peer = IPv4Address("TCP", "127.0.0.1", 4000)
 
@@ -57,6 +64,7 @@ class Wire:
 
     def write(self, data: bytes) -> None:
         self._written.append(data)
+        self.fresh = True
 
     def writeSequence(self, data: Any) -> None:
         self._written += data
@@ -85,39 +93,116 @@ class Wire:
     getHost = getPeer
 
 
+def request(body: str = STREAM) -> bytes:
+    """A caller's request."""
+    head = f"host: bench\r\nauthorization: Bearer {CALLER_KEY}\r\ncontent-type: application/json\r\naccept: */*\r\n"
+    return f"POST /v1/chat/completions HTTP/1.1\r\n{head}content-length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def _frame(*choices: dict[str, Any], **more: Any) -> bytes:
+    whole = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": "mock-1"}
+    return b"data: " + json.dumps({**whole, "choices": choices, **more}, separators=(",", ":")).encode() + b"\n\n"
+
+
+def text_frame(text: str) -> bytes:
+    """A frame of a stream with a token in it."""
+    return _frame({"index": 0, "delta": {"content": text}, "finish_reason": None})
+
+
+USAGE = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30}
+FRAMES = (
+    _frame({"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}),
+    *(text_frame(f"token{n:02} ") for n in range(20)),
+    _frame({"index": 0, "delta": {}, "finish_reason": "stop"}),
+    _frame(usage=USAGE),
+    b"data: [DONE]\n\n",
+)
+"""An answer of 20 tokens."""
+
+
+def chunk(data: bytes) -> bytes:
+    """A chunk of a chunked body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+AT_ONCE = (HEAD + b"".join(map(chunk, FRAMES)) + b"0\r\n\r\n",)
+"""The answer in one read."""
+PIECEMEAL = (HEAD, *map(chunk, FRAMES), b"0\r\n\r\n")
+"""The answer in a read for each frame."""
+_MESSAGE = {"index": 0, "message": {"role": "assistant", "content": "hello " * 20}, "finish_reason": "stop"}
+_ANSWER = {"id": "c", "object": "chat.completion", "created": 1, "model": "mock-1"}
+_BODY = json.dumps({**_ANSWER, "choices": [_MESSAGE], "usage": USAGE})
+WHOLE = (f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(_BODY)}\r\n\r\n{_BODY}".encode(),)
+"""An answer that is not streamed."""
+
+
+class Reactor(MemoryReactorClock):
+    """A reactor in memory that nothing runs in."""
+
+    def callFromThread(self, call: Callable[..., Any], *args: Any) -> None:
+        """Whatever is told by another thread is told at once."""
+        call(*args)
+
+
 class Inside:
-    """A gateway with the bench's configuration. `call` opens a stream at its provider and gives both ends of it."""
+    """A gateway with the bench's configuration, and both ends of its connections."""
 
     def __init__(self, folder: Path) -> None:
         resources = folder / "resources.yaml"
         resources.write_text(RESOURCES.format(mock=PROVIDER, key=CALLER_KEY))
-        boot = folder / "aisix.yaml"
-        boot.write_text(BOOT.format(port=0, resources=resources, metrics="127.0.0.1:0".rpartition(":")[2]))
-        import yaml
-
-        self.reactor = MemoryReactorClock()
+        settings = structure(yaml.safe_load(BOOT.format(port=0, resources=resources, metrics=0)), {})
+        self.reactor = Reactor()
         self.lines = Lines()
-        self.house = House(structure(yaml.safe_load(boot.read_text()), {}), self.reactor, Log(self.lines), alone=False)
-        self.idle: list[tuple[Any, Wire]] = []
+        self.house = House(settings, self.reactor, Log(self.lines), alone=False)
 
     def caller(self) -> tuple[Any, Wire]:
         """A new connection of a caller: its protocol and its wire."""
         wire = Wire()
-        protocol = self.house.site.buildProtocol(wire.getPeer())
-        assert protocol is not None
+        protocol: Any = self.house.site.buildProtocol(wire.getPeer())
         protocol.makeConnection(wire)
         return protocol, wire
 
     def provider(self) -> tuple[Any, Wire]:
-        """The provider's side of the connection that the gateway has asked for last."""
-        _, _, factory, _, _ = self.reactor.tcpClients.pop()
-        wire = Wire()
-        protocol = factory.buildProtocol(wire.getPeer())
-        protocol.makeConnection(wire)
-        pool = self.house._pools[0]
-        (connection,) = [one for one in pool.open if one.transport is not None and _raw(one) is wire] or [protocol]
-        return connection, wire
+        """The connection that the gateway has sent its last request on: its protocol and its wire."""
+        for *_, factory, _, _ in self.reactor.tcpClients:
+            wire = Wire()
+            factory.buildProtocol(wire.getPeer()).makeConnection(wire)
+        self.reactor.tcpClients.clear()
+        ((protocol, wire),) = [(one, one.transport) for one in self.house._pools[0].open if one.transport.fresh]
+        wire.fresh = False
+        return protocol, wire
+
+    def repeated(self, body: str, reads: tuple[bytes, ...]) -> Callable[[], None]:
+        """A call that can be made again and again over one pair of connections."""
+        said = request(body)
+        caller, out = self.caller()
+        caller.dataReceived(said)
+        provider, asked = self.provider()
+        for read in reads:
+            provider.dataReceived(read)
+        asked.take()
+
+        def again() -> None:
+            caller.dataReceived(said)
+            for read in reads:
+                provider.dataReceived(read)
+            if not out.take() or not asked.take():
+                raise AssertionError("nothing came")
+            asked.fresh = False
+
+        return again
+
+    def once(self, reads: tuple[bytes, ...], body: str = STREAM) -> bytes:
+        """A call over connections of its own, which are closed behind these reads; what the caller got."""
+        caller, out = self.caller()
+        caller.dataReceived(request(body))
+        provider, _ = self.provider()
+        for read in reads:
+            provider.dataReceived(read)
+        for one in (caller, provider):
+            one.connectionLost(Failure(ConnectionDone()))
+        return out.take()
 
 
-def _raw(connection: Any) -> Any:
-    return connection.transport
+__all__ = ["AT_ONCE", "FRAMES", "PIECEMEAL", "PLAIN", "STREAM", "WHOLE", "Inside", "chunk", "request", "text_frame"]

@@ -24,6 +24,7 @@ class Plan:
     paced_chunks: int = 100
     aborts: int = 200
     streams: int = 1000
+    slow_streams: int = 9900
 
 
 QUICK = Plan(rounds=2, seconds=0.7, ttft_seconds=2.5, paced_chunks=50, aborts=100)
@@ -170,6 +171,27 @@ def memory(lab: Lab, target: Target) -> Figures:
     return {"kb": (during - before) / many, "base": before / 1024}
 
 
+def slow(lab: Lab, target: Target) -> Figures:
+    """As many streams as descriptors allow, a chunk a second each, in a process not used before but for its warm-up."""
+    lab.mock.set(n=600, d=1_000_000)
+    many, pid, before = lab.plan.slow_streams, target.pid(), pss_kb(target.pid())
+    load = target.load(lab.cores.client, "-c", many, "-n", many, "-R", 500, "-W", 9, "-t", 60, "-o", 8)
+    with load:
+        opened = bool(load.stderr and load.stderr.readline())
+        time.sleep(1)
+        cpu, frames = cpu_ns(pid), lab.mock.stats()["frames"]
+        time.sleep(5)
+        cpu, frames = cpu_ns(pid) - cpu, lab.mock.stats()["frames"] - frames
+        during = pss_kb(pid)
+        found = finish(load, 60)
+    if trouble := complaint(found):
+        raise Failed(trouble)
+    if not opened or found["peak_open"] < many or not frames:
+        raise Failed(f"only {found['peak_open']} of {many} streams were open at once")
+    pause = found["forward"]["max"] / 1000
+    return {"us": cpu / 1000 / frames, "kb": (during - before) / many, "pause": pause}
+
+
 def stall(lab: Lab, target: Target) -> Figures:
     """4 callers who stop reading, a provider that never ends."""
     callers = 4
@@ -214,6 +236,7 @@ METRICS = {
     "ttft": Metric(ttft),
     "abort": Metric(abort, rounds=3),
     "memory": Metric(memory, direct=False, rounds=1, fresh=True),
+    "slow": Metric(slow, direct=False, rounds=1, fresh=True),
     "stall": Metric(stall, rounds=1, fresh=True),
 }
 

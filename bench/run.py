@@ -27,12 +27,14 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench/run", description="Direct, nginx and this gateway, in one run.")
     parser.add_argument("--quick", action="store_true", help="about 90 s; noisier")
-    parser.add_argument("--only", default="", help=f"targets, by comma: {', '.join(targets.NAMES)}")
+    parser.add_argument("--only", default="", help=f"targets, by comma: {', '.join(targets.NAMES + targets.PEERS)}")
+    parser.add_argument("--peers", action="store_true", help=f"also {', '.join(targets.PEERS)}")
     parser.add_argument("--metrics", default="", help=f"by comma: {', '.join(METRICS)}")
     parser.add_argument("--rounds", type=int, default=0, help="how often each is measured")
     parser.add_argument("--json", type=Path, help="also write every round's figures to this file")
     args = parser.parse_args(argv)
-    args.targets = _choice(parser, args.only, targets.NAMES)
+    usual = targets.NAMES + targets.PEERS if args.peers else targets.NAMES
+    args.targets = _choice(parser, args.only or ",".join(usual), targets.NAMES + targets.PEERS)
     args.metrics = _choice(parser, args.metrics, METRICS)
     return args
 
@@ -51,8 +53,8 @@ def _prepare(streams: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     files = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    if files < 2 * streams + 200:
-        raise SystemExit(f"bench: {streams} streams need {2 * streams + 200} open files; ulimit -n allows {files}")
+    if files < 2 * streams + 100:
+        raise SystemExit(f"bench: {streams} streams need {2 * streams + 100} open files; ulimit -n allows {files}")
     for port in (tools.MOCK_PORT, targets.NGINX_PORT, targets.GATEWAY_PORT, targets.METRICS_PORT):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,6 +95,7 @@ def _facts(chosen: Sequence[targets.Target], cores: tools.Cores, plan: Plan) -> 
         "versions": f"Python {python}, Twisted {twisted}, nginx {_nginx_version(chosen)}",
         "rounds": f"{plan.rounds}, interleaved; medians",
         "streams": f"{plan.streams:,}",
+        "slow": f"{plan.slow_streams:,}",
     }
 
 
@@ -158,7 +161,7 @@ def main() -> None:
     args = options()
     plan = QUICK if args.quick else Plan()
     plan = replace(plan, rounds=args.rounds) if args.rounds > 0 else plan
-    _prepare(plan.streams)
+    _prepare(max(plan.streams, plan.slow_streams if "slow" in args.metrics else 0))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cores, began = tools.Cores.pick(), time.monotonic()
     chosen = targets.make(args.targets, cores.gateway)

@@ -45,6 +45,9 @@ ROWS = (
     Row("abort", "seen", "closes the provider saw within 0.5 s", "%", ratio=False),
     Row("memory", "base", "memory with no stream open", "MB"),
     Row("memory", "kb", "memory per open stream, at {streams}", "KB"),
+    Row("slow", "us", "CPU per chunk at {slow} streams, a chunk a second each", "µs"),
+    Row("slow", "kb", "memory per open stream, at {slow}", "KB"),
+    Row("slow", "pause", "longest delay of a chunk while they open and run", "ms"),
     Row("stall", "grown", "4 callers stop reading: memory grown in 3.5 s", "MB", ratio=False),
     Row("stall", "taken", "provider's bytes taken by then, per caller (kernel's buffers included)", "MB", ratio=False),
     Row("stall", "flow", "still flowing at the end", "MB/s", ratio=False),
@@ -151,7 +154,7 @@ def render(results: Results, targets: Sequence[str], metrics: Sequence[str], fac
     lines += ["", _line(head), _line(["---", "---", *["---:"] * (len(head) - 2)])]
     for row in rows:
         cells = [_cell(results, target, row) for target in targets]
-        label = row.label.format(streams=facts.get("streams", "?"))
+        label = row.label.format(streams=facts.get("streams", "?"), slow=facts.get("slow", "?"))
         lines.append(_line([label, row.unit, *cells, *(_ratio(results, target, row) for target in ratios)]))
     notes = _failures(results) + _bounds(results, targets) + results.remarks + _noise(results, targets, rows)
     return "\n".join(lines + [""] + [f"* {note}" for note in notes]) + "\n"

@@ -22,6 +22,10 @@ MESSAGES = Endpoint("/v1/messages", "anthropic", "anthropic", groups=True)
 class Headers(dict[str, str]):
     """Request headers by lower-case name."""
 
+    def all(self, name: str) -> list[str]:
+        """The one value, or none."""
+        return [self[name]] if name in self else []
+
 
 def provider_key(name: str = "prod", **more: Any) -> ProviderKey:
     """A provider key."""

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.exchanges import attempt, exchange, timeout
-from twisted_gateway.charging import charge, estimate
-from twisted_gateway.exchange import Exchange, Outcome, Usage
+from twisted_gateway.charging import NOTHING, charge, estimate
+from twisted_gateway.exchange import Endpoint, Exchange, Outcome, Usage
 
 REPORTED = {"prompt": 12, "completion": 7, "total": 19, "final": True}
 FULL = {**REPORTED, "cache_read": 4, "cache_write": 2, "reasoning": 3}
@@ -93,3 +93,8 @@ def test_what_was_reported_and_delivered_is_kept_beside() -> None:
     charged = charge(ended(FLOOR), Outcome.ABANDONED)
 
     assert (charged.completion_reported, charged.completion_delivered) == (0, 3)
+
+
+def test_counting_tokens_uses_none() -> None:
+    count = exchange(endpoint=Endpoint("/v1/messages/count_tokens", "anthropic_count_tokens", "anthropic"))
+    assert charge(count, Outcome.COMPLETE) == NOTHING

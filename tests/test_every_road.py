@@ -10,6 +10,7 @@ import pytest
 from twisted.web.client import ResponseDone
 
 from twisted_gateway.formats.names import short_name
+from twisted_gateway.tap import FORMATS
 from twisted_gateway.wire.sse import Reader
 
 from .exchanges import group, model, provider_key
@@ -77,7 +78,7 @@ class Road:
         base = "http://provider" if self.vendor == "anthropic" else "http://provider/v1"
         key = provider_key(provider="anthropic" if self.vendor == "anthropic" else "openai", api_base=base)
         house = House(shelf=[model(provider=self.vendor, provider_key=key, completions_via_chat=True)], **settings)
-        house.gateway.means.opener.bridge = True
+        house.speak(FORMATS, bridge=True)
         return house
 
     def ask(self, house):
@@ -293,6 +294,7 @@ UPLOAD = [{"role": "user", "content": [{"type": "document", "source": {"type": "
 def test_what_cannot_be_carried_asks_no_provider(vendor, path, members, status, message, stream):
     key = provider_key(provider="anthropic" if vendor == "anthropic" else "openai", api_base="http://provider")
     house = House(shelf=[model(provider=vendor, provider_key=key)])
+    house.speak(FORMATS)
     ask = house.ask({"model": "gpt", "stream": stream, **members}, path=path.encode())
     assert (ask.response.code, ask.header("content-type")) == (status, "application/json")
     assert message in ask.json["error"]["message"]
@@ -317,6 +319,7 @@ LONG = "n" * 70
 def test_a_fallback_to_another_family_translates_the_callers_own_body(asked, first):
     second = AT_ANTHROPIC if first is AT_OPENAI else AT_OPENAI
     house = House(shelf=[group("gpt", first.display_name, second.display_name), first, second])
+    house.speak(FORMATS)
     path, members = ASKED[asked]
     schema = {"type": "object", "properties": {}}
     if asked == "openai_chat":

@@ -103,12 +103,14 @@ class Got:
 class Ask:
     """One call of a caller."""
 
-    def __init__(self, house, body, token, path):
+    def __init__(self, house, body, token, path, more=()):
         self.response = self.failure = None
         self.got = Got()
-        headers = Headers({"content-type": ["application/json"]})
+        headers = Headers({"content-type": ["application/json"]} | (dict(more) if isinstance(more, dict) else {}))
         if token:
             headers.addRawHeader("authorization", f"Bearer {token}")
+        for name, value in () if isinstance(more, dict) else more or ():
+            headers.addRawHeader(name, value)
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.deferred = house.callers.request(b"POST", b"http://gateway" + path, headers, Body(data, lambda: None))
         self.deferred.addCallbacks(self._answered, lambda failure: setattr(self, "failure", failure))
@@ -137,7 +139,7 @@ class Ask:
 class House:
     """A gateway with one model, `gpt`, at one provider."""
 
-    def __init__(self, heartbeat=15.0, shelf=None, **settings):
+    def __init__(self, heartbeat=15.0, shelf=None, known=None, **settings):
         self.clock = Clock()
         self.provider = Provider()
         self.ledger = Ledger()
@@ -160,7 +162,8 @@ class House:
         )
         self.drains = Counter()
         models = shelf or [model(provider_key=provider_key(provider="openai", api_base="http://provider/v1"))]
-        resources = attrs.evolve(snapshot(*models), caller_keys_by_hash={KEY.key_hash: KEY})
+        members = {"caller_keys_by_hash": {KEY.key_hash: KEY}} | (known or {})
+        resources = attrs.evolve(snapshot(*models), **members)
         self.front = front(self.gateway.serve, resources, self.clock)
         self.front.left = self.gateway.left
         self.front.listed, self.front.stop = self.gateway.streams.listed, self.gateway.streams.stop
@@ -171,8 +174,9 @@ class House:
         self.gateway.formats = self.gateway.means.opener.formats = formats
         self.gateway.means.opener.bridge = bridge
 
-    def ask(self, body=None, token="secret", path=b"/v1/chat/completions", **members):
-        ask = Ask(self, body if body is not None else {"model": "gpt", "messages": MESSAGES} | members, token, path)
+    def ask(self, body=None, token="secret", path=b"/v1/chat/completions", headers=None, **members):
+        body = body if body is not None else {"model": "gpt", "messages": MESSAGES} | members
+        ask = Ask(self, body, token, path, headers)
         self.flush()
         return ask
 

@@ -3,6 +3,13 @@
 import json
 
 import pytest
+from anthropic.lib.streaming._messages import accumulate_event
+from anthropic.types import RawMessageStreamEvent
+from openai import NOT_GIVEN
+from openai._models import construct_type
+from openai.lib.streaming.responses._responses import ResponseStreamState
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
 from twisted.web.http_headers import Headers as HttpHeaders
 
 from twisted_gateway.charging import charge
@@ -11,6 +18,7 @@ from twisted_gateway.formats import anthropic, openai_chat, openai_completions, 
 
 from .exchanges import caller, model, provider_key
 from .formats import anthropic_grammar
+from .formats.chat_making import accumulated
 from .formats.making import ROLE, chunk, dumps, say
 from .test_gates import Gating
 from .test_gateway import MESSAGES, STOP, USAGE, Got, House, sse
@@ -90,6 +98,23 @@ def ended(house, made):
     return exchange
 
 
+def sdk(data, dialect):
+    """What the official SDKs' own accumulators make of a stream: they must take every event of it."""
+    found = [json.loads(line[6:]) for line in data.decode().split("\n") if line.startswith("data: {")]
+    if dialect == "openai_chat":
+        return accumulated([*found, "[DONE]"])
+    if dialect == "anthropic":
+        message, buffers = None, {}
+        for one in found:
+            event = TypeAdapter(RawMessageStreamEvent).validate_python(one)
+            message = accumulate_event(event=event, current_snapshot=message, json_bufs=buffers)
+        return message
+    state = ResponseStreamState(input_tools=[], text_format=NOT_GIVEN)
+    for one in found:
+        state.handle_event(construct_type(type_=ResponseStreamEvent, value=one))
+    return found
+
+
 # The list
 
 
@@ -156,6 +181,8 @@ def test_chat_is_stopped():
     made, _ = begun(house, sse(ROLE, say("Hello wo")))
     assert stop(house, "id-1").json == {"id": "id-1", "object": "stream", "stopped": True}
     exchange = ended(house, made)
+    (choice,) = sdk(made.got.data, "openai_chat")["choices"]
+    assert (choice["content"], choice["finish_reason"]) == ("Hello wo", "stop")
     *_, text, end, usage, done = made.frames
     assert text["choices"][0]["delta"] == {"content": "Hello wo"}
     assert end["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
@@ -263,6 +290,7 @@ def test_messages_are_stopped(so_far):
     exchange = ended(house, made)
     anthropic_grammar.check(made.got.data)
     found = anthropic_grammar.events_of(made.got.data)
+    assert sdk(made.got.data, "anthropic").stop_reason == ("max_tokens" if so_far == "the reason" else "end_turn")
     (last,) = [event for name, event in found if name == "message_delta"]
     if so_far == "the reason":
         assert (last["delta"]["stop_reason"], last["usage"]) == ("max_tokens", {"output_tokens": 7})
@@ -302,6 +330,8 @@ def test_translated_answers_are_stopped(dialect, moment):
 def check_end(made, dialect, said):
     """A legal stream of the dialect that says so much, with an estimate of its usage."""
     frames = [one for one in made.frames if isinstance(one, dict)]
+    if dialect != "openai_completions":
+        sdk(made.got.data, dialect)
     if dialect == "anthropic":
         anthropic_grammar.check(made.got.data)
         found = [event for _, event in anthropic_grammar.events_of(made.got.data)]
@@ -462,6 +492,7 @@ def test_native_responses_are_stopped(so_far):
     ended(house, made)
     found = [json.loads(line[6:]) for line in made.got.data.decode().split("\n") if line.startswith("data: ")]
     assert [one["sequence_number"] for one in found] == list(range(len(found)))
+    sdk(made.got.data, "openai_responses")
     assert [one["type"] for one in found[len(told) :]] == [f"response.{kind}" for kind in [*closing, "incomplete"]]
     last = found[-1]["response"]
     assert (last["id"], last["status"], last["incomplete_details"]) == (

@@ -57,6 +57,29 @@ class Sink(Protocol):
         """Nothing more will come but these frames. `problem` is None when the transfer ended cleanly."""
 
 
+class OpenAnswer(Protocol):
+    """What a sink can do with an answer whose first data event is read: one of a provider, or one from memory."""
+
+    @property
+    def reader(self) -> Reader | WholeBody:
+        """What makes frames of its bytes."""
+
+    def join(self, sink: Sink) -> None:
+        """Give what was read so far, and all that comes, to `sink`."""
+
+    def pause(self) -> None:
+        """Stop reading."""
+
+    def resume(self) -> None:
+        """Go on reading."""
+
+    def cut(self) -> None:
+        """No more of it is wanted."""
+
+    def release(self, clock: IReactorTime) -> None:
+        """It is whole; what may still come is of no use."""
+
+
 @implementer(IProtocol)
 class Answer:
     """One answer. `opened` fires when its first data event is read and is no error.

@@ -210,7 +210,9 @@ class Attempts:
     def _hedged(self, hedge: Hedge) -> Any:
         """The second runner, if the group's ratio allows one more."""
         assert self._group is not None
-        if not self.targets or not self.means.hedges.take(self._group.id, hedge.max_extra_ratio, self._now):
+        if self.downstream.gone or not self.targets:
+            return None
+        if not self.means.hedges.take(self._group.id, hedge.max_extra_ratio, self._now):
             return None
         self._hedge = None  # one for each call
         return self._second()
@@ -259,8 +261,12 @@ class Attempts:
             exchange.serving = made
             return opened
         except AttemptFailed as failed:
-            if not isinstance(failed, Skipped) and not self.downstream.gone:
-                self._note(self._latest(target), failed)
+            latest = self._latest(target)
+            if self.downstream.gone and not exchange.drained:  # some connections call it a failure when cancelled
+                latest.problem, latest.ended_by = None, "abandoned"
+                raise CancelledError from None
+            if not isinstance(failed, Skipped):
+                self._note(latest, failed)
             raise
         finally:
             del self._running[id(target)]

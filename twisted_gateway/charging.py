@@ -10,6 +10,8 @@ from twisted_gateway.pricing import price
 BYTES_PER_TOKEN = 4
 
 _CALLER_ENDED = frozenset({Outcome.ABANDONED, Outcome.STOPPED})
+_NO_TOKENS = frozenset({"/v1/messages/count_tokens"})
+"""Endpoints whose calls use none (`policy.md` 1.2)."""
 _FREE = frozenset({Outcome.REFUSED, Outcome.FAILED})
 
 
@@ -76,7 +78,8 @@ def charge(exchange: Exchange, outcome: Outcome) -> Charge:
         completion_delivered=estimate(exchange.delivered_bytes),
         cache_write_1h=usage.cache_write_1h if counters else 0,
     )
-    return attrs.evolve(charged, cost_usd=price(attempt.target.model.cost, charged))
+    cost = price(attempt.target.model.cost, charged)
+    return attrs.evolve(charged, cost_usd=cost) if cost else charged
 
 
 def so_far(usage: Usage, prompt_bytes: int, text_bytes: int) -> Usage:
@@ -102,7 +105,7 @@ def lost_race(exchange: Exchange, attempt: Attempt) -> Charge:
 def charged_attempt(exchange: Exchange, outcome: Outcome) -> Attempt | None:
     """The attempt whose tokens are charged: it gave an open answer, or the caller ended it before it could."""
     attempt = exchange.attempt
-    if attempt is None or outcome in _FREE:
+    if attempt is None or outcome in _FREE or exchange.endpoint.path in _NO_TOKENS:
         return None
     if attempt.first_event is not None or outcome is Outcome.COMPLETE:
         return attempt

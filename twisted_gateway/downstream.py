@@ -98,8 +98,7 @@ class Downstream:
         """Write status 200 and the headers of a stream with the next write (or heartbeat)."""
         if self.committed or self.gone:
             return
-        kind = _STREAM if content_type == b"text/event-stream" else _unbuffered(content_type)
-        self._head(200, kind, [*headers, *self.also()])
+        self._head(200, _STREAM if content_type == b"text/event-stream" else _unbuffered(content_type), headers)
         self._mark_committed(200)
         if self._heartbeat_seconds:
             self._set_beat(self._heartbeat_seconds)
@@ -187,7 +186,7 @@ class Downstream:
         if self.gone or self.finished:
             return
         whole = [(b"Content-Type", content_type), (b"Content-Length", b"%d" % len(data))]
-        self._head(status, whole, [*headers, *self.also()])
+        self._head(status, whole, headers)
         self._mark_committed(status)
         if status == 200:
             self._exchange.bound = self._exchange.committed
@@ -201,13 +200,12 @@ class Downstream:
         request = self._request
         if status != 200:
             request.setResponseCode(status)
-        put = getattr(request, "put", None) or (
-            lambda name, value: request.responseHeaders.setRawHeaders(name, [value])
-        )
-        for name, value in first:
-            put(name, value)
-        for name, value in more:
-            put(name, value)
+        put = getattr(request, "put", None)
+        for name, value in (*first, *more, *self.also()):
+            if put is not None:
+                put(name, value)
+            else:
+                request.responseHeaders.setRawHeaders(name, [value])
 
     def _mark_committed(self, status: int) -> None:
         self._exchange.committed = self._clock.seconds()

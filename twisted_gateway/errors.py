@@ -6,9 +6,12 @@ Statuses, types and texts: reference `errors-and-headers.md` sections 2 and 3, `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
+
+if TYPE_CHECKING:
+    from twisted_gateway.exchange import Usage
 
 _SHOWN_BYTES = 1024
 _SHORTEST_SECRET = 12
@@ -38,6 +41,8 @@ class Problem:
     embedded: int | None = None
     """The status inside an error object that came with a good status, where it has one (`streaming.md` 11.2)."""
 
+    usage: Usage | None = None
+    """What was used until then, told with the error in the dialect's own form (`extensions.md` 6.2)."""
     told: bool = False
     """The caller was told already, in the provider's own frame: nothing more is written."""
 

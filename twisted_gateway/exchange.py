@@ -50,6 +50,9 @@ class Headers(Protocol):
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
 
+    def all(self, name: str) -> list[str]:
+        """All values of a header, in order."""
+
     def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
         """Lower-case name and first value of the headers that a pattern with one `*` names."""
 
@@ -152,6 +155,21 @@ class Attempt:
     """Frames of the provider that say nothing and were ignored (`streaming.md` 7)."""
 
 
+@attrs.frozen
+class CacheUse:
+    """What the cache had to do with a call: `status` is `hit`, `miss`, `bypass` or `disabled` (`operations.md` 7).
+
+    `policy` is the cache policy's name, None without one; `layer` is where a hit was found; `saved_prompt` and
+    `saved_completion` are the tokens that its answer cost the first time.
+    """
+
+    status: str
+    policy: str | None = None
+    layer: str | None = None
+    saved_prompt: int = 0
+    saved_completion: int = 0
+
+
 @attrs.define
 class Exchange:
     """One call, from arrival to settlement. Facts only; `now`-like values are seconds on one monotonic clock."""
@@ -177,6 +195,8 @@ class Exchange:
     attempts: list[Attempt] = attrs.field(factory=list)
     serving: Attempt | None = None
     """The attempt whose open answer is relayed, once there is one."""
+    cache: CacheUse | None = None
+    """None where a call can have nothing to do with the cache."""
 
     committed: float | None = None
     """When status line and headers were written."""
@@ -250,6 +270,10 @@ class Ticket:
 
         It may give a callable that takes back what was reserved, run when the attempt has failed or lost.
         """
+        return None
+
+    def ready(self) -> bytes | None:
+        """A whole answer in the caller's format, from memory: then no attempt is made (`DESIGN.md` 3, step 2)."""
         return None
 
     def opened(self) -> None:

@@ -55,13 +55,12 @@ _VISIBLE = re.compile(rb"[\x21-\x7e]{1,256}")
 class CallerHeaders:
     """The caller's request headers as policies read them. A repeated header counts with its first value."""
 
-    __slots__ = ("_first", "_pairs")
+    __slots__ = ("_pairs",)
 
     def __init__(self, given: Headers | Sequence[tuple[bytes, bytes]]) -> None:
         if isinstance(given, Headers):
             given = [(name.lower(), value) for name, values in given.getAllRawHeaders() for value in values]
         self._pairs = given
-        self._first = dict(reversed(given))
 
     @classmethod
     def of(cls, request: Any) -> CallerHeaders:
@@ -71,11 +70,14 @@ class CallerHeaders:
 
     def raw(self, name: bytes) -> bytes | None:
         """The first value of a header (lower case) as it came, or None."""
-        return self._first.get(name)
+        for key, value in self._pairs:
+            if key == name:
+                return value
+        return None
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
-        value = self._first.get(name.lower().encode("latin-1"))
+        value = self.raw(name.lower().encode("latin-1"))
         return None if value is None else value.decode("utf-8", "surrogateescape")
 
     def all(self, name: str) -> list[str]:
@@ -86,7 +88,7 @@ class CallerHeaders:
     def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
         """Lower-case name and first value of the headers that a pattern with one `*` names, in any case."""
         before, star, after = pattern.lower().partition("*")
-        for raw in dict(self._pairs):
+        for raw in dict.fromkeys(name for name, _ in self._pairs):
             name = raw.decode("latin-1")
             fits = (
                 name == before
@@ -94,7 +96,7 @@ class CallerHeaders:
                 else (len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after))
             )
             if fits:
-                yield name, self._first[raw].decode("latin-1")
+                yield name, (self.raw(raw) or b"").decode("latin-1")
 
 
 @attrs.define
@@ -103,6 +105,8 @@ class Condition:
 
     draining: bool = False
     configured: bool = True
+    stores: dict[str, bool] = attrs.field(factory=dict)
+    """The stores that are in a Redis, by name, and whether each is degraded."""
 
 
 Serve = Callable[[Exchange, IRequest], Awaitable[None]]
@@ -237,7 +241,11 @@ class Front:
         second = "[+]config ok" if condition.configured else "[-]config failed: not ready"
         if condition.draining or not condition.configured:
             return self._text(request, 503, f"{first}\n{second}\nreadyz check failed")
-        return self._text(request, 200, f"{first}\n{second}\nreadyz check passed\n" if _verbose(request) else "ok")
+        third = ""
+        if condition.stores:
+            third = "[!]redis degraded: local limits\n" if any(condition.stores.values()) else "[+]redis ok\n"
+        verbose = f"{first}\n{second}\n{third}readyz check passed\n"
+        return self._text(request, 200, verbose if _verbose(request) else "ok")
 
     # What every request gets
 
@@ -405,8 +413,12 @@ class _Root(KleinResource):
         running: Deferred[None] = Deferred.fromCoroutine(front.serve(exchange, request))  # type: ignore[arg-type]
         if not running.called:
             when_left(request, lambda _: front.left(exchange, running.cancel))
-        running.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        running.addErrback(_cancelled)
         return NOT_DONE_YET
+
+
+def _cancelled(failure: Failure) -> None:
+    failure.trap(CancelledError)
 
 
 _REASONS = {

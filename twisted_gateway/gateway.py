@@ -23,13 +23,14 @@ from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.drains import Drains
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
-from twisted_gateway.exchange import Exchange, Joint, Outcome, Policy, Ticket, Usage
+from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket, Usage
 from twisted_gateway.formats.neutral import Prompt
 from twisted_gateway.formats.row import Format, Told
 from twisted_gateway.health import Health
 from twisted_gateway.opening import Opened, Opener, Way
 from twisted_gateway.records import is_group
 from twisted_gateway.relay import Relay, Waits
+from twisted_gateway.replay import Kept, Verbatim
 from twisted_gateway.roads import Road
 from twisted_gateway.streams import Streams
 from twisted_gateway.timing import server_timing
@@ -107,7 +108,10 @@ class Gateway:
             await self._admit(self.limits, exchange, tickets)
             if attempts is None:
                 attempts = self._planned(exchange, tickets, downstream)
-            answering = self._relay(exchange, attempts, downstream, tickets)
+            if (ready := _ready(tickets)) is not None:
+                answering = self._replay(exchange, attempts.targets[0], ready, downstream, tickets)
+            else:
+                answering = self._relay(exchange, attempts, downstream, tickets)
             outcome = await self.streams.watch(exchange, partial(self._empty, exchange, format, attempts), answering)
         except Refused as refusal:
             outcome = Outcome.REFUSED
@@ -228,6 +232,19 @@ class Gateway:
                 self.running.discard(relay)
                 attempts.left(opened)
 
+    async def _replay(
+        self, exchange: Exchange, target: Target, body: bytes, downstream: Downstream, tickets: Sequence[Ticket]
+    ) -> Outcome:
+        """An answer from memory, through the gates of all policies. It is no attempt: `target` is not asked."""
+        attempt = Attempt(0, "cache", target, self.clock.seconds())
+        gates = partial(_gates, tickets)
+        relay = Relay(exchange, attempt, Kept(body), Verbatim(body), gates, downstream, self.clock, Waits())
+        self.running.add(relay)
+        try:
+            return await relay.start(self._answer_headers(exchange, None, tickets))
+        finally:
+            self.running.discard(relay)
+
     def _joined(self, exchange: Exchange, opened: Opened, downstream: Downstream, tickets: Sequence[Ticket]) -> Relay:
         call, resolution, way = exchange.call, exchange.resolution, opened.way
         assert call is not None
@@ -251,9 +268,8 @@ class Gateway:
         if exchange.endpoint.path == _CHAT:
             headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
         attempt = exchange.attempt
-        if road is None:
-            return headers
-        if road.native and road.format.keeps_type and attempt is not None and attempt.content_type is not None:
+        keeps = road is not None and road.native and road.format.keeps_type
+        if keeps and attempt is not None and attempt.content_type is not None:
             headers.append((b"content-type", attempt.content_type))
         return headers
 
@@ -272,6 +288,11 @@ def _opened(tickets: Sequence[Ticket]) -> None:
     """Tell the tickets that the answer's head is written."""
     for ticket in tickets:
         ticket.opened()
+
+
+def _ready(tickets: Sequence[Ticket]) -> bytes | None:
+    """The answer that a policy has ready, if one has."""
+    return next((body for ticket in tickets if (body := ticket.ready()) is not None), None)
 
 
 def _gates(tickets: Sequence[Ticket], joint: Joint) -> list[Gate]:

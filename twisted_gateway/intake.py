@@ -71,6 +71,7 @@ class Request(server.Request):
     caller_headers: Any = None
     received_cookies: Any = {}
     cookies: Any = ()
+    notifications: Any = ()
     queued = False
     host: Any = property(lambda self: self.channel.getHost())
     transport: Any = property(lambda self: self.channel.transport)
@@ -86,7 +87,6 @@ class Request(server.Request):
         self.client = channel.peer
         self.lines: list[bytes] = []
         """Lines of the answer's head, beside `responseHeaders`."""
-        self.notifications: list[Deferred[None]] = []
         self._leaving: list[Callable[[Failure], object]] = []
         self._data: bytes | bytearray = b""
 
@@ -106,12 +106,12 @@ class Request(server.Request):
         return Headers()
 
     @cached_property
-    def args(self) -> Any:
+    def args(self) -> Any:  # type: ignore[override]
         """Nothing is parsed."""
         return {}
 
     @cached_property
-    def _adapterCache(self) -> Any:
+    def _adapterCache(self) -> Any:  # type: ignore[override]
         return {}
 
     # The body comes in
@@ -157,6 +157,12 @@ class Request(server.Request):
         if b"\n" in value or b"\r" in value:
             value = b" ".join(value.split())
         self.lines.append(name + b": " + value)
+
+    def notifyFinish(self) -> Deferred[None]:
+        """See `IRequest`."""
+        told: Deferred[None] = Deferred()
+        self.notifications = [*self.notifications, told]
+        return told
 
     def when_left(self, tell: Callable[[Failure], object]) -> None:
         """Call that if the caller leaves before the answer is whole: what `notifyFinish` tells, without a Deferred."""
@@ -224,7 +230,7 @@ class Request(server.Request):
         self._release()
         self._leaving.clear()
         self.channel.answered()
-        told, self.notifications = self.notifications, []
+        told, self.notifications = self.notifications, ()
         for one in told:
             one.callback(None)
 
@@ -236,7 +242,7 @@ class Request(server.Request):
         leaving, self._leaving = self._leaving, []
         for tell in leaving:
             tell(reason)
-        told, self.notifications = self.notifications, []
+        told, self.notifications = self.notifications, ()
         for one in told:
             one.errback(reason)
 

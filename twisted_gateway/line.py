@@ -82,6 +82,8 @@ class Line:
             if take is not None and misses < _MOST_MISSES and reader.between_frames:
                 taken = take(data)
                 if taken is not None:
+                    if taken.used == len(data) and not parts and not self._mute:  # most often: one frame
+                        return Batch(taken.data, taken.frames, taken.frames)
                     parts.append(taken.data)
                     count += taken.frames
                     events += taken.frames

@@ -97,6 +97,9 @@ class Channel:
             self._idle.set(site.bounds.idle_timeout_secs)
         site.connected(self)
 
+    def connectionMade(self) -> None:
+        """See `makeConnection`."""
+
     def connectionLost(self, reason: Failure) -> None:
         """The connection is closed."""
         self.site.disconnected(self)

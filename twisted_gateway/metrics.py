@@ -112,6 +112,7 @@ class Metrics(Collector):
         self._declare_calls()
         self._declare_latencies(request_e2e_latency, request_ttft)
         self._declare_config()
+        self._declare_limits()
         self._declare_ours()
         self._guardrail_latency = self._histogram(
             "aisix_guardrail_latency_seconds",
@@ -188,6 +189,10 @@ class Metrics(Collector):
         """Answers read on for callers who have left: `running` now; `finished`, `cut`, `refused` so far."""
         self._drains[(state,)] += change
 
+    def usage_file_dropped(self, count: int) -> None:
+        """Records were lost on their way into the usage file."""
+        self._file_drops[()] += count
+
     def too_large(self, endpoint: str, protocol: str, drain: str) -> None:
         """A request body was refused with 413; `drain` tells how reading the rest of it ended."""
         self._too_large[endpoint, protocol, drain] += 1
@@ -219,9 +224,28 @@ class Metrics(Collector):
         """Who is calling was decided (`operations.md` 5.4): method, `allowed` or `denied`, and why."""
         self._auth[method, result, reason] += 1
 
+    def cached(self, policy: str, status: str, layer: str | None) -> None:
+        """A cache policy was meant for a call: `hit` (in a layer), `miss` or `bypass` (`operations.md` 5.4)."""
+        self._cache_requests[policy, f"hit_{layer}" if status == "hit" else status] += 1
+
+    def store_degraded(self, store: str, degraded: bool) -> None:
+        """Whether a store that several gateways share cannot be used now (`extensions.md` 9)."""
+        self._degraded[(store,)] = int(degraded)
+
     def hook_failed(self, hook: str, method: str) -> None:
         """A hook of the boot file raised, or took too long, in one of its three methods."""
         self._hook_errors[hook, method] += 1
+
+    def rate_limited(self, scope: str, layer: str, policy_id: str) -> None:
+        """A limit refused a call: `scope` is `requests` or `tokens`, `layer` is `api_key`, `model` or `policy`."""
+        self._rate_limited[scope, layer, policy_id] += 1
+
+    def remaining(self, api_key_id: str, model: str, requests: int | None, tokens: int | None) -> None:
+        """What a key has left in this minute; None where it has no such limit."""
+        if requests is not None:
+            self._remaining_requests[api_key_id, model] = requests
+        if tokens is not None:
+            self._remaining_tokens[api_key_id, model] = tokens
 
     # What is counted about the process.
 
@@ -348,6 +372,20 @@ class Metrics(Collector):
         for table in (self._rejected, partial, stale):
             table.update({(kind,): 0 for kind in RESOURCE_KINDS})
 
+    def _declare_limits(self) -> None:
+        self._rate_limited = self._counter(
+            "aisix_ratelimit_rejections_total",
+            "Calls and attempts refused by a limit.",
+            ("scope", "layer", "policy_id"),
+        )
+        whose = ("api_key_id", "model")
+        self._remaining_requests = self._gauge(
+            "aisix_ratelimit_remaining_requests", "Requests left to a key in this minute.", whose
+        )
+        self._remaining_tokens = self._gauge(
+            "aisix_ratelimit_remaining_tokens", "Tokens left to a key in this minute.", whose
+        )
+
     def _declare_ours(self) -> None:
         self._outcomes = self._counter(
             "aisix_call_outcomes_total", "Settled calls by how they ended.", ("endpoint", "outcome")
@@ -358,8 +396,13 @@ class Metrics(Collector):
             "Answers read on though their callers left: running now; finished, cut, refused so far.",
             ("state",),
         )
+        self._file_drops = self._counter("aisix_usage_file_drops_total", "Records that the usage file has lost.")
         self._lag = self._histogram("aisix_reactor_lag_seconds", "How late the reactor's timers fire.", (), LAG_BUCKETS)
         self._noise = self._counter("aisix_sse_noise_total", "Ignored frames of providers.", ("kind",))
+        self._cache_requests = self._counter(
+            "aisix_cache_requests_total", "Calls that a cache policy was meant for.", ("policy", "outcome")
+        )
+        self._degraded = self._gauge("aisix_store_degraded", "1 while a shared store cannot be used.", ("store",))
         self._guardrail_blocks = self._counter("aisix_guardrail_blocks_total", "Chats that a guardrail has blocked.")
         self._guardrail_bypasses = self._counter(
             "aisix_guardrail_bypasses_total", "Checks of chats that could not be made and were skipped.", ("reason",)

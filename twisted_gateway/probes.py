@@ -22,11 +22,14 @@ from twisted_gateway.opening import Opener, begun
 MOST_AT_ONCE = 4
 
 
-class _NoHeaders:
-    """Nobody's headers: there is no caller."""
+class _NoCaller:
+    """The headers of a call that nobody made."""
 
     def get(self, name: str) -> str | None:
-        return None
+        return "application/json" if name == "content-type" else None
+
+    def all(self, name: str) -> list[str]:
+        return []
 
     def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
         return iter(())
@@ -133,7 +136,7 @@ class Probes:
             "messages": [{"role": "user", "content": check.prompt}],
             "max_tokens": check.max_tokens,
         }
-        body, headers = msgspec.json.encode(question), _NoHeaders()
+        body, headers = msgspec.json.encode(question), _NoCaller()
         exchange = Exchange(
             id=self.new_id(),
             endpoint=self.endpoint,

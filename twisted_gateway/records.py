@@ -35,6 +35,7 @@ def record(exchange: Exchange, outcome: Outcome, charged: Charge | None = None) 
     made = _call_part(exchange, outcome)
     made.update(_token_part(charged))
     made.update(_present(_caller_part(exchange)))
+    made.update(_present(_cache_part(exchange)))
     made.update(_present(_guarded_part(exchange)))
     if (attempt := exchange.attempt) is not None:
         made["attempt_index"] = attempt.index
@@ -197,6 +198,18 @@ def _caller_part(exchange: Exchange) -> Record:
         "auth_type": "api_key" if exchange.caller is not None else None,
         "client_source_ip": exchange.peer,
         "client_user_agent": agent[:_LONGEST_TEXT] if agent else None,
+    }
+
+
+def _cache_part(exchange: Exchange) -> Record:
+    use = exchange.cache
+    if use is None:
+        return {}
+    return {
+        "cache_status": use.status,
+        "cache_hit_saved_input_tokens": use.saved_prompt,
+        "cache_hit_saved_output_tokens": use.saved_completion,
+        "cache_hit_layer": use.layer,
     }
 
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from twisted_gateway.alarm import Alarm
-from twisted_gateway.answer import Answer
+from twisted_gateway.answer import OpenAnswer
 from twisted_gateway.charging import so_far
 from twisted_gateway.config.routes import ThroughputFloor
 from twisted_gateway.downstream import Downstream, HeadLines
@@ -70,7 +70,7 @@ class Relay:
         self,
         exchange: Exchange,
         attempt: Attempt,
-        answer: Answer,
+        answer: OpenAnswer,
         passage: Passage,
         gates: Gates,
         downstream: Downstream,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import signal
@@ -28,6 +27,7 @@ from twisted_gateway.addresses import Address
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.agent import Agent, Pool
+from twisted_gateway.bookkeeping import Bookkeeping
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
@@ -47,13 +47,22 @@ from twisted_gateway.named_code import named_code
 from twisted_gateway.outside import Outside
 from twisted_gateway.policies import access
 from twisted_gateway.policies.accounting import ACCESS, Accounting
+from twisted_gateway.policies.budgets import Budgets
+from twisted_gateway.policies.cache import Cache
+from twisted_gateway.policies.cache import Store as AnswerStore
+from twisted_gateway.policies.costs import IncludeCost
 from twisted_gateway.policies.guardrails.policy import Guardrails
 from twisted_gateway.policies.guardrails.services import Services
 from twisted_gateway.policies.hooks.faults import Faults
 from twisted_gateway.policies.hooks.loading import BadHook, load
 from twisted_gateway.policies.hooks.steps import Hooks
+from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
+from twisted_gateway.pulse import Pulse
 from twisted_gateway.route_metrics import Deployment, deployment
+from twisted_gateway.sharing import Sharing
+from twisted_gateway.stores import cached
+from twisted_gateway.stores.buckets import namer
 from twisted_gateway.threads import Threads
 from twisted_gateway.trust import Endpoints, tuner
 from twisted_gateway.upstream import Client, Upstream
@@ -171,6 +180,8 @@ class House(MultiService):
         self._clients: dict[Any, tuple[Client, Pool]] = {}
         self._client(None)
         self._check_tls(self.snapshot())
+        self.books = self._bookkeeping()
+        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds)
         self.outside = Outside.over_own_pool(reactor, settings.upstream)
         self.threads = Threads(reactor.callFromThread)
         callables = _callables(settings.callables)
@@ -179,11 +190,16 @@ class House(MultiService):
         self.accounting = Accounting(
             self.metrics,
             self.lines,
+            records=[self.books.records.put] if self.books.records is not None else [],
+            books=self.books.spending,
             access_log=seen.access_log,
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
+        self.sharing = Sharing(settings, reactor, self._degraded)
+        self.shared_spending = self._shared_spending()
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
+        self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
         self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail", begin=_behind_the_reactor)
         self.guardrails = Guardrails(
             FORMATS,
@@ -212,6 +228,7 @@ class House(MultiService):
             stop=self.gateway.streams.stop,
         )
         self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
+        self.pulse = Pulse(reactor, self.metrics.lagged, lambda: self.gateway.in_flight > 0)
         self._stopping = 0
         self.stopped: Deferred[None] = Deferred()
 
@@ -222,6 +239,40 @@ class House(MultiService):
         return snapshot
 
     # Parts
+
+    def _bookkeeping(self) -> Bookkeeping:
+        files = self.settings.usage
+        try:
+            shared = self.settings.ratelimit.backend != "memory"
+            return Bookkeeping(files, self.reactor, self.metrics, time.time, shared)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
+
+    def _shared_spending(self) -> Any:
+        """What several gateways know of each other's spending; None where each counts for itself."""
+        limits = self.settings.ratelimit
+        if limits.backend == "memory" or limits.redis is None:
+            return None
+        from twisted_gateway.stores.redis import Redis
+        from twisted_gateway.stores.redis_spending import SharedSpending
+
+        redis = Redis(limits.redis, self.reactor, 1.0, "spending")  # no call waits for it
+        return SharedSpending(
+            redis,
+            self.books.spending,
+            self.reactor,
+            time.time,
+            new_id(),
+            lambda: self.snapshot().budgets,
+            lambda: [key.id for key in self.snapshot().caller_keys_by_hash.values() if key.max_calls is not None],
+            self.budgets.running,
+            self.budgets.pending,
+            self.settings.etcd.env_id,
+        )
+
+    def _usage(self) -> Any:
+        snapshot = self.snapshot()
+        return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
 
     def _hooks(self) -> Hooks:
         try:
@@ -234,6 +285,13 @@ class House(MultiService):
         if made.wants_records:
             self.accounting.records.append(made.recorded)
         return made
+
+    def _degraded(self, store: str, degraded: bool) -> None:
+        self.condition.stores[store] = degraded
+        self.metrics.store_degraded(store, degraded)
+
+    def _quota(self) -> Quota:
+        return Quota(self.sharing.limiter, time.time, namer(), self.metrics, self.reactor)
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
@@ -249,8 +307,8 @@ class House(MultiService):
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(), self.hooks, self.guardrails),
-            limits=(),
+            after=(access.ModelAccess(), self.hooks, self.guardrails, self.budgets, IncludeCost()),
+            limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
             upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
@@ -278,6 +336,13 @@ class House(MultiService):
         health = self.gateway.health
         known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
         return [(deployment(model), health.report(model).status == "healthy") for model in known]
+
+    def _caches(self) -> dict[str, AnswerStore]:
+        """The caches by the names that policies have for them."""
+        caches: dict[str, AnswerStore] = {"memory": self.kept}
+        if self.sharing.answers is not None:
+            caches["redis"] = self.sharing.answers
+        return caches
 
     def _client_of(self, key: ProviderKey) -> Client:
         return self._client(_own_tls(key))
@@ -357,6 +422,9 @@ class House(MultiService):
     def startService(self) -> None:
         """Bind every listener, then say where we are. A port that is taken ends the process with one line."""
         try:
+            self.sharing.start()
+            if self.shared_spending is not None:
+                self.shared_spending.start()
             self._listen()
         except (CannotListenError, SettingsError) as error:
             text = str(error)
@@ -368,8 +436,6 @@ class House(MultiService):
         self.probes.update(self.snapshot())
         if self.alone:
             sys.setswitchinterval(_SWITCH_SECONDS)
-            gc.collect()
-            gc.freeze()
             self.reactor.callWhenRunning(self._running)
 
     def _listen(self) -> None:
@@ -383,7 +449,14 @@ class House(MultiService):
             self.demo_port = self._bind(settings.demo.addr, site)
         prometheus = settings.observability.metrics.prometheus
         if prometheus.enabled:
-            status = StatusSite(self.metrics, self.state, self.reactor, path=prometheus.path, list_models=self._models)
+            status = StatusSite(
+                self.metrics,
+                self.state,
+                self.reactor,
+                path=prometheus.path,
+                list_models=self._models,
+                usage=self._usage,
+            )
             self._bind(prometheus.addr, _quiet_site(status.resource(), self.reactor))
         self.port = self._bind(settings.proxy.addr, self.site, settings.proxy.tls)
 
@@ -414,7 +487,7 @@ class House(MultiService):
         model = "gpt-4o-prod"
         if self.settings.demo.enabled and self.snapshot().resolve(model) is not None:
             print(f"Try it:\n  {_curl(url, model)}", file=sys.__stdout__, flush=True)
-        _Lag(self.reactor, self.metrics.lagged)
+        self.pulse.start()
 
     def _warn_published(self) -> None:
         if not self.settings.proxy.addr.is_loopback:
@@ -425,6 +498,7 @@ class House(MultiService):
 
     def reload(self) -> None:
         """SIGHUP: read the resources file again. A bad one is refused whole and changes nothing."""
+        self.books.reopen()
         state = self.state
         before = self.snapshot()
         try:
@@ -484,8 +558,12 @@ class House(MultiService):
     async def _closed(self, closing: Sequence[Deferred[Any]]) -> None:
         for one in closing:
             await one
+        self.books.stop()
         self.hook_threads.stop()
         self.guard_threads.stop()
+        await self.sharing.stop()
+        if self.shared_spending is not None:
+            await self.shared_spending.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
@@ -504,21 +582,6 @@ class House(MultiService):
         else:
             self.lines.writer.stop()
         return Deferred.fromCoroutine(self._closed(closing))
-
-
-class _Lag:
-    """Measures how late the reactor is: the longest turn shows in `aisix_reactor_lag_seconds`."""
-
-    def __init__(self, reactor: Any, tell: Callable[[float], None], every: float = 0.25) -> None:
-        self._reactor, self._tell, self._every = reactor, tell, every
-        self._due = reactor.seconds() + every
-        reactor.callLater(every, self._tick)
-
-    def _tick(self) -> None:
-        now = self._reactor.seconds()
-        self._tell(max(0.0, now - self._due))
-        self._due = now + self._every
-        self._reactor.callLater(self._every, self._tick)
 
 
 def _own_tls(key: ProviderKey) -> ProviderTls | None:

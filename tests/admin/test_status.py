@@ -10,11 +10,13 @@ from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from tests.exchanges import model, snapshot
+from tests.exchanges import group, model, snapshot
 from tests.test_metrics import value
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.config.report import Finding, ResourcesError
+from twisted_gateway.config.routes import BackgroundCheck
+from twisted_gateway.errors import AttemptFailed, Problem
 from twisted_gateway.health import Health
 from twisted_gateway.metrics import Metrics
 
@@ -187,14 +189,37 @@ def test_an_unreadable_file_rejects_nothing_and_keeps_the_hash() -> None:
 
 
 def test_models() -> None:
+    check = BackgroundCheck(True, 5, 1, "ping", 1, 600)
+    good, cool, sick = model("good"), model("cool"), model("sick", background_model_check=check)
     desk = Desk()
-    desk.state.applied(snapshot(model("a"), model("b")))
-
+    desk.state.applied(snapshot(good, cool, sick, group("all", "good", "cool"), applied_at=AT))
+    desk.health.checked(sick, 500, False)
+    desk.clock.advance(2)
+    problem = Problem(status=502, type="upstream_error", message="m", kind="upstream_status")
+    desk.health.failed(cool, AttemptFailed(problem, status=429, retry_after=7), True)
     status, kind, body = desk.got("/status/models")
     assert (status, kind) == (200, "application/json")
+    plain = {"kind": "direct", "status": "healthy"}
     assert json.loads(body) == [
-        {"id": "m-a", "display_name": "a", "kind": "direct", "status": "healthy"},
-        {"id": "m-b", "display_name": "b", "kind": "direct", "status": "healthy"},
+        {"id": good.id, "display_name": "good", **plain},
+        {
+            "id": cool.id,
+            "display_name": "cool",
+            "kind": "direct",
+            "status": "cooldown",
+            "cooldown_until": {"secs_since_epoch": int(AT) + 7, "nanos_since_epoch": 250_000_000},
+            "status_reason": "upstream_rate_limited",
+        },
+        {
+            "id": sick.id,
+            "display_name": "sick",
+            "kind": "direct",
+            "status": "unhealthy",
+            "last_checked_at": {"secs_since_epoch": int(AT) - 2, "nanos_since_epoch": 250_000_000},
+            "last_check_status": 500,
+            "status_reason": "background_check_failed",
+        },
+        {"id": "g-all", "display_name": "all", "kind": "routing", "status": "not_applicable"},
     ]
 
 

@@ -184,10 +184,13 @@ def test_shipped_resources(tmp_path):
     snapshot = load_resources(str(path), {}, 7.0, generation=3)
     assert snapshot.config_hash == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (snapshot.generation, snapshot.applied_at) == (3, 7.0)
-    assert set(snapshot.models_by_name) == {"gpt-4o-prod", "my-gpt4-mini"}
+    assert set(snapshot.models_by_name) == {
+        *("gpt-4o-prod", "my-gpt4-mini", "auto-cheap"),
+        *("openai/gpt-4-turbo", "openai/gpt-5", "deepseek/deepseek-chat", "anthropic/claude-opus"),
+    }
     assert snapshot.published_keys(7.0) == ("my-app", "my-other-app")
     (tmp_path / "all.yaml").write_text(uncommented(path.read_text()))
     environ = {f"{name}_API_KEY": "x" for name in ("OPENAI", "ANTHROPIC", "DEEPSEEK", "LOCAL")}
     everything = load_resources(str(tmp_path / "all.yaml"), environ, 0.0)
-    assert everything.resource_counts == {"models": 7, "api_keys": 2, "provider_keys": 5}
+    assert everything.resource_counts == {"models": 13, "api_keys": 2, "provider_keys": 5}
     assert everything.resolve("openai/gpt-4o-mini").upstream_model == "gpt-4o-mini"

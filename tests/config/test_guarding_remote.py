@@ -1,6 +1,10 @@
 """Guardrails that ask somebody, in a resources document and in the boot file."""
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from twisted_gateway.config.settings import SettingsError, structure
 from twisted_gateway.config.snapshot import Snapshot, build
@@ -122,3 +126,32 @@ def test_callables_of_the_boot_file():
 def test_a_callable_that_is_no_path(path):
     with pytest.raises(SettingsError, match=r"deserialize: callables\.mine: expected"):
         structure({**BOOT, "callables": {"mine": path}}, {})
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/guardrails-remote.md"
+
+
+def test_the_examples_of_the_page_are_good():
+    environ = dict.fromkeys(re.findall(r"\$\{(\w+)\}", PAGE.read_text()), "x")
+    read = set()
+    for block in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        document = yaml.safe_load(block)
+        if isinstance(document, list):
+            document = {"guardrails": document}
+        if "callables" in document:
+            assert structure({**BOOT, **document}, {}).callables
+            continue
+        built = build({"_format_version": "1", **document}, environ, now=1.0)
+        assert isinstance(built, Snapshot), [str(finding) for finding in built]
+        read |= {guardrail.kind for guardrail in built.guardrails}
+    assert read == {*GOOD}
+
+
+def test_the_callable_of_the_page_answers():
+    (code,) = re.findall(r"```python\n(def check.*?)```", PAGE.read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code, names)
+    check = names["check"]
+    assert callable(check)
+    assert check({"texts": ["hello"]}) == {"action": "allow"}
+    assert check({"texts": ["about Project Falcon"]})["action"] == "block"

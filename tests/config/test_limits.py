@@ -1,11 +1,15 @@
 """Rate limits in the resources file: both forms of policies, conditions, schedules, exact reasons."""
 
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+import yaml
 
-from twisted_gateway.config.limits import RateLimit, Schedule, read_zone
+from twisted_gateway.config.limits import Policies, RateLimit, RateLimitPolicy, Schedule, read_zone
 from twisted_gateway.config.resources import derived_id
+from twisted_gateway.config.settings import structure
 from twisted_gateway.config.snapshot import Snapshot, build
 
 CLASSIC = {"name": "p", "scope": "team", "scope_ref": "red", "window": "minute", "max_requests": 5}
@@ -32,7 +36,7 @@ def built(policy=None, model=None, api_key=None):
 def policy_of(tree):
     snapshot = built(tree)
     assert isinstance(snapshot, Snapshot), [str(finding) for finding in snapshot]
-    return snapshot.rate_limit_policies[0]
+    return next(iter(snapshot.rate_limit_policies))
 
 
 def test_limits_of_keys_and_models():
@@ -54,7 +58,7 @@ WINDOWS = [
 @pytest.mark.parametrize(("window", "limits"), WINDOWS)
 def test_a_classic_policy_is_one_window(window, limits):
     snapshot = built(CLASSIC | {"window": window, "max_tokens": 7})
-    assert snapshot.rate_limit_policies[0].allows == RateLimit(**limits)
+    assert next(iter(snapshot.rate_limit_policies)).allows == RateLimit(**limits)
     told = [f'rate_limit_policies ("p"): `max_tokens` has no effect per {window}: only per minute and day']
     assert list(snapshot.warnings) == (told if len(limits) == 1 else [])
 
@@ -281,3 +285,37 @@ def test_a_schedule_goes_by_the_wall_clock_of_its_zone():
 def test_utc_needs_no_tables():
     assert read_zone("UTC") is UTC
     assert Schedule(UTC, 0, 60, ("mon",)).is_open(at("2026-11-23T00:30"))
+
+
+def test_policies_are_found_by_what_a_request_has_in_their_order():
+    def classic(name, scope, ref):
+        return RateLimitPolicy(id=name, name=name, scope=scope, scope_ref=ref, window="minute", max_requests=1)
+
+    every = [
+        classic("a", "model", "t"),
+        RateLimitPolicy(id="b", name="b", limits=RateLimit(rpm=1), group_by=("provider",)),
+        classic("c", "team", "red"),
+        classic("d", "team", "blue"),
+        classic("e", "team_member", "red"),
+        classic("f", "member", "u1"),
+        classic("g", "api_key", "k1"),
+        classic("h", "model", "g"),  # the group, when the target is asked
+    ]
+    found = list(Policies(every).matching(FACTS, lambda policy: True))
+    assert [policy.name for policy, _ in found] == list("abcefg")
+    assert found[3][1] == "policy:team_member:red:e:u1"
+    found = Policies(every).matching(FACTS, lambda policy: policy.of_models)
+    assert [policy.name for policy, _ in found] == ["a", "b"]
+
+
+def test_the_example_of_the_page_works():
+    page = (Path(__file__).resolve().parents[2] / "docs/limits.md").read_text()
+    first, conditions, single, sentinel = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    snapshot = build(yaml.safe_load(first), {}, now=0)
+    assert isinstance(snapshot, Snapshot), [str(finding) for finding in snapshot]
+    assert [policy.name for policy in snapshot.rate_limit_policies] == ["research-day", "each-member", "large-models"]
+    assert snapshot.warnings == ()
+    assert len(policy_of(SPLIT | yaml.safe_load(conditions)).conditions) == 2
+    for block in (single, sentinel):
+        boot = {"proxy": {"addr": "127.0.0.1:0"}, "resources_file": "r.yaml", **yaml.safe_load(block)}
+        assert structure(boot, {}).ratelimit.backend == "redis"

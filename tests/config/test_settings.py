@@ -215,8 +215,6 @@ def test_keys_of_later_issues_are_unknown(key):
 UNAVAILABLE = [
     ("etcd.endpoints", ["http://x"]),
     ("managed.enabled", True),
-    ("cache.redis", {"url": "redis://:pw@x"}),
-    ("cache.backend", "redis"),
     ("admin.enabled", True),
     ("observability.metrics.otlp.enabled", True),
     ("observability.tracing.otlp.enabled", True),
@@ -387,7 +385,6 @@ BAD_ENVIRONMENT = [
         "x",
         "deserialize: upstream.retries: expected an integer, got a string (from AISIX_UPSTREAM__RETRIES)",
     ),
-    ("AISIX_CACHE__REDIS__URL", "redis://x", "`cache.redis` is known but not available in this version"),
 ]
 
 
@@ -477,3 +474,28 @@ def test_keys_enumerate_the_schema():
 def test_secrets_are_not_shown():
     assert "hidden" not in repr(attrs.evolve(structure(tree(), {}).admin, admin_keys=("hidden",)))
     assert isinstance(structure(tree(), {}), Settings)
+
+
+def test_the_caches():
+    assert structure(tree(), {}).cache == settings.Cache("memory", None, 67108864)
+    section = {"backend": "redis", "redis": {"url": "redis://:pw@h"}, "memory_max_bytes": 1}
+    cache = structure(tree(cache=section), {}).cache
+    assert (server_of(cache.redis.url).host, cache.memory_max_bytes) == ("h", 1)
+    assert "pw" not in repr(cache)
+    assert structure(tree(), {"AISIX_CACHE__REDIS__URL": "redis://x"}).cache.redis.url == "redis://x"
+    assert structure(tree(), {"AISIX_CACHE__MEMORY_MAX_BYTES": "5"}).cache.memory_max_bytes == 5
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"backend": "redis"}, "cache.redis is required when backend = redis"),
+        ({"redis": {}}, "cache.redis.url is required when mode = single"),
+        ({"redis": {"mode": "cluster"}}, "cache.redis.mode = cluster is not available: single and sentinel are"),
+        ({"redis": {"url": "http://x"}}, "cache.redis.url must be a redis:// or rediss:// URL"),
+        ({"memory_max_bytes": 0}, "deserialize: cache.memory_max_bytes: expected an integer of at least 1"),
+        ({"backend": "disk"}, 'deserialize: cache.backend: expected "memory" or "redis"'),
+    ],
+)
+def test_bad_caches(section, said):
+    assert detail(tree(cache=section)).startswith(said)

@@ -356,7 +356,7 @@ class ScriptedProvider:
 
     def start(self) -> ScriptedProvider:
         """Listen on a free loopback port."""
-        self._port = self.reactor.listenTCP(0, _Connections(self), interface="127.0.0.1")
+        self._port = self.reactor.listenTCP(0, _Connections(self), backlog=1024, interface="127.0.0.1")
         return self
 
     @property

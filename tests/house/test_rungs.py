@@ -21,14 +21,16 @@ BYTES = ("wire",)
 NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
     "formats", "line", "roads", "providers", "routing", "ring", "turns", "retrying", "floor", "timing",
-    "route_metrics", "metrics", "tallies", "client_types", "charging", "pricing", "records", "deadlines",
+    "route_metrics", "metrics", "tallies", "client_types", "charging", "pricing", "spending", "records", "deadlines",
     "addresses", "named_code", "config",
 )
-JUDGEMENT = ("policies", "logs", "alarm", "stores", "health")
+JUDGEMENT = ("policies", "logs", "alarm", "pulse", "layers", "stores", "health")
 MOTION = (
     "upstream", "answer", "downstream", "relay", "agent", "connection", "intake",
-    "listener", "trust", "demo", "outside", "threads", "drains", "streams",
-    "config.file", "stores.redis",
+    "listener", "trust", "demo", "outside", "threads", "drains", "streams", "replay", "sharing",
+    "bookkeeping", "usage_file",
+    "config.file", "stores.redis", "stores.redis_boot", "stores.redis_buckets", "stores.redis_scripts",
+    "stores.redis_spending",
 )
 TRUNK = ("gateway", "attempts", "opening", "hedging", "probes")
 DOORS = ("front", "cors", "admin")

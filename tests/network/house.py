@@ -98,7 +98,8 @@ class Running:
     """One gateway and what it wrote: `records`, `access_lines`, the `house` itself.
 
     `providers` names provider keys and their addresses. The first also serves the alias `hasty`, whose key has
-    deadlines of `HASTE` seconds; every name is an alias too, the first one as `test-model`.
+    deadlines of `HASTE` seconds; every name is an alias too, the first one as `test-model`. `resources` are more
+    lists of the resources file, and `change` may edit all of them before they are read.
     """
 
     def __init__(
@@ -107,6 +108,8 @@ class Running:
         providers: Mapping[str, str],
         boot: Mapping[str, Any] | None = None,
         reactor: Any = default_reactor,
+        resources: Mapping[str, Any] | None = None,
+        change: Callable[[dict[str, Any]], None] = lambda resources: None,
     ) -> None:
         self.records: list[dict[str, Any]] = []
         self.callers: list[Caller] = []
@@ -117,7 +120,9 @@ class Running:
         self._lines = Lines()
         self._before = self._held()
         path = folder / "resources.yaml"
-        path.write_text(yaml.safe_dump(_resources(providers)))
+        made = _resources(providers) | dict(resources or {})
+        change(made)
+        path.write_text(yaml.safe_dump(made))
         settings = structure(merged({**_BOOT, "resources_file": str(path)}, boot or {}), {})
         self.house = House(settings, reactor, Log(self._lines, json_layout("aisix")), alone=False)
         self.house.accounting.records.append(self._recorded)

@@ -109,7 +109,7 @@ def test_version(installed: Installed, tmp_path: Path) -> None:
 def test_validate(installed: Installed, tmp_path: Path) -> None:
     good = ROOT / "conf" / "resources.yaml"
     told = outcome([installed.script("aisix"), "validate", "--resources", str(good)], tmp_path, NOWHERE)
-    assert (told.returncode, told.stdout, told.stderr) == (0, f"OK: {good} loaded 5 resource(s)\n", "")
+    assert (told.returncode, told.stdout, told.stderr) == (0, f"OK: {good} loaded 10 resource(s)\n", "")
     (tmp_path / "bad.yaml").write_text('_format_version: "1"\nmodelz: []\n')
     told = outcome([installed.script("aisix"), "validate", "--resources", "bad.yaml"], tmp_path, NOWHERE)
     assert (told.returncode, told.stdout) == (1, "")

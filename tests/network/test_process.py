@@ -195,7 +195,7 @@ def test_certificate_cannot_be_read(tmp_path: Path, command: tuple[str, ...]) ->
 def test_validate(tmp_path: Path) -> None:
     ShippedFiles(tmp_path).write()
     told = outcome((*AISIX, "validate", "--resources", "conf/resources.yaml"), tmp_path)
-    assert (told.returncode, told.stdout, told.stderr) == (0, "OK: conf/resources.yaml loaded 5 resource(s)\n", "")
+    assert (told.returncode, told.stdout, told.stderr) == (0, "OK: conf/resources.yaml loaded 10 resource(s)\n", "")
     (tmp_path / "bad.yaml").write_text(BAD)
     told = outcome((*AISIX, "validate", "--resources", "bad.yaml"), tmp_path)
     assert (told.returncode, told.stdout) == (1, "")

@@ -25,7 +25,8 @@ LIST_DEADLINE = 5.0
 class StatusSite:
     """The listener's routes. `path` is where metrics are read (`observability.metrics.prometheus.path`).
 
-    `list_models` gives the items of `/status/models`, or a Deferred of them.
+    `list_models` gives the items of `/status/models`, or a Deferred of them; `usage` the body of `/status/usage`
+    (`extensions.md` 8): without it there is no such path.
     Where `path` is one of the status paths, the metrics win.
     """
 
@@ -37,6 +38,7 @@ class StatusSite:
         *,
         path: str = "/metrics",
         list_models: Callable[[], Any],
+        usage: Callable[[], Any] | None = None,
     ) -> None:
         self._metrics, self._state, self._clock = metrics, state, clock
         self._list_models = list_models
@@ -45,6 +47,7 @@ class StatusSite:
             "/status/config": self._config,
             "/status/ready": self._ready,
             "/status/models": self._models,
+            **({"/status/usage": lambda request: _json(request, 200, usage())} if usage is not None else {}),
             path: self._exposition,
         }
 

@@ -3,12 +3,11 @@
 What would have an effect is refused (`unavailable`); the rest is checked like any other key. Pure.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import attrs
 
-from twisted_gateway.config.checks import Choice, Flag, NonEmpty, Number
+from twisted_gateway.config.checks import Flag, NonEmpty, Number
 from twisted_gateway.config.readers import Millis, WholeSeconds
 
 
@@ -96,11 +95,3 @@ class Managed:
     dp_id_file: str = "/var/lib/aisix/dp_id"
     snapshot_cache_path: str | None = None
     heartbeat_interval_secs: WholeSeconds = 15
-
-
-@attrs.frozen
-class Cache:
-    """The cache's stores: only memory so far, and nothing to choose."""
-
-    backend: Annotated[str, Choice(("memory",))] = "memory"
-    redis: Mapping[str, Any] | None = attrs.field(default=None, repr=False)

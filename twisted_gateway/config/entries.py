@@ -358,6 +358,10 @@ class Reading:
             raise Refused(f'`{field}` references unknown {what} "{name}" (defined {what}s: {self._names(kind)})', path)
         return derived_id(kind, name)
 
+    def _cache_policy(self, tree: dict[str, Any]) -> None:
+        for name in tree.keys() - set(written_names(RECORDS["cache_policies"])):
+            del tree[name]  # unknown members pass at the root of this kind (5.5)
+
     def _names(self, kind: str) -> str:
         names = sorted(self.named[kind])
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
@@ -398,6 +402,7 @@ _REWRITES = {
     "budgets": Reading._budget,
     "guardrails": Reading._guardrail,
     "rate_limit_policies": Reading._rate_limit_policy,
+    "cache_policies": Reading._cache_policy,
 }
 
 _NAMED = {"api_key": ("api_keys", "api key"), "model": ("models", "model")}

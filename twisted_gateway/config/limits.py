@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Annotated, Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -247,6 +247,42 @@ class RateLimitPolicy:
                 return None
             parts.append(f"{dimension}={_escaped(values[0])}")
         return ":".join(parts)
+
+
+class Policies:
+    """All policies, found by what a request has. In the order of the file."""
+
+    def __init__(self, policies: Sequence[RateLimitPolicy] = ()) -> None:
+        self._all = tuple(policies)
+        self._conditional = [at for at, policy in enumerate(self._all) if policy.limits is not None]
+        self._classic: dict[tuple[str, str], list[int]] = {}
+        for at, policy in enumerate(self._all):
+            if policy.limits is None and policy.scope and policy.scope_ref:
+                dimension = "team" if policy.scope == "team_member" else policy.scope
+                self._classic.setdefault((dimension, policy.scope_ref), []).append(at)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[RateLimitPolicy]:
+        return iter(self._all)
+
+    def matching(
+        self, facts: Facts, wanted: Callable[[RateLimitPolicy], bool]
+    ) -> Iterator[tuple[RateLimitPolicy, str]]:
+        """The wanted policies that apply, with their buckets."""
+        if not self._all:
+            return
+        found = list(self._conditional)
+        for dimension in ("api_key", "model", "team", "member"):
+            values = facts.get(dimension)
+            if values:
+                found += self._classic.get((dimension, values[0]), ())
+        for at in sorted(found):
+            policy = self._all[at]
+            bucket = policy.bucket(facts) if wanted(policy) else None
+            if bucket is not None:
+                yield policy, bucket
 
 
 def misshapen(tree: Mapping[str, Any]) -> Mistyped | None:

@@ -15,6 +15,7 @@ import attrs
 
 from twisted_gateway.addresses import Network, admitted, parse_network
 from twisted_gateway.config import guarding_local, guarding_remote
+from twisted_gateway.config.caching import CachePolicy
 from twisted_gateway.config.checks import (
     Choice,
     Count,
@@ -43,11 +44,13 @@ COLLECTIONS = (
     "guardrails",
     "rate_limit_policies",
     "budgets",
+    "cache_policies",
 )
 IDENTITIES: Mapping[str, str] = {
     "guardrails": "name",
     "rate_limit_policies": "name",
     "budgets": "name",
+    "cache_policies": "name",
 }
 """The field that identifies an entry, where it is not `display_name` (`configuration.md` 5.1)."""
 INJECTED = {"injected": True}
@@ -278,6 +281,7 @@ RECORDS: Mapping[str, type[Any]] = {
     "guardrails": Guardrail,
     "budgets": Budget,
     "rate_limit_policies": RateLimitPolicy,
+    "cache_policies": CachePolicy,
 }
 
 GUARDRAIL_KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (*guarding_local.KINDS, *guarding_remote.KINDS)}
@@ -290,6 +294,7 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "guardrails": ("stream_processing_mode",),
     "budgets": (),
     "rate_limit_policies": (),
+    "cache_policies": (),
 }
 """Keys that an entry may have in a file and that are rewritten before it is read (`configuration.md` 5.4)."""
 

@@ -34,7 +34,7 @@ from twisted_gateway.config.checks import (
     odd_key,
     one_line,
 )
-from twisted_gateway.config.dormant import Admin, Cache, Etcd, ListenerTls, Managed, MetricsOtlp, Tracing
+from twisted_gateway.config.dormant import Admin, Etcd, ListenerTls, Managed, MetricsOtlp, Tracing
 from twisted_gateway.config.environment import OBJECT_LISTS, Refused, json_list, overlaid
 from twisted_gateway.config.hooking import HookEntry, repeated
 from twisted_gateway.config.money import UsageFiles
@@ -270,6 +270,17 @@ CodePath = Annotated[str, Text(r"[^\W\d][\w.]*:[^\W\d][\w.]*", "package.module:a
 
 
 @attrs.frozen
+class Cache:
+    """The caches that policies choose from (`configuration.md` 3.9): one in memory, of so many bytes, and one in a
+    Redis where that is given. `backend` chooses nothing.
+    """
+
+    backend: Annotated[str, Choice(("memory", "redis"))] = "memory"
+    redis: RedisBlock | None = None
+    memory_max_bytes: Annotated[int, Whole(low=1)] = 64 * 2**20
+
+
+@attrs.frozen
 class Ratelimit:
     """Where limits are counted (`configuration.md` 3.9); `redis` is used when `backend` says so."""
 
@@ -408,14 +419,14 @@ def _broken_together(tree: Mapping[str, Any]) -> Iterator[tuple[Path, Exception]
 
 
 def _broken_stores(tree: Mapping[str, Any]) -> Iterator[tuple[Path, Exception]]:
+    for name in ("ratelimit", "cache"):
+        store = tree.get(name) or {}
+        if store.get("redis") is not None:
+            yield from broken_redis(store["redis"], (name, "redis"))
+        elif store.get("backend") == "redis":
+            yield (name, "redis"), Invalid("is required when backend = redis")
     limits = tree.get("ratelimit") or {}
-    if limits.get("redis") is not None:
-        yield from broken_redis(limits["redis"], ("ratelimit", "redis"))
-    if limits.get("backend") != "redis":
-        return
-    if limits.get("redis") is None:
-        yield ("ratelimit", "redis"), Invalid("is required when backend = redis")
-    if limits.get("concurrency_ttl_secs") == 0:
+    if limits.get("backend") == "redis" and limits.get("concurrency_ttl_secs") == 0:
         yield ("ratelimit", "concurrency_ttl_secs"), Invalid("must be greater than 0 when backend = redis")
 
 

@@ -9,10 +9,11 @@ from types import MappingProxyType
 
 import attrs
 
+from twisted_gateway.config.caching import CachePolicy, ranked
 from twisted_gateway.config.checks import Lines
 from twisted_gateway.config.entries import Reading
 from twisted_gateway.config.guarding import Guardrail, ordered
-from twisted_gateway.config.limits import RateLimitPolicy
+from twisted_gateway.config.limits import Policies
 from twisted_gateway.config.money import Budget, free_models
 from twisted_gateway.config.report import Finding
 from twisted_gateway.config.resources import (
@@ -53,12 +54,21 @@ class Snapshot:
     guardrails: tuple[Guardrail, ...] = attrs.field(default=(), repr=False)
     """Those that are enabled, in the order in which they are asked."""
     budgets: tuple[Budget, ...] = ()
-    rate_limit_policies: tuple[RateLimitPolicy, ...] = attrs.field(default=(), repr=False)
+    rate_limit_policies: Policies = attrs.field(factory=Policies, repr=False)
+    cache_policies: tuple[CachePolicy, ...] = ()
+    """The most specific first."""
     _wildcards: tuple[Model, ...] = attrs.field(
         init=False,
         repr=False,
         eq=False,
         default=attrs.Factory(lambda self: _patterns(self.models_by_name), takes_self=True),
+    )
+
+    _budgets_by_owner: Mapping[tuple[str, str], tuple[Budget, ...]] = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(lambda self: _by_owner(self.budgets), takes_self=True),
     )
 
     def resolve(self, name: str) -> Resolution | None:
@@ -72,6 +82,13 @@ class Snapshot:
             if (captured := star_capture(pattern.display_name, name)) is not None:
                 return Resolution(pattern, pattern.model_name.replace("*", captured, 1), wildcard=True)
         return None
+
+    def budgets_of(self, key: CallerKey) -> tuple[Budget, ...]:
+        """The budgets that count what this key spends, those of the key before those of its team."""
+        if not self.budgets:
+            return ()
+        of = self._budgets_by_owner
+        return (*of.get(("api_key", key.id), ()), *of.get(("team", key.team_id or ""), ()))
 
     @property
     def direct_models(self) -> Iterator[Model]:
@@ -88,6 +105,7 @@ class Snapshot:
             "guardrails": len(self.guardrails),
             "budgets": len(self.budgets),
             "rate_limit_policies": len(self.rate_limit_policies),
+            "cache_policies": len(self.cache_policies),
         }
         return {kind: count for kind, count in counts.items() if count}
 
@@ -105,6 +123,14 @@ def _patterns(models: Mapping[str, Row]) -> tuple[Model, ...]:
     """Wildcard models, most literal characters first; of equals the one written first."""
     patterns = [model for model in models.values() if isinstance(model, Model) and model.is_wildcard]
     return tuple(sorted(patterns, key=lambda model: -len(model.display_name)))
+
+
+def _by_owner(budgets: tuple[Budget, ...]) -> dict[tuple[str, str], tuple[Budget, ...]]:
+    found: dict[tuple[str, str], tuple[Budget, ...]] = {}
+    for budget in budgets:
+        owner = (budget.scope, budget.scope_ref)
+        found[owner] = (*found.get(owner, ()), budget)
+    return found
 
 
 def build(
@@ -133,5 +159,6 @@ def build(
         guardrails=ordered(records["guardrails"]),
         budgets=tuple(records["budgets"]),
         warnings=(*reading.warnings, *free_models(records["budgets"], records["api_keys"], direct)),
-        rate_limit_policies=tuple(records["rate_limit_policies"]),
+        rate_limit_policies=Policies(records["rate_limit_policies"]),
+        cache_policies=ranked(records["cache_policies"]),
     )

@@ -33,8 +33,6 @@ SETTINGS: Mapping[tuple[str, ...], Unless] = {
     ("managed", "enabled"): OFF,
     ("bedrock_endpoint_url",): ALWAYS,
     ("admin", "enabled"): OFF,
-    ("cache", "backend"): Unless(("memory",)),
-    ("cache", "redis"): ALWAYS,
     ("observability", "metrics", "otlp", "enabled"): OFF,
     ("observability", "tracing", "otlp", "enabled"): OFF,
 }
@@ -42,7 +40,6 @@ SETTINGS: Mapping[tuple[str, ...], Unless] = {
 COLLECTIONS: tuple[str, ...] = (
     "mcp_servers",
     "a2a_agents",
-    "cache_policies",
     "observability_exporters",
     "oidc_providers",
     "claim_mappings",
@@ -70,6 +67,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "guardrails": (),
     "budgets": (),
     "rate_limit_policies": (),
+    "cache_policies": ("semantic",),
 }
 
 ADAPTERS: tuple[str, ...] = ("bedrock", "vertex")

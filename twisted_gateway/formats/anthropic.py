@@ -19,8 +19,9 @@ from twisted_gateway.formats.anthropic_passage import Count, Events, Whole
 from twisted_gateway.formats.anthropic_prompt import prompt
 from twisted_gateway.formats.anthropic_request import body as written
 from twisted_gateway.formats.anthropic_texts import TEXTS
+from twisted_gateway.formats.anthropic_usage import written as written_usage
 from twisted_gateway.formats.anthropic_writer import encoder, estimate
-from twisted_gateway.formats.complaints import ANTHROPIC
+from twisted_gateway.formats.complaints import ANTHROPIC, Complaints, anthropic_frame
 from twisted_gateway.formats.row import Format, Passage, Sent
 from twisted_gateway.wire.sse import Frame
 
@@ -221,10 +222,17 @@ def estimated_count(call: Call, model: Model, family: str) -> bytes | None:
     return _encode({"input_tokens": max(1, estimate(_prompt_bytes(found)))})
 
 
+def complaint_frame(problem: Problem) -> Frame:
+    """An error in mid-stream, with what was used until then where that is told."""
+    if problem.usage is None:
+        return anthropic_frame(problem)
+    return anthropic_frame(problem, usage=written_usage(problem.usage, always_input=True))
+
+
 FORMAT = Format(
     name="anthropic",
     protocol="anthropic",
-    complaints=ANTHROPIC,
+    complaints=Complaints(ANTHROPIC.body, complaint_frame),
     read_call=read_call,
     sent=sent,
     passage=passage,

@@ -67,7 +67,7 @@ def member(found: Members, name: str, kind: type[T] | Any, default: Any = _MISSI
             refuse(INVALID, name)
         return default
     try:
-        return _decoder(kind).decode(raw)
+        return _decoder(kind).decode(raw)  # type: ignore[arg-type]
     except msgspec.ValidationError as error:
         where = _WHERE.search(str(error))
         inner = where[1] if where else ""

@@ -12,6 +12,7 @@ import attrs
 import msgspec
 
 from twisted_gateway.errors import Problem
+from twisted_gateway.formats import openai_usage
 from twisted_gateway.wire.sse import Frame, escape_separators
 
 _ANTHROPIC_BY_STATUS = {
@@ -62,27 +63,30 @@ def _openai_frame(problem: Problem) -> Frame:
     if problem.frame_type == "content_filter":  # callers look for exactly this (`guardrails.md` 5)
         error = {"message": problem.message, "type": problem.frame_type}
     error.update(problem.members)
+    if problem.usage is not None:
+        error["usage"] = openai_usage.usage_object(problem.usage)
     return Frame(_dump({"error": error}), b"error")
 
 
-def _anthropic(problem: Problem, kind: str) -> bytes:
-    return _dump({"type": "error", "error": {"type": kind, "message": problem.message}})
+def _anthropic(problem: Problem, kind: str, **beside: Any) -> bytes:
+    return _dump({"type": "error", "error": {"type": kind, "message": problem.message}, **beside})
 
 
 def _anthropic_body(problem: Problem) -> bytes:
     return _anthropic(problem, _ANTHROPIC_BY_STATUS.get(problem.status, "api_error"))
 
 
-def _anthropic_frame(problem: Problem) -> Frame:
+def anthropic_frame(problem: Problem, **beside: Any) -> Frame:
+    """Anthropic's error event; `beside` stands beside its error."""
     if problem.frame_type in _OWN_TYPES:
         kind = problem.frame_type
     else:
         kind = problem.anthropic_type or _ANTHROPIC_IN_STREAM.get(problem.status, "api_error")
-    return Frame(_anthropic(problem, kind), b"error")
+    return Frame(_anthropic(problem, kind, **beside), b"error")
 
 
 OPENAI = Complaints(_openai_body, _openai_frame)
-ANTHROPIC = Complaints(_anthropic_body, _anthropic_frame)
+ANTHROPIC = Complaints(_anthropic_body, anthropic_frame)
 
 BY_DIALECT = {"openai": OPENAI, "anthropic": ANTHROPIC}
 

@@ -200,7 +200,7 @@ class ChunkTube:
                 raise StrayFrame(f"choices[{position}] is not an object")
             changed = self._edit_choice(choice) or changed
         seen = self._choices
-        self.complete = bool(seen) and all([choice.finished for choice in seen.values()])
+        self.complete = bool(seen) and all(choice.finished for choice in seen.values())
         return self._edit_usage(chunk, choices, changed)
 
     def _edit_envelope(self, chunk: dict[str, Any]) -> bool:

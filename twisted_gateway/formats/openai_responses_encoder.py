@@ -83,7 +83,8 @@ class ResponsesEncoder:
             return None
         code = "rate_limit_exceeded" if problem.status == 429 else "server_error"
         self._script.complain(problem)
-        failed = self._snapshot("failed", error={"code": code, "message": problem.message})
+        usage = usage_object(problem.usage) if problem.usage is not None else None
+        failed = self._snapshot("failed", usage, error={"code": code, "message": problem.message})
         self._script.say("response.failed", response=failed)
         return self._script.taken()
 

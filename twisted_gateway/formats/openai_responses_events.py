@@ -56,13 +56,15 @@ class Script:
 
 def error_frame(problem: Problem, number: int) -> Frame:
     """An error in mid-stream. It has no member `error`, on which the SDKs raise (`streaming.md` 11.3)."""
-    event = {
+    event: dict[str, Any] = {
         "type": "error",
-        "code": problem.frame_type,
+        "code": problem.frame_type if problem.usage is None else problem.code,
         "message": problem.message,
         "param": problem.param,
         "sequence_number": number,
     }
+    if problem.usage is not None:
+        event["usage"] = usage_object(problem.usage)
     return Frame(dump(event), b"error")
 
 

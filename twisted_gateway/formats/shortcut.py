@@ -143,10 +143,8 @@ class Shortcuts:
         constant = b"".join(before)
         if b"\r" in constant or constant.count(b"\n") != 2:
             return
-        after = (
-            *(before[i] if before[i] == after[i] else after[i] for i in range(3)),
-        )  # one object for the same bytes
-        self._shapes.append(_Shape(*before, *after, len(before[0]) + len(before[2])))
+        head, middle, tail = (old if old == new else new for old, new in zip(before, after, strict=True))  # once
+        self._shapes.append(_Shape(*before, head, middle, tail, len(before[0]) + len(before[2])))
 
 
 def _holes(chunk: dict[str, Any]) -> list[bytes] | None:

@@ -33,6 +33,7 @@ from twisted_gateway.records import (
     ttft,
 )
 from twisted_gateway.route_metrics import RouteMetrics, deployment
+from twisted_gateway.spending import Spending
 
 ACCESS = "aisix::access"
 """The target of access and provider call lines."""
@@ -69,6 +70,8 @@ class Accounting:
     lines: AccessLog
     records: list[Callable[[Record], None]] = attrs.field(factory=list)
     access_log: bool = True
+    books: Spending | None = None
+    """Where the use of keys, teams and models is summed up."""
     client_types: ClientTypes = attrs.field(factory=ClientTypes)
     log: Logger = attrs.field(factory=lambda: Logger(namespace="aisix::accounting"))
     auth_log: Logger = attrs.field(factory=lambda: Logger(namespace="aisix::auth"))
@@ -201,6 +204,8 @@ def _count(
     metrics.spent(labels, charged.cost_usd * 1e6)
     if path in ROUTED_ENDPOINTS:
         _count_attempts(metrics.routes, exchange)
+    if exchange.cache is not None and exchange.cache.policy is not None:
+        metrics.cached(exchange.cache.policy, exchange.cache.status, exchange.cache.layer)
     if noise := sum(attempt.noise for attempt in exchange.attempts):
         metrics.noise("frame", noise)
 
@@ -237,6 +242,10 @@ def _keep(
         accounting.metrics.usage_event(labels, handler, code, (key.id, key.display_name), dropped)
     if not exchange.attempts:
         accounting.metrics.usage_event(labels, handler, status, (UNKNOWN, UNKNOWN), dropped)
+    if accounting.books is not None and exchange.caller is not None:
+        row = row_of(exchange)
+        owners = {"api_key": exchange.caller.id, "team": exchange.caller.team_id}
+        accounting.books.use(charged, **owners, model=row.id if row is not None else None)
     if not accounting.records:
         return
     made = record(exchange, outcome, charged)

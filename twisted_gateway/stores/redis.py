@@ -187,13 +187,13 @@ class Redis:
         """Open the circuit."""
         link, self._link = self._link, None
         was, self.up = self.up, False
-        if link is not None:
-            link.abort()
         if again is not None and self._running:
             self._complain(reason)
             self._later(again)
         if was:
             self._tell()
+        if link is not None:
+            link.abort()  # last: who waits goes on here
 
     def _later(self, seconds: float) -> None:
         if self._running and self._again is None:

@@ -17,23 +17,9 @@ HEADER_LINES = re.compile(rb"(?:\r\n" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)*")
 _NAME = re.compile(TOKEN)
 BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _PADDED_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
-_USUAL = {
-    spelling: name
-    for name in (
-        *(b"accept", b"accept-encoding", b"authorization", b"cache-control", b"connection", b"content-length"),
-        *(
-            b"content-type",
-            b"date",
-            b"host",
-            b"server",
-            b"transfer-encoding",
-            b"user-agent",
-            b"x-api-key",
-            b"x-request-id",
-        ),
-    )
-    for spelling in (name, name.title())
-}
+_NAMES = b"""accept accept-encoding authorization cache-control connection content-length content-type date host
+server transfer-encoding user-agent x-api-key x-request-id""".split()
+_USUAL = {spelling: name for name in _NAMES for spelling in (name, name.title())}
 """One object for a name that is in every message."""
 Headers = tuple[tuple[bytes, bytes], ...]
 """Names in lower case, and values, in the order of the message."""
@@ -93,6 +79,15 @@ class Body:
                 return start
             parts.append(data[start:after])
             at = after + 2
+
+    def _one_chunk(self, data: bytes) -> bytes | None:
+        """What a read most often is when chunks come slowly: one of them, and nothing else. Else None."""
+        end = data.find(b"\r\n")
+        if end <= 0 or not data.endswith(b"\r\n"):
+            return None
+        start = end + 2
+        size = _chunk_length(data[:end], self._sizes)
+        return data[start:-2] if size and start + size + 2 == len(data) else None
 
     def _chunk_data(self, data: bytes, at: int, parts: list[bytes]) -> int:
         have = len(data) - at

@@ -101,7 +101,8 @@ class RequestReader(Body):
 
     def body(self) -> bytes:
         """The bytes of the body that are there. Raises `Malformed`."""
-        data, parts, at = self.rest, [], 0
+        data, at = self.rest, 0
+        parts: list[bytes] = []
         while not self.finished and at < len(data):
             moved = self._state(self, data, at, parts)
             if moved < 0:

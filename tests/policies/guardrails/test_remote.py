@@ -16,7 +16,6 @@ from twisted_gateway.policies.guardrails.azure_content_safety import PromptShiel
 from twisted_gateway.policies.guardrails.presidio import Analysis
 from twisted_gateway.policies.guardrails.remote import Complaints, RemoteCheck
 from twisted_gateway.policies.guardrails.verdict import ALLOW, Block, Bypass, Mask
-from twisted_gateway.policies.guardrails.webhook import Hook
 
 from .answering import asked
 
@@ -223,14 +222,6 @@ def test_the_log_names_no_text_and_no_key_and_not_every_failure(log):
     ]
     assert "secret" not in str(lines)
     assert "the-key" not in str([sorted(event.items(), key=str) for event in told(log)])
-
-
-def test_the_log_has_the_reason_of_a_block(log):
-    room = Room(Hook(kinds.Webhook(url="http://h"))).ask("a secret text")
-    room.say(0, b'{"action": "block", "reason": "rule 7"}')
-    (event,) = told(log)
-    assert event["log_level"] == LogLevel.info
-    assert event["log_format"].format(**event) == 'guardrail "g" says block: rule 7, input of req-1'
 
 
 def test_a_fault_of_ours_blocks_even_where_failures_pass(log):

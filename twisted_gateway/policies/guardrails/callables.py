@@ -55,7 +55,7 @@ class CallableCheck:
             said = self._threads(self._function, told(asked))
         said.addCallback(lambda value: _awaited(value) if isawaitable(value) else value)
         said.addTimeout(self._timeout, self._clock)
-        said.addCallback(self._heard, asked)
+        said.addCallback(heard, asked)
         gone = False
 
         def leave(_: Deferred[Verdict]) -> None:
@@ -66,11 +66,6 @@ class CallableCheck:
         verdict: Deferred[Verdict] = Deferred(leave)
         said.addErrback(lambda failure: None if gone else self._failed(failure, asked))
         said.addCallback(lambda value: None if gone else verdict.callback(value))
-        return verdict
-
-    def _heard(self, said: Any, asked: Asked) -> Verdict:
-        verdict = heard(said, asked)
-        self._complaints.blocked(asked, verdict)
         return verdict
 
     def _failed(self, failure: Failure, asked: Asked) -> Verdict:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -18,6 +18,7 @@ from twisted_gateway.policies.guardrails.channels import Scanner
 from twisted_gateway.policies.guardrails.engine import Release
 from twisted_gateway.policies.guardrails.judging import Blocked, Board, Judging, Member, Run, fields
 from twisted_gateway.policies.guardrails.notes import OUTPUT, Notes
+from twisted_gateway.policies.guardrails.together import together
 from twisted_gateway.policies.guardrails.verdict import Asked, Block, Bypass, Mask, Verdict
 from twisted_gateway.policies.guardrails.windows import Question, Windows
 from twisted_gateway.wire.sse import Frame
@@ -276,10 +277,8 @@ class Asking:
         begun = self._notes.clock()
         asked = [self._verdict(member, question, question.texts) for member in self._members]
         try:
-            verdicts = await gatherResults(asked, consumeErrors=True)
+            verdicts = await together(asked)
         finally:
-            for one in asked:
-                one.cancel()
             self._seconds += self._notes.clock() - begun
         texts = question.texts
         for member, verdict in zip(self._members, verdicts, strict=True):

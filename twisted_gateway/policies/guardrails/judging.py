@@ -12,14 +12,15 @@ from functools import partial
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 
 from twisted_gateway.config.guarding import Guardrail
 from twisted_gateway.formats.slots import Slot, put, text_of
-from twisted_gateway.policies.guardrails.arguments import leaves, masked_arguments
+from twisted_gateway.policies.guardrails.arguments import leaves, masked_arguments, replaced
 from twisted_gateway.policies.guardrails.matching import Matcher
 from twisted_gateway.policies.guardrails.notes import Notes
 from twisted_gateway.policies.guardrails.rules import Guard, Token
+from twisted_gateway.policies.guardrails.together import together
 from twisted_gateway.policies.guardrails.verdict import Allow, Asked, Block, Bypass, Check, Mask, Verdict
 
 INLINE = 64 * 1024
@@ -169,16 +170,11 @@ class Judging:
             self.notes.allowed(member.guardrail, self.hook, self._seconds)
 
     async def _ask(self, members: Sequence[Member]) -> list[Verdict]:
-        asking = [Deferred.fromCoroutine(self._asked(member)) for member in members]
-        try:
-            return list(await gatherResults(asking, consumeErrors=True)) if asking else []
-        finally:
-            for one in asking:
-                one.cancel()
+        return await together([Deferred.fromCoroutine(self._asked(member)) for member in members])
 
     async def _asked(self, member: Member) -> Verdict:
         assert member.check is not None
-        texts = tuple(text_of(slot) for slot in member.sees(self.slots))
+        texts = tuple(fields(member.sees(self.slots)))
         if not any(texts):
             return Allow()
         return await member.check(self.about(member.guardrail.name, texts))
@@ -189,9 +185,15 @@ class Judging:
             (verdict,) = await self._ask([member])
             self._raise(member, verdict)
         if isinstance(verdict, Mask):
-            for slot, text in zip(member.sees(self.slots), verdict.texts, strict=True):
-                if text != text_of(slot):
-                    put(slot, text)
+            left = iter(verdict.texts)
+            for slot in member.sees(self.slots):
+                before, after = text_of(slot), next(left)
+                inner = list(leaves(before)) if slot.arguments else []
+                said = [next(left) for _ in inner]
+                if said != inner:
+                    after = replaced(before, said)
+                if after != before:
+                    put(slot, after)
                     self.changed = True
             self.notes.masked(member.guardrail, self.hook, self._seconds, verdict.counts)
         elif isinstance(verdict, Bypass):

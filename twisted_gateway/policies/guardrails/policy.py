@@ -156,6 +156,8 @@ class Guarding:
                 await judging.judge()
             except Blocked as blocked:
                 raise self._refused(blocked) from None
+            except CancelledError:
+                raise
             except Exception:
                 raise self._faulty() from None
         self._judged(judging, document)

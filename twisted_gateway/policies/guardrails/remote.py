@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_gateway.policies.guardrails import asking
 from twisted_gateway.policies.guardrails.asking import Answer, CheckFailed, FailureRule, Fetch, Question, Service
+from twisted_gateway.policies.guardrails.together import together
 from twisted_gateway.policies.guardrails.verdict import ALLOW, Asked, Block, Verdict
 
 AT_ONCE = 4
@@ -39,17 +40,6 @@ class Complaints:
                 guardrail=asked.guardrail,
                 reason=reason,
                 detail=detail or "no detail",
-                hook=asked.hook,
-                request_id=asked.request_id,
-            )
-
-    def blocked(self, asked: Asked, verdict: Verdict) -> None:
-        """Somebody says why texts must not go on (`extensions.md` 7.2): for operators."""
-        if isinstance(verdict, Block) and verdict.reason and not verdict.unavailable:
-            self.log.info(
-                'guardrail "{guardrail}" says block: {reason}, {hook} of {request_id}',
-                guardrail=asked.guardrail,
-                reason=verdict.reason,
                 hook=asked.hook,
                 request_id=asked.request_id,
             )
@@ -111,17 +101,14 @@ class RemoteCheck:
         run = _Round(asked, enumerate(self._service.questions(asked)))
         workers = [Deferred.fromCoroutine(self._work(run)) for _ in range(AT_ONCE)]
         try:
-            await gatherResults(workers, consumeErrors=True)
-        except FirstError as first:
-            if isinstance(first.subFailure.value, _Decided):
-                return first.subFailure.value.verdict
-            if first.subFailure.check(CancelledError):
-                raise CancelledError() from None
-            self._complaints.broken(asked, first.subFailure)
+            await together(workers)
+        except _Decided as decided:
+            return decided.verdict
+        except CancelledError:
+            raise
+        except Exception:
+            self._complaints.broken(asked, Failure())
             return Block("a fault of the gateway", unavailable=True)
-        finally:
-            for worker in workers:
-                worker.cancel()
         if run.failure is not None:
             return run.failure
         return self._service.joined(asked, [run.verdicts[index] for index in sorted(run.verdicts)])
@@ -130,7 +117,6 @@ class RemoteCheck:
         for index, question in run.questions:
             try:
                 verdict = await self._answered(question)
-                self._complaints.blocked(run.asked, verdict)
             except CheckFailed as failed:
                 verdict = self._failed(run.asked, failed)
                 run.failure = run.failure or verdict

@@ -117,7 +117,12 @@ class Windows(Release):
         thoughts = [text.reasoning for text in texts] + [False] * (len(asked) - len(texts))
         self.running = True
         ends = tuple((text, text.end) for text in texts)
-        return Question(tuple(asked), tuple(thoughts), ends, tuple(calls), self._over)
+        return Question(tuple(asked), tuple(thoughts), ends, tuple(calls), self._over or self._spoken)
+
+    @property
+    def _spoken(self) -> bool:
+        """Every text and call that has begun is complete: nothing but the ends of the stream is to come."""
+        return all(text.over for text in self._unchecked()) and all(call.done for call in self._calls.values())
 
     def _open_ones(self) -> tuple[list[Unchecked], list[Call]]:
         texts = [text for text in self._unchecked() if text.open]

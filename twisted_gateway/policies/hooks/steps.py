@@ -167,7 +167,7 @@ class HooksTicket(Ticket):
             faults.note(hook.name, "during", exchange.id, error)
 
         try:
-            seen, _ = self.policy.shown(exchange)
+            seen, _ = self.policy.shown(exchange, cached=joint.attempt.kind == "cache")
             made = hook.during(seen)
             if made is None:
                 return None

@@ -1,0 +1,90 @@
+"""What several gateways share in a Redis: the counters of limits, and cached answers (`configuration.md` 3.9).
+
+The client library is only imported where the boot file names a Redis.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from twisted_gateway.config.redis import RedisBlock
+from twisted_gateway.config.settings import Settings, SettingsError
+from twisted_gateway.stores.buckets import Store
+from twisted_gateway.stores.cached_shared import SharedAnswers
+from twisted_gateway.stores.memory import Memory
+
+if TYPE_CHECKING:
+    from twisted_gateway.stores.redis import Redis
+    from twisted_gateway.stores.redis_buckets import Shared
+
+LIMITS, CACHE = "ratelimit", "cache"
+
+
+class Sharing:
+    """The stores of a process. `told(store, degraded)` hears how those in a Redis are.
+
+    Raises `SettingsError` for certificates that cannot be read.
+    """
+
+    def __init__(self, settings: Settings, reactor: Any, told: Callable[[str, bool], None]) -> None:
+        self._reactor = reactor
+        self._told = told
+        self._timeout = settings.ratelimit.store_timeout_ms / 1000
+        self._env_id = settings.etcd.env_id
+        limits = settings.ratelimit
+        self._block = limits.redis
+        self._counters: Shared | None = None
+        self.limiter: Store = Memory(time.time)
+        if limits.backend == "redis" and limits.redis is not None:
+            self.limiter = self._counters = self._shared(limits.redis, limits.concurrency_ttl_secs)
+        self.cache: Redis | None = None
+        self.answers: SharedAnswers | None = None
+        """The cache that is in a Redis, if there is one."""
+        if settings.cache.redis is not None:
+            cache = self.cache = self._redis(settings.cache.redis, CACHE)
+            cache.watch(lambda up: told(CACHE, not up))
+            self.answers = SharedAnswers(cache.command, self._env_id)
+
+    def _redis(self, block: RedisBlock, name: str) -> Redis:
+        from twisted_gateway.stores.redis import Redis
+
+        try:
+            return Redis(block, self._reactor, self._timeout, name)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{name}.redis.tls: {error}") from None
+
+    def _shared(self, block: RedisBlock, ttl: int) -> Shared:
+        from twisted_gateway.stores.redis_buckets import Shared
+
+        redis, told = self._redis(block, LIMITS), self._told
+        local = Memory(time.time)
+        return Shared(
+            redis, local, self._reactor, uuid4().hex, lambda degraded: told(LIMITS, degraded), ttl, self._env_id
+        )
+
+    def start(self) -> None:
+        """Connect. Without the Redis of the limits this raises `SettingsError`; later it may go away and come back.
+
+        A cache that is not there only misses.
+        """
+        if self._counters is not None and self._block is not None:
+            from twisted_gateway.stores.redis_boot import check
+
+            try:
+                check(self._block)
+            except (OSError, ValueError) as error:
+                raise SettingsError(f"{LIMITS}.redis: cannot connect: {error}") from None
+            self._counters.start()
+        if self.cache is not None:
+            self._told(CACHE, True)
+            self.cache.start()
+
+    async def stop(self) -> None:
+        """Tell what is left to tell, and let go."""
+        if self._counters is not None:
+            await self._counters.stop()
+        if self.cache is not None:
+            await self.cache.stop()
