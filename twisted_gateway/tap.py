@@ -6,8 +6,10 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,16 @@ FORMATS = {
 }
 
 _VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
+
+
+_SWITCH_SECONDS = 0.0005
+"""How long a thread that searches texts may keep the interpreter while the reactor wants it."""
+
+
+def _behind_the_reactor() -> None:
+    """This thread runs when nobody else wants the core. Where that cannot be said, it runs like any other."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 class Options(usage.Options):
@@ -194,7 +206,7 @@ class House(MultiService):
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
-        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail")
+        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail", begin=_behind_the_reactor)
         self.guardrails = Guardrails(
             FORMATS,
             self.checks.check,
@@ -405,6 +417,7 @@ class House(MultiService):
         super().startService()
         self.probes.update(self.snapshot())
         if self.alone:
+            sys.setswitchinterval(_SWITCH_SECONDS)
             self.reactor.callWhenRunning(self._running)
 
     def _listen(self) -> None:
