@@ -14,7 +14,7 @@ from twisted_gateway.config.rewrites import UrlRewrite
 from twisted_gateway.config.settings import Cors, RealIp, RequestId
 from twisted_gateway.front import CallerHeaders, Condition
 
-from .exchanges import caller, model, snapshot
+from .exchanges import caller, group, model, snapshot
 from .fronts import NOW, Talk, front, refused, site
 
 CHAT = "/v1/chat/completions"
@@ -306,6 +306,14 @@ def test_models_of_this_key():
             {"id": "dir/c", **row, "owned_by": "openai"},
         ],
     }
+
+
+def test_groups_are_models_like_others():
+    shelf = [model("a", provider="acme"), group("all", "a")]
+    said = ask("GET", "/v1/models", SECRET, known=known(*shelf, allowed_models=("*",)))
+    assert [(one["id"], one["owned_by"]) for one in said.json["data"]] == [("a", "acme"), ("all", "aisix")]
+    said = ask("GET", "/v1/models/all", SECRET, known=known(*shelf, allowed_models=("all",)))
+    assert (said.json["id"], said.json["owned_by"]) == ("all", "aisix")
 
 
 @pytest.mark.parametrize("allowed", [(), ("nothing",)])

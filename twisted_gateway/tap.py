@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -184,6 +185,7 @@ class House(MultiService):
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
         self.sharing = Sharing(settings, reactor, self._degraded)
+        self.shared_spending = self._shared_spending()
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
@@ -230,9 +232,32 @@ class House(MultiService):
     def _bookkeeping(self) -> Bookkeeping:
         files = self.settings.usage
         try:
-            return Bookkeeping(files, self.reactor, self.metrics, time.time)
+            shared = self.settings.ratelimit.backend != "memory"
+            return Bookkeeping(files, self.reactor, self.metrics, time.time, shared)
         except (OSError, ValueError) as error:
             raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
+
+    def _shared_spending(self) -> Any:
+        """What several gateways know of each other's spending; None where each counts for itself."""
+        limits = self.settings.ratelimit
+        if limits.backend == "memory" or limits.redis is None:
+            return None
+        from twisted_gateway.stores.redis import Redis
+        from twisted_gateway.stores.redis_spending import SharedSpending
+
+        redis = Redis(limits.redis, self.reactor, 1.0, "spending")  # no call waits for it
+        return SharedSpending(
+            redis,
+            self.books.spending,
+            self.reactor,
+            time.time,
+            new_id(),
+            lambda: self.snapshot().budgets,
+            lambda: [key.id for key in self.snapshot().caller_keys_by_hash.values() if key.max_calls is not None],
+            self.budgets.running,
+            self.budgets.pending,
+            self.settings.etcd.env_id,
+        )
 
     def _usage(self) -> Any:
         snapshot = self.snapshot()
@@ -255,7 +280,7 @@ class House(MultiService):
         self.metrics.store_degraded(store, degraded)
 
     def _quota(self) -> Quota:
-        return Quota(self.sharing.limiter, time.time, namer(), self.metrics)
+        return Quota(self.sharing.limiter, time.time, namer(), self.metrics, self.reactor)
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
@@ -387,6 +412,8 @@ class House(MultiService):
         """Bind every listener, then say where we are. A port that is taken ends the process with one line."""
         try:
             self.sharing.start()
+            if self.shared_spending is not None:
+                self.shared_spending.start()
             self._listen()
         except (CannotListenError, SettingsError) as error:
             text = str(error)
@@ -523,6 +550,8 @@ class House(MultiService):
         self.hook_threads.stop()
         self.guard_threads.stop()
         await self.sharing.stop()
+        if self.shared_spending is not None:
+            await self.shared_spending.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:

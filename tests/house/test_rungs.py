@@ -30,6 +30,7 @@ MOTION = (
     "listener", "trust", "demo", "outside", "threads", "drains", "streams", "replay", "sharing",
     "bookkeeping", "usage_file",
     "config.file", "stores.redis", "stores.redis_boot", "stores.redis_buckets", "stores.redis_scripts",
+    "stores.redis_spending",
 )
 TRUNK = ("gateway", "attempts", "opening", "hedging", "probes")
 DOORS = ("front", "cors", "admin")

@@ -63,15 +63,15 @@ def compiled(pattern: str, memory: int = MOST_MEMORY) -> Any:
         raise BadRegex(told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)) from None
 
 
-_ANYWHERE = re2._Anchor.UNANCHORED
+ANYWHERE = re2._Anchor.UNANCHORED
 
 
-def first(program: Any, data: bytes, at: int = 0) -> int:
-    """Where the first match begins in `data`, from `at` on; -1 where there is none.
+def search(program: Any) -> Any:
+    """The search without the module's own wrappers, which take longer than a short text.
 
-    Without the module's own wrappers, which take longer than the search in a short text.
+    `search(program)(ANYWHERE, data, at, len(data))[0][0]` is where the first match begins; -1 where there is none.
     """
-    return int(program._regexp.Match(_ANYWHERE, data, at, len(data))[0][0])
+    return program._regexp.Match
 
 
 def parse(pattern: str) -> Regex:
