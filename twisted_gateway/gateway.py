@@ -137,8 +137,9 @@ class Gateway:
 
     def left(self, exchange: Exchange, cancel: Callable[[], None]) -> None:
         """The caller has left: cancel the call, or let the provider end its answer for its figures (section 4)."""
-        attempt, drains = exchange.attempt, self.drains
-        model = attempt.target.model if attempt is not None and attempt.ended is None else None
+        drains = self.drains
+        asked = [one for one in exchange.attempts if one.ended is None and one.sent is not None]
+        model = asked[-1].target.model if asked else None
         if (
             model is None
             or drains is None
