@@ -105,10 +105,21 @@ def test_after_an_outage_one_piece_at_a_time_and_asked_only_then(room):
     room.redis.answer()
     assert [numbers(told) for told in room.redis.waiting()] == [(100, 100)]
     room.redis.answer()
-    assert [numbers(told) for told in room.redis.waiting()] == [(200, 50)]
+    assert [numbers(told) for told in room.redis.waiting()] == [(200, 51)]
     room.redis.answer()
     assert room.degraded == [True, False]
     assert isinstance(room.store.take([ONE], "y"), Deferred)
+
+
+def test_one_who_comes_while_redis_is_catching_up_is_told_too(room):
+    room.store.take([ONE], "before")
+    room.tell(150)
+    room.redis.comes()
+    room.store.take([ONE], "meanwhile")
+    room.redis.answer()
+    (told,) = room.redis.waiting()
+    renewed = [told[at + 3] for at in range(5, len(told), 6) if told[at] == "renew"]
+    assert renewed == ["before", "meanwhile"]
 
 
 def test_what_was_not_heard_is_told_again_under_its_numbers(room):

@@ -163,6 +163,8 @@ class Shared:
         counted = asks if taken.refusal is None else asks[: taken.refusal.index]
         if taken.refusal is None:
             self._remember(asks, hold)
+            if self.redis.up:  # it was told already what runs, and must know of this one too
+                self._renews(hold)
         for ask in counted if tell else ():
             if ask.limits.requests:
                 self._tells("count", ask, hold, 1, "".join(_FLAGS[window.name] for window in ask.limits.requests))
@@ -206,9 +208,12 @@ class Shared:
     def _renew_all(self) -> None:
         """Our holds live: Redis must not drop them, and gets those that it has lost or never had."""
         if self.redis.up:
-            for hold, asks in self._live.items():
-                for ask in asks:
-                    self._tells("renew", ask, hold, self.local.held(ask.bucket, hold) or 0, _held_flags(ask))
+            for hold in self._live:
+                self._renews(hold)
+
+    def _renews(self, hold: str) -> None:
+        for ask in self._live.get(hold, ()):
+            self._tells("renew", ask, hold, self.local.held(ask.bucket, hold) or 0, _held_flags(ask))
 
     def _tells(self, verb: str, ask: Ask, hold: str, amount: int, flags: str) -> None:
         if not flags:
