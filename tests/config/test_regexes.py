@@ -83,7 +83,7 @@ _PATTERNS = st.recursive(
 @settings(max_examples=500, deadline=None)
 @given(pattern=_PATTERNS, text=st.text("abcAB1 -", max_size=8), more=st.text("abcAB1 -", max_size=5))
 def test_every_beginning_of_a_match_is_a_prefix(pattern, text, more):
-    """Wherever more text can make a match that begins in what is there, the prefix regex finds that place, or one before."""
+    """Where more text can make a match that begins in what is there, the prefix regex begins, or before it."""
     try:
         regex = parse(pattern)
     except BadRegex:
