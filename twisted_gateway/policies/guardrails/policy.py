@@ -17,11 +17,11 @@ from twisted.python.failure import Failure
 
 from twisted_gateway.config.guarding import HOLD, Guardrail
 from twisted_gateway.config.snapshot import Snapshot
-from twisted_gateway.errors import Refused
+from twisted_gateway.errors import Refused, StrayFrame
 from twisted_gateway.exchange import Call, Exchange, Joint, Outcome, Ticket
 from twisted_gateway.formats import bodies
 from twisted_gateway.formats.row import Format
-from twisted_gateway.formats.slots import Slot, text_of
+from twisted_gateway.formats.slots import Slot, text_of, twins
 from twisted_gateway.policies.guardrails import monitoring
 from twisted_gateway.policies.guardrails.channels import Scanner
 from twisted_gateway.policies.guardrails.engine import Release
@@ -130,6 +130,7 @@ class Guarding:
             self.placeholders.texts = tuple(text_of(slot) for slot in slots if "[" in text_of(slot))
             token = self.placeholders.token
         judging = Judging(plan.input, slots, INPUT, self.notes, about, self.policy.run, token)
+        judging.ambiguous = _ambiguous(exchange.call, document)
         originals = _originals(watching, slots)
         try:
             ready = judging.now()
@@ -176,7 +177,7 @@ class Guarding:
     def _judged(self, judging: Judging, document: dict[str, Any]) -> None:
         """Send what the masks have made of the request."""
         exchange = self.exchange
-        if not judging.changed:
+        if not (judging.changed or judging.ambiguous):
             return
         assert exchange.call is not None
         body = _written(exchange.call.extra, document)
@@ -381,14 +382,19 @@ def _members(call: Call, names: Sequence[str]) -> dict[str, Any]:
     """Those members of a request that hold texts, decoded; one that cannot be is taken as a text."""
     found: Mapping[str, Any] = call.extra  # what the format took the body apart into
     made: dict[str, Any] = {}
-    for name in names:
-        if name in found:
+    for name in found:
+        if name.lower() in names:  # some providers' parsers do not care for case
             raw = bytes(found[name])
             try:
-                made[name] = msgspec.json.decode(raw)
-            except (msgspec.DecodeError, RecursionError):
+                made[name], _ = bodies.read(raw)
+            except StrayFrame:
                 made[name] = raw.decode("utf-8", "replace")
     return made
+
+
+def _ambiguous(call: Call, document: Mapping[str, Any]) -> bool:
+    """Whether a provider might read something else in these members than we do: then it is sent what we read."""
+    return any(not isinstance(value, str) and twins(value, bytes(call.extra[name])) for name, value in document.items())
 
 
 def _written(extra: Mapping[str, Any], document: Mapping[str, Any]) -> bytes:
