@@ -30,16 +30,13 @@ class Line:
         self._reader = reader
         self._passage = passage
         self._gates = Series(gates) if gates else None
+        self.gated = not all(getattr(gate, "listening", False) for gate in gates)
+        """Whether a policy has a gate on it that may keep something back."""
         self._lasting = tuple(gate for gate in gates if getattr(gate, "lasting", False))
         streams = isinstance(reader, Reader)
         self._mute = False
         self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if streams else None
-        self._passes_overruns: bool = streams and not gates and getattr(passage, "passes_overruns", False)
-
-    @property
-    def gated(self) -> bool:
-        """Whether a policy has a gate on it."""
-        return self._gates is not None
+        self._passes_overruns: bool = streams and not self.gated and getattr(passage, "passes_overruns", False)
 
     @property
     def held(self) -> int:
@@ -83,6 +80,8 @@ class Line:
             if take is not None and misses < _MOST_MISSES and reader.between_frames:
                 taken = take(data)
                 if taken is not None:
+                    if self._gates is not None:
+                        self._gates.received(list(map(_frame, taken.data.split(b"\n\n")[:-1])))
                     if taken.used == len(data) and not parts and not self._mute:  # most often: one frame
                         return Batch(taken.data, taken.frames, taken.frames)
                     parts.append(taken.data)
@@ -106,6 +105,8 @@ class Line:
                 frames = error.frames
                 passed, _ = reader.overrun()
             made = passage.received(frames)
+            if self._gates is not None:
+                made = self._gates.received(made)
             parts += map(encode, made)
             parts.append(passed) if passed else None
             count += len(made) + bool(passed)

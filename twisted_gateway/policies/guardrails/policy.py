@@ -185,9 +185,9 @@ class Guarding:
 
     def _watch(self, members: Iterable[Member], originals: Mapping[Member, list[str]]) -> None:
         for member in members:
-            self._observe(member, originals[member], INPUT)
+            self.observe(member, originals[member], INPUT)
 
-    def _observe(self, member: Member, texts: list[str], hook: str) -> None:
+    def observe(self, member: Member, texts: list[str], hook: str) -> None:
         """One that takes notes looks at some texts; nobody waits for it."""
         if member.guard is None:
             about = partial(self._about_now, hook)
@@ -197,6 +197,10 @@ class Guarding:
         else:
             monitoring.look(member, texts, hook, self.notes)
             return
+        self.besides(running)
+
+    def besides(self, running: Deferred[Any]) -> None:
+        """Something goes on that nobody waits for."""
         self.beside.append(running)
 
         def over(result: Any) -> None:
@@ -286,12 +290,18 @@ class GuardTicket(Ticket):
             for running in tuple(guarding.beside):
                 running.cancel()
             return
-        if self._listening is not None:
-            every, spoken = self._listening.heard()
-            for member in guarding.plan.monitors:
-                if member.guardrail.output:
-                    texts = every if member.guardrail.scan_reasoning else spoken
-                    guarding._observe(member, texts, OUTPUT)
+        listening = self._listening
+        if listening is not None and listening.large:
+            running = guarding.policy.run(listening.heard)
+            guarding.besides(running.addCallback(self._observe))
+        elif listening is not None:
+            self._observe(listening.heard())
+
+    def _observe(self, heard: tuple[list[str], list[str]]) -> None:
+        every, spoken = heard
+        for member in self.guarding.plan.monitors:
+            if member.guardrail.output:
+                self.guarding.observe(member, every if member.guardrail.scan_reasoning else spoken, OUTPUT)
 
     @property
     def _texts(self) -> Any:
