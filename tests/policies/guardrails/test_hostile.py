@@ -149,7 +149,7 @@ RESPONSES = {
     "beside a done text": [event("output_text.done", text="ok", words=SECRET)],
     "beside an item": [event("output_item.added", item=item(), words=SECRET)],
     "the title of an annotation": [event("output_text.annotation.added", annotation={"title": SECRET})],
-    "the title of an annotation of a part": [event("content_part.done", part=PART | {"annotations": [{"title": SECRET}]})],
+    "a title of a part": [event("content_part.done", part=PART | {"annotations": [{"title": SECRET}]})],
     "an echo": [event("in_progress", response={"output": [item(PART | {"text": SECRET})]})],
     "cut by a done text": [event("output_text.delta", delta="forb"), event("output_text.done", text="forb"),
                            event("output_text.delta", delta="idden")],
@@ -192,7 +192,8 @@ ENDS = {
 CASES = [
     pytest.param(dialect, events, id=f"{dialect}: {name}")
     for dialect, cases in [
-        ("openai_chat", CHAT), ("anthropic", MESSAGES), ("openai_responses", RESPONSES), ("openai_completions", COMPLETIONS)
+        ("openai_chat", CHAT), ("anthropic", MESSAGES), ("openai_responses", RESPONSES),
+        ("openai_completions", COMPLETIONS),
     ]
     for name, events in cases.items()
 ]  # fmt: skip
@@ -242,28 +243,52 @@ def sent_by(house):
     return content.read()
 
 
+HI = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def said_by(role, *content):
+    return {"max_tokens": 5, "messages": [{"role": role, "content": list(content)}]}
+
+
+DOCUMENT = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": SECRET}}
+FOUND = {"type": "search_result", "source": "x", "title": SECRET, "content": []}
+CALL = {"type": "function_call", "name": "f", "call_id": "c", "arguments": '{"forb\\u0069dden":1}'}
 HIDDEN = {  # dialect, members of a request
-    "another case": ("openai_chat", '"messages":[{"role":"user","content":"hi"}],"Messages":[{"content":"forbidden"}]'),
-    "another case inside": ("openai_chat", '"messages":[{"role":"user","content":"hi","Content":"forbidden"}]'),
-    "twin members": ("openai_chat", '"messages":[{"role":"user","content":"hi"}],"messages":[{"role":"user","content":"forbidden"}]'),
-    "a list of texts": ("openai_completions", '"prompt":["hi","forbidden"]'),
-    "a tool's answer": ("anthropic", '"max_tokens":5,"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"search_result","source":"x","title":"forbidden","content":[]}]}]}]'),
-    "a document": ("anthropic", '"max_tokens":5,"messages":[{"role":"user","content":[{"type":"document","source":{"type":"text","media_type":"text/plain","data":"forbidden"}}]}]'),
-    "developer": ("openai_chat", '"messages":[{"role":"developer","content":[{"type":"text","text":"forbidden"}]}]'),
-    "instructions": ("openai_responses", '"input":"hi","instructions":"forbidden"'),
-    "a variable": ("openai_responses", '"prompt":{"id":"p","variables":{"a":{"type":"input_text","text":"forbidden"}}}'),
-    "arguments": ("openai_responses", '"input":[{"type":"function_call","name":"f","call_id":"c","arguments":"{\\"forb\\\\u0069dden\\":1}"}]'),
-    "prediction": ("openai_chat", '"messages":[{"role":"user","content":"hi"}],"prediction":{"type":"content","content":"forbidden"}'),
-}  # fmt: skip
+    "another case": ("openai_chat", HI | {"Messages": [{"content": SECRET}]}),
+    "another case inside": ("openai_chat", {"messages": [{"role": "user", "content": "hi", "Content": SECRET}]}),
+    "a list of texts": ("openai_completions", {"prompt": ["hi", SECRET]}),
+    "a tool's answer": ("anthropic", said_by("user", {"type": "tool_result", "tool_use_id": "t", "content": [FOUND]})),
+    "a document": ("anthropic", said_by("user", DOCUMENT)),
+    "developer": ("openai_chat", said_by("developer", {"type": "text", "text": SECRET})),
+    "instructions": ("openai_responses", {"input": "hi", "instructions": SECRET}),
+    "a variable": ("openai_responses", {"prompt": {"id": "p", "variables": {"a": SECRET}}}),
+    "arguments": ("openai_responses", {"input": [CALL]}),
+    "prediction": ("openai_chat", HI | {"prediction": {"type": "content", "content": SECRET}}),
+}
 
 
 @pytest.mark.parametrize("name", HIDDEN)
 def test_a_request_is_looked_at_whatever_its_shape(name):
     dialect, members = HIDDEN[name]
     house = Guarded(keyword(SECRET), dialect=dialect)
-    ask, request = asked(house, f'{{"model":"gpt",{members}}}'.encode())
+    ask, request = asked(house, json.dumps({"model": "gpt"} | members).encode())
     assert request is None
     assert ask.response.code == 422
+
+
+def test_twin_members_of_a_request_are_read_as_they_are_sent_on():
+    house = Guarded(keyword(SECRET))
+    hidden = b'"messages":[{"role":"user","content":"forbidden"}]'
+    ask, _ = asked(house, b'{"model":"gpt","messages":[{"role":"user","content":"hi"}],' + hidden + b"}")
+    assert ask.response.code == 422
+    asked(house, b'{"model":"gpt",' + hidden + b',"messages":[{"role":"user","content":"hi"}]}')
+    assert SECRET not in sent_by(house).decode()
+
+
+def test_a_monitor_does_not_touch_twins():
+    house = Guarded(keyword(SECRET, enforcement_mode="monitor"))
+    asked(house, b'{"model":"gpt","messages":[{"role":"user","content":"forbidden","content":"hi"}]}')
+    assert b'"content":"forbidden","content":"hi"' in sent_by(house)
 
 
 def test_of_twins_in_a_request_the_provider_gets_the_one_that_was_looked_at():

@@ -23,7 +23,7 @@ from twisted_gateway.policies.guardrails.rules import Guard, Token
 from twisted_gateway.policies.guardrails.together import together
 from twisted_gateway.policies.guardrails.verdict import Allow, Asked, Block, Bypass, Check, Mask, Verdict
 
-INLINE = 64 * 1024
+INLINE = 16 * 1024
 """Characters that are searched at once; more than that is searched in a thread."""
 
 Run = Callable[[Callable[[], Any]], Deferred[Any]]

@@ -5,38 +5,37 @@ What is compiled of a snapshot's guardrails is a `Plan`; `Guardrails.prepare` ma
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
-import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from twisted_gateway.config.guarding import HOLD, Guardrail
 from twisted_gateway.config.snapshot import Snapshot
-from twisted_gateway.errors import Refused, StrayFrame
-from twisted_gateway.exchange import Call, Exchange, Joint, Outcome, Ticket
-from twisted_gateway.formats import bodies
+from twisted_gateway.errors import Refused
+from twisted_gateway.exchange import Exchange, Joint, Outcome, Ticket
 from twisted_gateway.formats.row import Format
-from twisted_gateway.formats.slots import Slot, text_of, twins
-from twisted_gateway.policies.guardrails import monitoring
+from twisted_gateway.policies.guardrails import monitoring, reading
 from twisted_gateway.policies.guardrails.channels import Scanner
 from twisted_gateway.policies.guardrails.engine import Release
 from twisted_gateway.policies.guardrails.gates import Asking, Incremental, Listening, Whole
-from twisted_gateway.policies.guardrails.judging import INLINE, Blocked, Board, Judging, Member, Run, fields
+from twisted_gateway.policies.guardrails.judging import INLINE, Blocked, Board, Judging, Member, Run
 from twisted_gateway.policies.guardrails.matching import Matcher
 from twisted_gateway.policies.guardrails.notes import INPUT, OUTPUT, Counters, Notes
+from twisted_gateway.policies.guardrails.reading import READ_INLINE, Reading
 from twisted_gateway.policies.guardrails.rules import Guard, guard
 from twisted_gateway.policies.guardrails.unmasking import Placeholders
 from twisted_gateway.policies.guardrails.verdict import Asked, Check
 from twisted_gateway.policies.guardrails.windows import Windows
 from twisted_gateway.wire.series import Gate
 
+T = TypeVar("T")
+
 _REMEMBERED = 4
-_encode = msgspec.json.Encoder().encode
 
 
 class Plan:
@@ -122,48 +121,70 @@ class Guarding:
             self.notes.applied(member.guardrail, INPUT)
         if not plan.input.members and not watching:
             return self._ticket()
-        document = _members(exchange.call, texts.members)
-        slots = texts.asked(document)
-        about = partial(self.about, INPUT, True)
+        read = partial(Reading, exchange.call, texts, plan.input, watching)
+        if reading.size(exchange.call, texts) > READ_INLINE:
+            return self._read_aside(read)
+        return self._looked(self._guarded(read))
+
+    async def _read_aside(self, read: Callable[[], Reading]) -> Ticket | None:
+        """A large body is read in a thread, so that other calls go on meanwhile."""
+        try:
+            made = await self.policy.run(read)
+        except CancelledError:
+            raise
+        except Exception:
+            raise self._faulty() from None
+        looked = self._looked(made)
+        return looked if isinstance(looked, Ticket) else await looked
+
+    def _guarded(self, step: Callable[[], T]) -> T:
+        """What a step of ours gives; a fault in it is a refusal."""
+        try:
+            return step()
+        except Exception:
+            raise self._faulty() from None
+
+    def _looked(self, read: Reading) -> Ticket | Awaitable[Ticket | None]:
+        """Judge what was read."""
         token = None
-        if plan.unmasking is not None:
-            self.placeholders.texts = tuple(text_of(slot) for slot in slots if "[" in text_of(slot))
+        if self.plan.unmasking is not None:
+            self.placeholders.texts = read.bracketed
             token = self.placeholders.token
-        judging = Judging(plan.input, slots, INPUT, self.notes, about, self.policy.run, token)
-        judging.ambiguous = _ambiguous(exchange.call, document)
-        originals = _originals(watching, slots)
+        about = partial(self.about, INPUT, True)
+        judging = Judging(self.plan.input, read.slots, INPUT, self.notes, about, self.policy.run, token)
+        judging.ambiguous = read.ambiguous
         try:
             ready = judging.now()
         except Blocked as blocked:
             raise self._refused(blocked) from None
         except Exception:
             raise self._faulty() from None
-        if ready and not any(size > INLINE for size in map(_size, originals.values())):
-            self._judged(judging, document)
-            self._watch(watching, originals)
+        if ready and not read.large:
+            if judging.changed or judging.ambiguous:
+                self._changed(self._guarded(read.written))
+            self._watch(read)
             return self._ticket()
-        return self._judge(judging, document, watching, originals, ready)
+        return self._judge(judging, read, ready)
 
-    async def _judge(
-        self,
-        judging: Judging,
-        document: dict[str, Any],
-        watching: Sequence[Member],
-        originals: Mapping[Member, list[str]],
-        ready: bool,
-    ) -> Ticket:
-        if not ready:
-            try:
+    async def _judge(self, judging: Judging, read: Reading, ready: bool) -> Ticket:
+        try:
+            if not ready:
                 await judging.judge()
-            except Blocked as blocked:
-                raise self._refused(blocked) from None
-            except CancelledError:
-                raise
-            except Exception:
-                raise self._faulty() from None
-        self._judged(judging, document)
-        self._watch(watching, originals)
+            if judging.changed or judging.ambiguous:
+                self._changed(await self.policy.run(read.written) if read.large else read.written())
+        except Blocked as blocked:
+            raise self._refused(blocked) from None
+        except CancelledError:
+            raise
+        except Exception:
+            raise self._faulty() from None
+        self._watch(read)
         return self._ticket()
+
+    def _changed(self, body: bytes) -> None:
+        """Send what the masks have made of the request."""
+        exchange = self.exchange
+        exchange.call = self.policy.formats[exchange.endpoint.format].read_call(body, exchange.headers)
 
     def _refused(self, blocked: Blocked) -> Refused:
         member = blocked.member.guardrail
@@ -174,25 +195,16 @@ class Guarding:
         self.policy.log.failure("a guardrail failed at {id}", id=self.exchange.id)
         return Refused(self.notes.blocked(None, INPUT, 0.0, "a fault of the gateway"))
 
-    def _judged(self, judging: Judging, document: dict[str, Any]) -> None:
-        """Send what the masks have made of the request."""
-        exchange = self.exchange
-        if not (judging.changed or judging.ambiguous):
-            return
-        assert exchange.call is not None
-        body = _written(exchange.call.extra, document)
-        exchange.call = self.policy.formats[exchange.endpoint.format].read_call(body, exchange.headers)
-
-    def _watch(self, members: Iterable[Member], originals: Mapping[Member, list[str]]) -> None:
-        for member in members:
-            self.observe(member, originals[member], INPUT)
+    def _watch(self, read: Reading) -> None:
+        for member, texts in read.originals.items():
+            self.observe(member, texts, INPUT)
 
     def observe(self, member: Member, texts: list[str], hook: str) -> None:
         """One that takes notes looks at some texts; nobody waits for it."""
         if member.guard is None:
             about = partial(self._about_now, hook)
             running = monitoring.ask(member, tuple(texts), hook, self.notes, about)
-        elif _size(texts) > INLINE:
+        elif sum(map(len, texts)) > INLINE:
             running = self.policy.run(partial(monitoring.look, member, texts, hook, self.notes))
         else:
             monitoring.look(member, texts, hook, self.notes)
@@ -386,39 +398,3 @@ class Quiet:
 
     def guard_bypassed(self, reason: str) -> None:
         """Nothing."""
-
-
-def _members(call: Call, names: Sequence[str]) -> dict[str, Any]:
-    """Those members of a request that hold texts, decoded; one that cannot be is taken as a text."""
-    found: Mapping[str, Any] = call.extra  # what the format took the body apart into
-    made: dict[str, Any] = {}
-    for name in found:
-        if name.lower() in names:  # some providers' parsers do not care for case
-            raw = bytes(found[name])
-            try:
-                made[name], _ = bodies.read(raw)
-            except StrayFrame:
-                made[name] = raw.decode("utf-8", "replace")
-    return made
-
-
-def _ambiguous(call: Call, document: Mapping[str, Any]) -> bool:
-    """Whether a provider might read something else in these members than we do: then it is sent what we read."""
-    return any(not isinstance(value, str) and twins(value, bytes(call.extra[name])) for name, value in document.items())
-
-
-def _written(extra: Mapping[str, Any], document: Mapping[str, Any]) -> bytes:
-    """The body with these members as they are now; the others keep their bytes."""
-    found: dict[str, Any] = dict(extra)
-    for name, value in document.items():
-        found[name] = _encode(value)
-    return bodies.joined(found)
-
-
-def _originals(members: Iterable[Member], slots: Sequence[Slot]) -> dict[Member, list[str]]:
-    """The texts that each of these looks at, before anybody has changed one."""
-    return {member: fields(member.sees(slots)) for member in members}
-
-
-def _size(texts: Iterable[str]) -> int:
-    return sum(map(len, texts))
