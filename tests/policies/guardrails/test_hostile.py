@@ -302,3 +302,68 @@ def test_of_twins_in_a_request_the_provider_gets_the_one_that_was_looked_at():
     raw = b'{"model":"gpt","messages":[{"role":"user", "content":"hi \\"x\\": \\u0041","n":1.50}]}'
     asked(house, raw)
     assert b'"content":"hi \\"x\\": \\u0041","n":1.50}' in sent_by(house)
+
+
+def chat(message, **more):
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop", **more}
+    return {"id": "c", "object": "chat.completion", "created": 5, "model": "up", "choices": [choice]}
+
+
+def message(*content, **more):
+    return {"id": "m", "type": "message", "role": "assistant", "model": "up", "content": list(content), **more}
+
+
+def response(*output, **more):
+    return {"id": "r", "object": "response", "model": "up", "status": "completed", "output": list(output), **more}
+
+
+TWIN = json.dumps(chat({"content": "ok"})).replace('"ok"', '"forbidden", "content": "ok"')
+WHOLES = [
+    ("openai_chat", chat({"content": [{"type": "text", "text": SECRET}]})),
+    ("openai_chat", chat({"content": f"data:;base64,{SECRET}"})),
+    ("openai_chat", chat({"content": "ok", "note": SECRET})),
+    ("openai_chat", chat({"content": "ok", "annotations": [{"url_citation": {"title": SECRET}}]})),
+    ("openai_chat", chat({"content": "ok", "audio": {"id": "a", "data": "AA", "transcript": SECRET}})),
+    ("openai_chat", chat({"content": "ok"}, text=SECRET)),
+    ("openai_chat", chat({"content": "ok"}, logprobs={"content": TOKENS})),
+    ("openai_chat", chat({"content": SECRET}, logprobs={"content": TOKENS})),
+    ("openai_chat", chat({"tool_calls": [{"function": {"name": "f", "arguments": '{"q":"forb\\u0069dden'}}]})),
+    ("openai_chat", chat({"function_call": {"name": "f", "arguments": {"q": SECRET}}})),
+    ("openai_chat", chat({}) | {"choices": {"0": {"message": {"content": SECRET}}}}),
+    ("openai_chat", chat({"content": "ok"}) | {"note": SECRET}),
+    ("openai_chat", TWIN),
+    ("anthropic", message({"type": "text", "text": "forb"}, {"type": "text", "text": "idden"})),
+    ("anthropic", message({"type": "text", "text": "ok", "citations": [{"cited_text": SECRET}]})),
+    ("anthropic", message({"type": "x", "x": {"y": [SECRET]}})),
+    ("anthropic", message({"type": "tool_use", "id": "t", "name": "f", "input": {SECRET: 1}})),
+    ("openai_responses", response(item(SPELLED))),
+    ("openai_responses", response(item(PART), output_text=SECRET)),
+    ("openai_responses", response(item(PART | {"annotations": [{"title": SECRET}]}))),
+    ("openai_responses", response() | {"output": {"a": SECRET}}),
+    ("openai_completions", legacy("ok", finish_reason="stop", logprobs={"tokens": ["forb", "idden"]})),
+    ("openai_completions", legacy([SECRET], finish_reason="stop")),
+]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize(("dialect", "answer"), WHOLES)
+def test_a_whole_answer_says_nothing_in_odd_places(dialect, answer, action):
+    house = Guarded(ACTIONS[action], dialect=dialect)
+    ask, request = house.call(stream=False)
+    house.play(request, [answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()])
+    assert ask.response.code == (422 if action == "block" and answer is not TWIN else 200)
+    assert not leaks(ask.got.data)
+    assert "idden" not in ask.got.data.decode()
+
+
+def test_a_mask_over_blocks_stands_where_it_begins():
+    house = Guarded(pii("email"), dialect="anthropic")
+    ask, request = house.call(stream=False)
+    texts = ["mail a@b", ".example", " or c@d.example now"]
+    house.play(request, [json.dumps(message(*({"type": "text", "text": text} for text in texts))).encode()])
+    assert [one["text"] for one in house.json(ask)["content"]] == [
+        "mail [EMAIL_REDACTED]",
+        "",
+        " or [EMAIL_REDACTED] now",
+    ]
+    assert house.settled("complete").guarded.redacted == {"email": 2}
