@@ -58,6 +58,10 @@ class Line:
         """UTF-8 bytes of text that gates kept from the caller."""
         return self._gates.withheld if self._gates is not None else 0
 
+    def cleaned(self, words: str) -> str:
+        """Words of the provider that are told in its error, as far as the gates let them be said."""
+        return self._gates.cleaned(words) if self._gates is not None else words
+
     def discard(self) -> None:
         """Nobody reads what comes out any more: it is only learnt from, and only `lasting` gates see it."""
         self._gates = Series(self._lasting) if self._lasting else None

@@ -189,6 +189,27 @@ ENDS = {
         [event("completed", response={"output": [item(PART)], "status": "completed"})],
     ),
 }
+ACTIONS = {"block": keyword(SECRET), "mask": pii(custom=[{"regex": SECRET}])}
+ERROR = {"error": {"message": "cannot parse forbidden", "type": "server_error", "code": None}}
+ERRORS = {
+    "openai_chat": ERROR,
+    "openai_completions": ERROR,
+    "anthropic": {"type": "error", **ERROR},
+    "openai_responses": event("failed", response={"output": [], "status": "failed", **ERROR}),
+}
+
+
+@pytest.mark.parametrize("action", ["block", "mask"])
+@pytest.mark.parametrize("dialect", ERRORS)
+def test_an_error_of_the_provider_does_not_quote_it(dialect, action):
+    house = Guarded(ACTIONS[action], dialect=dialect, buffer=False)
+    ask, request = house.call()
+    first, _ = ENDS[dialect]
+    house.play(request, reads([*first, ERRORS[dialect]]))
+    assert ask.got.data.count(b"event: error") + ask.got.data.count(b"event: response.failed") == 1
+    assert not leaks(ask.got.data)
+
+
 CASES = [
     pytest.param(dialect, events, id=f"{dialect}: {name}")
     for dialect, cases in [
@@ -197,7 +218,6 @@ CASES = [
     ]
     for name, events in cases.items()
 ]  # fmt: skip
-ACTIONS = {"block": keyword(SECRET), "mask": pii(custom=[{"regex": SECRET}])}
 
 
 @pytest.mark.parametrize("action", ACTIONS)
