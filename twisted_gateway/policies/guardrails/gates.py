@@ -30,8 +30,8 @@ About = Callable[[str, tuple[str, ...], bool], Asked]
 
 
 HEAVY = 2048
-"""Bytes of long frames, or of undecided text, from which on a stream's texts are searched in a thread: whatever the rules
-are, a search on the reactor is soon over."""
+"""Bytes of long frames, or of undecided text, from which on a stream's texts are searched in a thread: whatever the
+rules are, a search on the reactor is soon over."""
 
 _LONG_FRAME = 1024
 
