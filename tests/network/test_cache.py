@@ -270,4 +270,4 @@ async def test_a_gateway_without_its_redis_does_not_start(server: RedisServer, c
     server.stop()
     with pytest.raises(SystemExit):
         cached(shared(server), backend="redis")
-    assert "aisix: cache.redis: cannot connect: " in capfd.readouterr().err
+    assert ": cache.redis: cannot connect: " in capfd.readouterr().err
