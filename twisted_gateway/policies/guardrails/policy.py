@@ -270,7 +270,7 @@ class GuardTicket(Ticket):
         notes = Notes(attrs.evolve(guarding.exchange, guarded=None), quiet, guarding.policy.clock)
         if call.stream:
             release = Release(scanner, self._texts.hearing(), holds=False, cap=2**62, open=True, thoughts=scanner)
-            return (Incremental(release, Board(()), (), notes),)
+            return (Incremental(release, (), (), notes, guarding.policy.run, joint.wake),)
         (restoring,) = scanner.guards
         own = attrs.evolve(guarding.plan.unmasking, scan_reasoning=True)
         board = Board((Member(own, guard=restoring),))
@@ -339,11 +339,13 @@ class GuardTicket(Ticket):
             open=all(one.on_buffer_exceeded == "fail_open" for one in about),
             thoughts=thoughts,
         )
-        members = [member for member in plan.output.members if member.guard in guards]
-        shown = [member for member in members if blocks or member.guard is masker]
         scanners = [scanner] if thoughts is None else [scanner, thoughts]
-        board = plan.output if blocks else Board(shown)
-        return Incremental(release, board, scanners, notes, self.guarding.policy.run, joint.wake)
+        told = [
+            member
+            for member in plan.output.members
+            if member.guard in guards and (member.guard is masker or member.guard not in plan.maskers)
+        ]
+        return Incremental(release, told, scanners, notes, self.guarding.policy.run, joint.wake)
 
     def _asking(self, members: Sequence[Member], joint: Joint) -> Asking:
         guardrails = [member.guardrail for member in members]
