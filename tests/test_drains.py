@@ -139,7 +139,7 @@ def test_a_provider_that_was_not_asked_yet_is_not_asked_any_more(house):
     assert house.gateway.in_flight == 0
     house.flush()
     assert house.provider.requests == []
-    exchange, charged, _ = settled(house)
+    exchange, _, _ = settled(house)
     assert not exchange.drained
     assert house.drains == {}
 
