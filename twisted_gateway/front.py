@@ -8,7 +8,7 @@ Everything that is the same for every answer (request id, `server`, CORS, the pa
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -16,7 +16,7 @@ import attrs
 import msgspec
 from klein import Klein
 from klein.resource import KleinResource
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -109,7 +109,7 @@ class Condition:
     """The stores that are in a Redis, by name, and whether each is degraded."""
 
 
-Serve = Callable[[Exchange, IRequest], Awaitable[None]]
+Serve = Callable[[Exchange, IRequest], Deferred[None] | Coroutine[Any, Any, None]]
 
 
 @attrs.define(eq=False)
@@ -172,7 +172,7 @@ class Front:
 
     def _model_call(self, endpoint: Endpoint) -> Callable[[IRequest], Deferred[None]]:
         def handler(request: IRequest) -> Deferred[None]:
-            return Deferred.fromCoroutine(self.serve(self._exchange(request, endpoint), request))  # type: ignore[arg-type]
+            return ensureDeferred(self.serve(self._exchange(request, endpoint), request))
 
         return handler
 
@@ -410,7 +410,7 @@ class _Root(KleinResource):
             request.finish()
             return NOT_DONE_YET
         exchange = front._exchange(request, endpoint)
-        running: Deferred[None] = Deferred.fromCoroutine(front.serve(exchange, request))  # type: ignore[arg-type]
+        running = ensureDeferred(front.serve(exchange, request))
         if not running.called:
             when_left(request, lambda _: front.left(exchange, running.cancel))
         running.addErrback(_cancelled)
