@@ -646,7 +646,7 @@ def test_every_guardrail_is_counted_once():
     told = house.metrics.exposition().decode()
     lines = [line for line in told.splitlines() if line.startswith("aisix_guardrail_latency_seconds_count")]
     counted = sorted(
-        (line.split('guardrail="')[1][:2], line.split('phase="')[1].split('"')[0], line.split('result="')[1].split('"')[0])
+        (line.split('guardrail="')[1][:2], *(line.split(f'{name}="')[1].split('"')[0] for name in ("phase", "result")))
         for line in lines
     )
     assert counted == [
