@@ -29,8 +29,9 @@ About = Callable[[str, tuple[str, ...], bool], Asked]
 """(guardrail, texts, the answer's last text is in it): what a remote check is asked."""
 
 
-HEAVY = 16 * 1024
-"""Bytes of long frames, or of text that waits, from which on a stream's texts are searched in a thread."""
+HEAVY = 2048
+"""Bytes of long frames, or of undecided text, from which on a stream's texts are searched in a thread: whatever the
+rules are, a search on the reactor is soon over."""
 
 _LONG_FRAME = 1024
 
@@ -121,7 +122,7 @@ class Incremental:
         return ready
 
     def _heavy(self, frames: list[Frame]) -> bool:
-        size = self._release.waiting
+        size = self._release.undecided
         for frame in frames:
             if len(frame.data) > _LONG_FRAME:
                 size += len(frame.data)
