@@ -1,6 +1,7 @@
 # make run     serve on 127.0.0.1:3000 with the files in conf/
 # make test    the whole test suite; make test REACTOR=aisix: on our own reactor instead of Twisted's
 # make bench   the gateway beside nginx, and what each feature costs (bench/README.md)
+# make bench-peers   the same beside LiteLLM's proxy, installed from PyPI into bench/out/peers
 # make budget  only what each feature costs
 # make profile where the gateway spends its time under the bench's load
 # make lint    ruff, mypy, the import rungs
@@ -17,7 +18,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 CHECKOUT = --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 
 .DELETE_ON_ERROR:
-.PHONY: run test bench budget profile lint lock clean
+.PHONY: run test bench bench-peers budget profile lint lock clean
 
 run: .venv/installed
 	exec $(BIN)/aisix --config $(CONFIG)
@@ -28,6 +29,14 @@ test: .venv/installed-test
 bench: .venv/installed
 	PYTHON=$(BIN)/python bench/run $(ARGS)
 	PYTHON=$(BIN)/python bench/run budget
+
+bench-peers: .venv/installed bench/out/peers/litellm/installed
+	PYTHON=$(BIN)/python bench/run --peers --metrics stream,plain,saturate,burst,ttft,memory $(ARGS)
+
+bench/out/peers/litellm/installed:
+	$(PYTHON) -m venv --clear bench/out/peers/litellm
+	bench/out/peers/litellm/bin/python -m pip --disable-pip-version-check install --quiet 'litellm[proxy]'
+	touch $@
 
 budget: .venv/installed
 	PYTHON=$(BIN)/python bench/run budget

@@ -27,12 +27,14 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench/run", description="Direct, nginx and this gateway, in one run.")
     parser.add_argument("--quick", action="store_true", help="about 90 s; noisier")
-    parser.add_argument("--only", default="", help=f"targets, by comma: {', '.join(targets.NAMES)}")
+    parser.add_argument("--only", default="", help=f"targets, by comma: {', '.join(targets.NAMES + targets.PEERS)}")
+    parser.add_argument("--peers", action="store_true", help=f"also {', '.join(targets.PEERS)}")
     parser.add_argument("--metrics", default="", help=f"by comma: {', '.join(METRICS)}")
     parser.add_argument("--rounds", type=int, default=0, help="how often each is measured")
     parser.add_argument("--json", type=Path, help="also write every round's figures to this file")
     args = parser.parse_args(argv)
-    args.targets = _choice(parser, args.only, targets.NAMES)
+    usual = targets.NAMES + targets.PEERS if args.peers else targets.NAMES
+    args.targets = _choice(parser, args.only or ",".join(usual), targets.NAMES + targets.PEERS)
     args.metrics = _choice(parser, args.metrics, METRICS)
     return args
 

@@ -16,7 +16,8 @@ from string import Template
 
 from bench.tools import BENCH, MOCK_PORT, OUT, Cores, Failed, client, end, finish, pinned
 
-NGINX_PORT, GATEWAY_PORT, METRICS_PORT = 8101, 8102, 8103
+NGINX_PORT, GATEWAY_PORT, METRICS_PORT, LITELLM_PORT = 8101, 8102, 8103, 8104
+PEER_FOLDER = OUT / "peers"
 CALLER_KEY = "sk-test"
 PLAIN = (
     '{"model":"mock","messages":[{"role":"system","content":"You are a helpful assistant."},'
@@ -82,6 +83,8 @@ class Target:
     core: int = 0
     process: subprocess.Popen[bytes] | None = None
     deaths: int = 0
+    patience: float = 20
+    """Seconds it may take to start."""
     down: str = ""
 
     @property
@@ -139,7 +142,7 @@ class Target:
         finish(self.load(cores.client, "-c", 64, "-n", 800, "-x", 20, "-o", 10))
 
     def _wait(self, core: int) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + self.patience
         while time.monotonic() < deadline:
             if self.process is None or self.process.poll() is not None:
                 raise Failed(f"did not start{self._last_words()}")
@@ -147,7 +150,8 @@ class Target:
             if found["ok"] == 1:
                 return
             time.sleep(0.1)
-        raise Failed(f"gave no good answer in 20 s (last: {found['e']}, {found['statuses']}){self._last_words()}")
+        last = f"(last: {found['e']}, {found['statuses']})"
+        raise Failed(f"gave no good answer in {self.patience:.0f} s {last}{self._last_words()}")
 
     def death(self) -> str:
         """How it died, if it did so by itself."""
@@ -171,7 +175,7 @@ class Target:
             with urllib.request.urlopen(call, timeout=10):
                 return False
         except urllib.error.HTTPError as error:
-            return error.code == 401
+            return error.code in (400, 401, 403)  # LiteLLM without a database says 400
 
 
 def counted_tokens() -> float:
@@ -219,9 +223,34 @@ def _gateway(core: int) -> Target:
     return Target("gateway", GATEWAY_PORT, command, core)
 
 
+LITELLM = """\
+model_list:
+  - model_name: mock
+    litellm_params: {{model: openai/mock, api_base: "http://127.0.0.1:{mock}/v1", api_key: sk-upstream}}
+general_settings: {{master_key: {key}}}
+"""
+
+
+def _litellm(core: int) -> Target:
+    """LiteLLM's proxy, one worker, its key checked; `make bench-peers` installs it in an environment of its own."""
+    target = Target("litellm", LITELLM_PORT, core=core)
+    program, settings = PEER_FOLDER / "litellm" / "bin" / "litellm", OUT / "litellm.yaml"
+    settings.write_text(LITELLM.format(mock=MOCK_PORT, key=CALLER_KEY))
+    target.command = [str(program), "--config", str(settings), "--host", "127.0.0.1", "--port", str(LITELLM_PORT)]
+    if not program.exists():
+        target.down = "not installed; make bench-peers"
+    target.patience = 120
+    return target
+
+
 def make(names: list[str], core: int) -> list[Target]:
     """The targets of these names, their configuration written."""
-    makers = {"direct": lambda _: Target("direct", MOCK_PORT), "nginx": _nginx, "gateway": _gateway}
+    makers = {
+        "direct": lambda _: Target("direct", MOCK_PORT),
+        "nginx": _nginx,
+        "gateway": _gateway,
+        "litellm": _litellm,
+    }
     targets = [makers[name](core) for name in names]
     for target in targets:
         target.log.write_bytes(b"")
@@ -229,3 +258,5 @@ def make(names: list[str], core: int) -> list[Target]:
 
 
 NAMES = ("direct", "nginx", "gateway")
+PEERS = ("litellm",)
+"""Measured only when asked for."""

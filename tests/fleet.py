@@ -239,4 +239,3 @@ class Fleet(House):
 def error_of(ask):
     """Status and message of an error answer in any dialect."""
     return ask.response.code, json.loads(ask.got.data)["error"]["message"]
-

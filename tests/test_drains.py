@@ -2,9 +2,10 @@
 
 import attrs
 import pytest
+from twisted.internet.defer import Deferred
 
 from twisted_gateway.charging import charge
-from twisted_gateway.exchange import Outcome
+from twisted_gateway.exchange import Outcome, Ticket
 from twisted_gateway.records import record
 
 from .exchanges import model, provider_key
@@ -121,6 +122,26 @@ def test_before_the_answer_is_open(house, when):
     assert (charged.prompt, charged.completion) == (3 if when == "whole" else 5, 0)
     assert charged.completion_reported == (1 if when == "whole" else 7)
     assert house.drains["finished"] == 1
+
+
+def test_a_provider_that_was_not_asked_yet_is_not_asked_any_more(house):
+    class Slow(Ticket):
+        def allow(self, target):
+            return waiting
+
+        def admit(self, exchange):
+            return self
+
+    waiting = Deferred()
+    house.gateway.limits = (Slow(),)
+    ask = house.ask(stream=True)
+    leave(house, ask)
+    assert house.gateway.in_flight == 0
+    house.flush()
+    assert house.provider.requests == []
+    exchange, _, _ = settled(house)
+    assert not exchange.drained
+    assert house.drains == {}
 
 
 @pytest.mark.parametrize("phase", ["opening", "open"])

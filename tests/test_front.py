@@ -14,7 +14,7 @@ from twisted_gateway.config.rewrites import UrlRewrite
 from twisted_gateway.config.settings import Cors, RealIp, RequestId
 from twisted_gateway.front import CallerHeaders, Condition
 
-from .exchanges import caller, model, snapshot
+from .exchanges import caller, group, model, snapshot
 from .fronts import NOW, Talk, front, refused, site
 
 CHAT = "/v1/chat/completions"
@@ -274,6 +274,19 @@ def test_request_ids(headers, accepted, expected):
         ),
         ("/readyz", Condition(draining=True), 503, "[-]shutdown failed: draining\n[+]config ok\nreadyz check failed"),
         ("/readyz?verbosely", Condition(), 200, "ok"),
+        (
+            "/readyz?verbose",
+            Condition(stores={"ratelimit": False, "cache": False}),
+            200,
+            "[+]shutdown ok\n[+]config ok\n[+]redis ok\nreadyz check passed\n",
+        ),
+        (
+            "/readyz?verbose",
+            Condition(stores={"ratelimit": True, "cache": False}),
+            200,
+            "[+]shutdown ok\n[+]config ok\n[!]redis degraded: local limits\nreadyz check passed\n",
+        ),
+        ("/readyz", Condition(stores={"ratelimit": True}), 200, "ok"),
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "/api"])
@@ -306,6 +319,14 @@ def test_models_of_this_key():
             {"id": "dir/c", **row, "owned_by": "openai"},
         ],
     }
+
+
+def test_groups_are_models_like_others():
+    shelf = [model("a", provider="acme"), group("all", "a")]
+    said = ask("GET", "/v1/models", SECRET, known=known(*shelf, allowed_models=("*",)))
+    assert [(one["id"], one["owned_by"]) for one in said.json["data"]] == [("a", "acme"), ("all", "aisix")]
+    said = ask("GET", "/v1/models/all", SECRET, known=known(*shelf, allowed_models=("all",)))
+    assert (said.json["id"], said.json["owned_by"]) == ("all", "aisix")
 
 
 @pytest.mark.parametrize("allowed", [(), ("nothing",)])

@@ -19,10 +19,12 @@ _TELL_EVERY = 60.0
 
 class Bookkeeping:
     """The books of a process and their files. Raises OSError and ValueError for a state file that cannot be read:
-    a budget must not begin anew because of it.
+    a budget must not begin anew because of it. `shared`: budgets and trial calls live in a Redis.
     """
 
-    def __init__(self, files: UsageFiles, reactor: Any, metrics: Metrics, now: Callable[[], float]) -> None:
+    def __init__(
+        self, files: UsageFiles, reactor: Any, metrics: Metrics, now: Callable[[], float], shared: bool = False
+    ) -> None:
         self._reactor: Any = reactor
         self._metrics = metrics
         self._log = Logger(namespace="aisix::usage")
@@ -38,6 +40,8 @@ class Bookkeeping:
             found = state.read()
             if found is not None:
                 self.spending.restore(found)
+            if shared:
+                self.spending.forget_shared()
             self._state = state
         if files.file is not None:
             self.records = UsageLog(files.file, self._writer, self._lost)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import string
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -81,7 +82,7 @@ class Gateway:
     """`random.uniform`."""
     health: Health = attrs.field(default=attrs.Factory(lambda self: Health(self.clock.seconds), takes_self=True))
     means: Means = attrs.field(init=False)
-    _opening: set[Deferred[Opened | bytes]] = attrs.field(factory=set)
+    _opening: set[Deferred[Any]] = attrs.field(factory=set)
     """Calls that have no open answer yet."""
     _ending: Problem | None = None
     """Why the process ends, once it does."""
@@ -137,8 +138,9 @@ class Gateway:
 
     def left(self, exchange: Exchange, cancel: Callable[[], None]) -> None:
         """The caller has left: cancel the call, or let the provider end its answer for its figures (section 4)."""
-        attempt, drains = exchange.attempt, self.drains
-        model = attempt.target.model if attempt is not None and attempt.ended is None else None
+        drains = self.drains
+        asked = [one for one in exchange.attempts if one.ended is None and one.sent is not None]
+        model = asked[-1].target.model if asked else None
         if (
             model is None
             or drains is None
@@ -156,9 +158,18 @@ class Gateway:
             found = policy.admit(exchange)
             if found is None:
                 continue
-            ticket = found if isinstance(found, Ticket) else await found
+            ticket = found if isinstance(found, Ticket) else await self._awaited(found)
             if ticket is not None:
                 tickets.append(ticket)
+
+    async def _awaited(self, found: Awaitable[Ticket | None]) -> Ticket | None:
+        """What a policy takes its time for; the end of the process does not wait."""
+        waiting = found if isinstance(found, Deferred) else Deferred.fromCoroutine(_of(found))
+        self._opening.add(waiting)
+        try:
+            return await waiting
+        finally:
+            self._opening.discard(waiting)
 
     def _settle(self, exchange: Exchange, tickets: list[Ticket], outcome: Outcome, downstream: Downstream) -> None:
         self.in_flight -= 1
@@ -282,6 +293,10 @@ class Gateway:
             opening.cancel()
         for relay in tuple(self.running):
             relay.cut(problem, Outcome.BROKEN)
+
+
+async def _of(found: Awaitable[Ticket | None]) -> Ticket | None:
+    return await found
 
 
 def _opened(tickets: Sequence[Ticket]) -> None:

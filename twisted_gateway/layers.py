@@ -42,7 +42,8 @@ def at_entry(exchange: Exchange, now: float) -> list[Layer]:
     def here(policy: RateLimitPolicy) -> bool:
         return direct or policy.limits is None or not policy.of_models
 
-    layers += _policies(exchange, _facts(exchange, row), here, now, need)
+    if len(exchange.snapshot.rate_limit_policies):
+        layers += _policies(exchange, _facts(exchange, row), here, now, need)
     return layers
 
 
@@ -54,9 +55,10 @@ def at_target(exchange: Exchange, target: Target, now: float) -> list[Layer]:
     if target.model.id == resolution.model.id:
         return []
     need = _Need(call)
-    facts = _facts(exchange, target.model, resolution.model)
     layers = list(_inline(target.model, need))
-    layers += _policies(exchange, facts, lambda policy: policy.of_models, now, need)
+    if len(exchange.snapshot.rate_limit_policies):
+        facts = _facts(exchange, target.model, resolution.model)
+        layers += _policies(exchange, facts, lambda policy: policy.of_models, now, need)
     return layers
 
 

@@ -30,6 +30,7 @@ class Line:
         self._reader = reader
         self._passage = passage
         self._gates = Series(gates) if gates else None
+        self._lasting = tuple(gate for gate in gates if getattr(gate, "lasting", False))
         streams = isinstance(reader, Reader)
         self._mute = False
         self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if streams else None
@@ -61,8 +62,8 @@ class Line:
         return self._gates.withheld if self._gates is not None else 0
 
     def discard(self) -> None:
-        """Nobody reads what comes out any more: from here on it is only learnt from, and no gate sees it."""
-        self._gates = None
+        """Nobody reads what comes out any more: it is only learnt from, and only `lasting` gates see it."""
+        self._gates = Series(self._lasting) if self._lasting else None
         self._mute = True
 
     def read(self, data: bytes) -> Batch:
@@ -82,6 +83,8 @@ class Line:
             if take is not None and misses < _MOST_MISSES and reader.between_frames:
                 taken = take(data)
                 if taken is not None:
+                    if taken.used == len(data) and not parts and not self._mute:  # most often: one frame
+                        return Batch(taken.data, taken.frames, taken.frames)
                     parts.append(taken.data)
                     count += taken.frames
                     events += taken.frames
@@ -135,6 +138,8 @@ class Line:
         """Frames that were read already; none, for a gate that was woken."""
         made = self._passage.received(frames) if frames else []
         if self._mute:
+            if self._gates is not None:
+                self._gates.received(made)
             return Batch(b"", 0, len(frames))
         return _batch(made if self._gates is None else self._gates.received(made), len(frames))
 

@@ -41,6 +41,8 @@ class Account:
 
     since: float = 0.0
     spent_usd: float = 0.0
+    elsewhere_usd: float = 0.0
+    """What other gateways have spent of it, as far as is known (`stores.redis_spending`)."""
 
 
 def period_of(period: str, now: float) -> tuple[float, float | None]:
@@ -69,6 +71,7 @@ class Spending:
         self._rows: dict[str, dict[str, Row]] = {kind: {} for kind in KINDS}
         self._accounts: dict[str, Account] = {}
         self._calls: dict[str, int] = {}
+        self._calls_elsewhere: dict[str, int] = {}
 
     # Booking
 
@@ -90,17 +93,43 @@ class Spending:
             self._changed()
 
     def spent(self, budget: Budget, now: float) -> float:
-        """What the budget's settled calls have cost in this period."""
-        return self._account(budget, now).spent_usd
+        """What the budget's settled calls have cost in this period, and other gateways have spent of it."""
+        account = self._account(budget, now)
+        return account.spent_usd + account.elsewhere_usd
 
     def answered(self, key_id: str) -> None:
         """A call of a trial key was answered."""
-        self._calls[key_id] = self.calls(key_id) + 1
+        self._calls[key_id] = self.own_calls(key_id) + 1
         self._changed()
 
     def calls(self, key_id: str) -> int:
-        """How many calls of a trial key were answered, ever."""
+        """How many calls of a trial key were answered, ever; those that run at other gateways count too."""
+        return self._calls.get(key_id, 0) + self._calls_elsewhere.get(key_id, 0)
+
+    # With other gateways
+
+    def own(self, budget: Budget, now: float) -> tuple[float, float | None, float]:
+        """Begin and end of a budget's period, and what this process has spent in it."""
+        account = self._account(budget, now)
+        return account.since, period_of(budget.period, account.since)[1], account.spent_usd
+
+    def elsewhere(self, budget: Budget, since: float, usd: float) -> None:
+        """What all other gateways have spent in the period that began then."""
+        account = self._accounts.get(budget.id)
+        if account is not None and account.since == since:
+            account.elsewhere_usd = usd
+
+    def own_calls(self, key_id: str) -> int:
+        """How many calls of a trial key this process has answered."""
         return self._calls.get(key_id, 0)
+
+    def calls_elsewhere(self, key_id: str, calls: int) -> None:
+        """How many all others have."""
+        self._calls_elsewhere[key_id] = calls
+
+    def forget_shared(self) -> None:
+        """Budgets and trial calls of a former process are told by Redis."""
+        self._accounts, self._calls = {}, {}
 
     def _account(self, budget: Budget, now: float) -> Account:
         account = self._accounts.get(budget.id)
@@ -108,7 +137,7 @@ class Spending:
             account = self._accounts[budget.id] = Account()
         begin, _ = period_of(budget.period, now)
         if account.since < begin:
-            account.since, account.spent_usd = begin, 0.0
+            account.since, account.spent_usd, account.elsewhere_usd = begin, 0.0, 0.0
         return account
 
     # Reading
@@ -136,7 +165,7 @@ class Spending:
             "version": VERSION,
             "since": self.since,
             "rows": {kind: {id: attrs.astuple(row) for id, row in rows.items()} for kind, rows in self._rows.items()},
-            "budgets": {id: attrs.astuple(account) for id, account in self._accounts.items()},
+            "budgets": {id: (account.since, account.spent_usd) for id, account in self._accounts.items()},
             "calls": self._calls,
         }
 

@@ -6,8 +6,10 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,16 @@ FORMATS = {
 }
 
 _VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
+
+
+_SWITCH_SECONDS = 0.0005
+"""How long a thread that searches texts may keep the interpreter while the reactor wants it."""
+
+
+def _behind_the_reactor() -> None:
+    """This thread runs when nobody else wants the core. Where that cannot be said, it runs like any other."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 class Options(usage.Options):
@@ -184,10 +196,17 @@ class House(MultiService):
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
         self.sharing = Sharing(settings, reactor, self._degraded)
+        self.sharing.spend_together(
+            self.books.spending,
+            lambda: self.snapshot().budgets,
+            lambda: [key.id for key in self.snapshot().caller_keys_by_hash.values() if key.max_calls is not None],
+            self.budgets.running,
+            self.budgets.pending,
+        )
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
-        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail")
+        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail", begin=_behind_the_reactor)
         self.guardrails = Guardrails(
             FORMATS,
             self.checks.check,
@@ -230,7 +249,8 @@ class House(MultiService):
     def _bookkeeping(self) -> Bookkeeping:
         files = self.settings.usage
         try:
-            return Bookkeeping(files, self.reactor, self.metrics, time.time)
+            shared = self.settings.ratelimit.backend != "memory"
+            return Bookkeeping(files, self.reactor, self.metrics, time.time, shared)
         except (OSError, ValueError) as error:
             raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
 
@@ -255,7 +275,7 @@ class House(MultiService):
         self.metrics.store_degraded(store, degraded)
 
     def _quota(self) -> Quota:
-        return Quota(self.sharing.limiter, time.time, namer(), self.metrics)
+        return Quota(self.sharing.limiter, time.time, namer(), self.metrics, self.reactor)
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
@@ -397,6 +417,7 @@ class House(MultiService):
         super().startService()
         self.probes.update(self.snapshot())
         if self.alone:
+            sys.setswitchinterval(_SWITCH_SECONDS)
             self.reactor.callWhenRunning(self._running)
 
     def _listen(self) -> None:

@@ -32,12 +32,18 @@ class Overrun(Exception):
 class Threads:
     """Runs calls in at most `size` threads, begun when they are needed; `longest` calls may wait for one.
 
-    `from_thread` is `reactor.callFromThread`.
+    `from_thread` is `reactor.callFromThread`; each thread calls `begin` first.
     """
 
     def __init__(
-        self, from_thread: Callable[..., Any], size: int = 4, name: str = "callable", longest: int = 1000
+        self,
+        from_thread: Callable[..., Any],
+        size: int = 4,
+        name: str = "callable",
+        longest: int = 1000,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
+        self._begin_in_thread = begin
         self._from_thread = from_thread
         self._size = size
         self._longest = longest
@@ -94,6 +100,7 @@ class Threads:
     # In a thread
 
     def _work(self, queue: SimpleQueue[_Job | None]) -> None:
+        self._begin_in_thread()
         while (job := queue.get()) is not None:
             function, arguments = job.function, job.arguments
             job.function, job.arguments = None, ()

@@ -1,11 +1,15 @@
 """Rate limits in the resources file: both forms of policies, conditions, schedules, exact reasons."""
 
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+import yaml
 
 from twisted_gateway.config.limits import Policies, RateLimit, RateLimitPolicy, Schedule, read_zone
 from twisted_gateway.config.resources import derived_id
+from twisted_gateway.config.settings import structure
 from twisted_gateway.config.snapshot import Snapshot, build
 
 CLASSIC = {"name": "p", "scope": "team", "scope_ref": "red", "window": "minute", "max_requests": 5}
@@ -302,3 +306,16 @@ def test_policies_are_found_by_what_a_request_has_in_their_order():
     assert found[3][1] == "policy:team_member:red:e:u1"
     found = Policies(every).matching(FACTS, lambda policy: policy.of_models)
     assert [policy.name for policy, _ in found] == ["a", "b"]
+
+
+def test_the_example_of_the_page_works():
+    page = (Path(__file__).resolve().parents[2] / "docs/limits.md").read_text()
+    first, conditions, single, sentinel = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    snapshot = build(yaml.safe_load(first), {}, now=0)
+    assert isinstance(snapshot, Snapshot), [str(finding) for finding in snapshot]
+    assert [policy.name for policy in snapshot.rate_limit_policies] == ["research-day", "each-member", "large-models"]
+    assert snapshot.warnings == ()
+    assert len(policy_of(SPLIT | yaml.safe_load(conditions)).conditions) == 2
+    for block in (single, sentinel):
+        boot = {"proxy": {"addr": "127.0.0.1:0"}, "resources_file": "r.yaml", **yaml.safe_load(block)}
+        assert structure(boot, {}).ratelimit.backend == "redis"

@@ -1,6 +1,10 @@
 """Groups of targets and what is set on targets: records, defaults, refusals, references."""
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from twisted_gateway.config.resources import Group, Model
 from twisted_gateway.config.routes import BackgroundCheck, Cooldown, HashSource, Hedge, RetryBudget, RouteTarget
@@ -219,3 +223,12 @@ def test_the_retry_budget():
         boot(retry_budget={"ratio": -1})
     with pytest.raises(SettingsError, match=r"upstream\.retry_budget\.x: unknown key"):
         boot(retry_budget={"x": 1})
+
+
+def test_the_example_of_the_docs_loads():
+    text = (Path(__file__).resolve().parents[2] / "docs/routing.md").read_text()
+    example = yaml.safe_load(re.findall(r"```yaml\n(models:.*?)```", text, re.DOTALL)[0])
+    keys = [{"display_name": name, "provider": name, "api_key": "k"} for name in ("openai", "anthropic")]
+    built = build({"_format_version": "1", "provider_keys": keys, **example}, {}, now=0.0)
+    assert isinstance(built, Snapshot), [str(one) for one in built]
+    assert built.models_by_name["best"].routing.hedge == Hedge(3000)

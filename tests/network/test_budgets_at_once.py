@@ -11,9 +11,11 @@ import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import globalLogPublisher
 
 from tests.doubles.caller import Caller, request_bytes
 from tests.doubles.provider import Request, Script, ScriptedProvider, Send, Sleep, Stall, WaitFor, sse, sse_chat
+from tests.doubles.redis import RedisServer, needs_redis
 from tests.doubles.waiting import Gate
 
 from .house import Running, chat, until
@@ -146,3 +148,33 @@ async def test_a_budget_that_refuses_lets_in_what_it_can_pay_for(crowd: Crowd) -
 async def answered(caller: Caller) -> int | None:
     await caller.when(lambda seen: seen.status is not None, 60)
     return caller.status
+
+
+@needs_redis
+@ensureDeferred
+async def test_two_gateways_have_one_budget(tmp_path: Path, provider: ScriptedProvider) -> None:
+    provider.answers(sse(sse_chat([TEXT], usage=(100, 10))))
+    houses = []
+    with RedisServer() as redis:
+        boot = {"ratelimit": {"backend": "redis", "redis": {"url": redis.url}, "store_timeout_ms": 5000}}
+        try:
+            for name in "ab":
+                folder = tmp_path / name
+                folder.mkdir()
+                houses.append(Running(folder, {"upstream": provider.url}, boot, change=change(limit_usd=0.3)).start())
+            first, second = houses
+            for house in houses:
+                await until(lambda house=house: house.house.sharing._spending._redis.up, lambda: "no Redis")
+            assert (await first.ask(chat(text=QUESTION))).status == 200
+            assert (await second.ask(chat(text=QUESTION))).status == 200
+            for house in houses:
+                spent = house.house._usage
+                await until(lambda spent=spent: spent()["budgets"][0]["spent_usd"] > 0.39, lambda: "not shared")
+                refused = await house.ask(chat(text=QUESTION))
+                assert (refused.status, refused.answer.json()["error"]["spent_usd"]) == (429, 0.4)
+        finally:
+            for house in houses:  # `close` looks for what is left of one gateway, and here are two
+                await gatherResults([caller.leave() for caller in house.callers])
+                house.check_books()
+                globalLogPublisher.removeObserver(house.trouble)
+                await house.house.stopService()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
+from twisted.internet.task import Clock
 
 from tests.exchanges import MESSAGES, attempt, call, caller, exchange, model, snapshot
 from twisted_gateway.config.conditions import read_conditions
@@ -13,7 +14,7 @@ from twisted_gateway.errors import Refused
 from twisted_gateway.exchange import Joint, Outcome, Target, Usage
 from twisted_gateway.formats.complaints import OPENAI
 from twisted_gateway.layers import stated_output
-from twisted_gateway.policies.quota import Quota
+from twisted_gateway.policies.quota import MEASURED_SECONDS, Quota
 from twisted_gateway.stores.buckets import Standing, namer
 from twisted_gateway.stores.memory import Memory
 
@@ -39,7 +40,8 @@ class Room:
         self.now = NOW
         self.store = Memory(lambda: self.now)
         self.counted = Counted()
-        self.quota = Quota(self.store, lambda: self.now, namer(), self.counted)
+        self.clock = Clock()
+        self.quota = Quota(self.store, lambda: self.now, namer(), self.counted, self.clock)
 
     def admit(self, one):
         return self.quota.admit(one)
@@ -385,28 +387,43 @@ class Known:
         self.usage, self.text_bytes = Usage(), 0
 
 
+def joined(learnt):
+    return Joint(attempt(), learnt, lambda: None)
+
+
 def test_a_stream_that_outgrows_its_reservation_enlarges_it(room):
-    one = reserving(most=90)
-    ticket = room.admit(one)
+    ticket = room.admit(reserving(most=90))
     learnt = Known()
-    (meter,) = ticket.gates(Joint(attempt(), learnt, lambda: None))
-    frames = [object()]
+    assert ticket.gates(joined(learnt)) == ()
     for size, held in ((360, 100), (361, 300), (1160, 300), (1161, 500), (4000, 1100)):
         learnt.text_bytes = size
-        assert meter.received(frames) is frames
+        room.clock.advance(MEASURED_SECONDS)
         assert room.store.standing("ck-1").tokens == held
     learnt.usage = Usage(prompt=900, completion=1200)
-    meter.received(frames)
+    room.clock.advance(MEASURED_SECONDS)
     assert room.store.standing("ck-1").tokens == 2100
-    (again,) = ticket.gates(Joint(attempt(), Known(), lambda: None))  # another attempt: what is held is held
-    again.received(frames)
+    ticket.gates(joined(Known()))  # another attempt: what is held is held
+    room.clock.advance(MEASURED_SECONDS)
     assert room.store.standing("ck-1").tokens == 2100
-    assert (meter.stopped(True), meter.held, meter.halted, meter.full, meter.withheld) == ([], 0, None, False, 0)
     ticket.settle(Outcome.REFUSED)
     assert room.store.standing("ck-1").tokens == 0
+    assert room.clock.getDelayedCalls() == []
+
+
+def test_measuring_goes_on_while_one_stream_is_left(room):
+    first, second = (room.admit(reserving(most=90)) for _ in range(2))
+    learnt = Known()
+    first.gates(joined(Known()))
+    second.gates(joined(learnt))
+    first.settle(Outcome.COMPLETE)
+    learnt.text_bytes = 361
+    room.clock.advance(MEASURED_SECONDS)
+    assert room.store.standing("ck-1").tokens == 300
+    second.settle(Outcome.COMPLETE)
+    assert room.clock.getDelayedCalls() == []
 
 
 def test_only_streams_whose_tokens_are_held_are_measured(room):
-    assert room.admit(made(key=limit(tpm=100))).gates(Joint(attempt(), Known(), lambda: None)) == ()
-    whole = made(key=limit(tpm=100, reserve=True), call=call(stream=False))
-    assert room.admit(whole).gates(Joint(attempt(), Known(), lambda: None)) == ()
+    room.admit(made(key=limit(tpm=100))).gates(joined(Known()))
+    room.admit(made(key=limit(tpm=100, reserve=True), call=call(stream=False))).gates(joined(Known()))
+    assert room.clock.getDelayedCalls() == []

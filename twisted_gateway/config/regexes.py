@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import attrs
@@ -74,17 +74,12 @@ def compiled(pattern: str, memory: int = MOST_MEMORY) -> Any:
         raise BadRegex(told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)) from None
 
 
-@cache
-def _anywhere() -> Any:
-    return engine()._Anchor.UNANCHORED
+def search(program: Any) -> Any:
+    """The search without the module's own wrappers, which take longer than a short text.
 
-
-def first(program: Any, data: bytes, at: int = 0) -> int:
-    """Where the first match begins in `data`, from `at` on; -1 where there is none.
-
-    Without the module's own wrappers, which take longer than the search in a short text.
+    `search(program)(data, at, len(data))[0][0]` is where the first match begins; -1 where there is none.
     """
-    return int(program._regexp.Match(_anywhere(), data, at, len(data))[0][0])
+    return partial(program._regexp.Match, engine()._Anchor.UNANCHORED)
 
 
 def parse(pattern: str) -> Regex:

@@ -86,6 +86,19 @@ class Budgets:
                 ticket.look()
         return self.spending.spent(budget, self.now()) + running.usd
 
+    def running(self, budget: Budget) -> float:
+        """What the running calls of this process have cost a budget so far."""
+        running = self._running.get(budget.id)
+        if running is None:
+            return 0.0
+        for ticket in running.tickets:
+            ticket.look()
+        return running.usd
+
+    def pending(self, key_id: str) -> int:
+        """The running calls of a trial key."""
+        return self._pending.get(key_id, 0)
+
     def report(self, budgets: Sequence[Budget]) -> list[dict[str, Any]]:
         """The budgets' part of `/status/usage`."""
         made = []
@@ -205,6 +218,8 @@ class SpendGate:
     held = 0
     full = False
     withheld = 0
+    lasting = True
+    """What nobody reads any more costs the same (`on_disconnect: drain`)."""
 
     def __init__(self, ticket: BudgetTicket, joint: Joint) -> None:
         self._ticket = ticket

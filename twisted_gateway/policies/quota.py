@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 import attrs
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from twisted_gateway.charging import charge, estimate
 from twisted_gateway.errors import Problem, Refused
@@ -19,11 +20,12 @@ from twisted_gateway.formats.row import Learnt
 from twisted_gateway.layers import API_KEY, Layer, at_entry, at_target, is_group
 from twisted_gateway.stores.buckets import CONCURRENCY, TOKENS, Ask, Refusal, Store, Taken, seconds_left
 from twisted_gateway.wire.series import Gate
-from twisted_gateway.wire.sse import Frame
 
 T = TypeVar("T")
 _CHAT = "/v1/chat/completions"
 _TEXTS = {TOKENS: "token limit exceeded (tokens)", CONCURRENCY: "concurrency limit exceeded"}
+MEASURED_SECONDS = 0.25
+"""How often streams whose tokens are held are measured."""
 _REQUESTS = "request limit exceeded (requests)"
 
 
@@ -38,10 +40,24 @@ class Counters(Protocol):
 
 
 class Quota:
-    """The policy. `now` gives seconds since the epoch; `name` a name for a hold, never the same twice."""
+    """The policy. `now` gives seconds since the epoch; `name` a name for a hold, never the same twice.
 
-    def __init__(self, store: Store, now: Callable[[], float], name: Callable[[], str], counters: Counters) -> None:
+    Streams whose tokens are held are looked at a few times in a second, not frame by frame: a gate on the line would
+    make each frame ten times as dear.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        now: Callable[[], float],
+        name: Callable[[], str],
+        counters: Counters,
+        clock: IReactorTime,
+    ) -> None:
         self._store = store
+        self._clock = clock
+        self._measured: dict[QuotaTicket, Learnt] = {}
+        self._tick: IDelayedCall | None = None
         self.now = now
         self._name = name
         self._counters = counters
@@ -49,10 +65,12 @@ class Quota:
     def admit(self, exchange: Exchange) -> QuotaTicket | Deferred[QuotaTicket] | None:
         """Raises `Refused` (429) when a bucket has no place."""
         layers = at_entry(exchange, self.now())
+        assert exchange.resolution is not None
+        if not layers and not is_group(exchange.resolution.model):
+            return None
         ticket = QuotaTicket(self, exchange)
         if not layers:
-            assert exchange.resolution is not None
-            return ticket if is_group(exchange.resolution.model) else None
+            return ticket
 
         def taken(place: _Place) -> QuotaTicket:
             ticket.enter(place)
@@ -78,6 +96,24 @@ class Quota:
     def enlarge(self, ask: Ask, hold: str, tokens: int) -> None:
         """Hold more tokens in one bucket."""
         self._store.enlarge((ask,), hold, tokens)
+
+    def measure(self, ticket: QuotaTicket, learnt: Learnt) -> None:
+        """A stream whose tokens are held has begun."""
+        self._measured[ticket] = learnt
+        if self._tick is None:
+            self._tick = self._clock.callLater(MEASURED_SECONDS, self._look)
+
+    def measured(self, ticket: QuotaTicket) -> None:
+        """It is over."""
+        self._measured.pop(ticket, None)
+        if not self._measured and self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+
+    def _look(self) -> None:
+        self._tick = self._clock.callLater(MEASURED_SECONDS, self._look)
+        for ticket, learnt in self._measured.items():
+            ticket.grown(learnt)
 
     def release(self, place: _Place, tokens: int) -> None:
         """Give a place back."""
@@ -155,15 +191,18 @@ class QuotaTicket(Ticket):
         return lines
 
     def gates(self, joint: Joint) -> Sequence[Gate]:
-        """A stream whose tokens are held is measured."""
+        """None; but a stream whose tokens are held is measured from now on."""
         call = self._exchange.call
-        if call is None or not call.stream:
-            return ()
-        held = any(ask.limits.reserve for place in self._places for ask in place.asks)
-        return (_Meter(self, joint.learnt),) if held else ()
+        if call is not None and call.stream and any(ask.limits.reserve for place in self._places for ask in place.asks):
+            self._quota.measure(self, joint.learnt)
+        return ()
 
-    def outgrown(self, tokens: int) -> None:
-        """The call has used so many tokens: reservations that are smaller are enlarged."""
+    def grown(self, learnt: Learnt) -> None:
+        """So much of the answer has come: reservations that it has outgrown are enlarged."""
+        call = self._exchange.call
+        assert call is not None
+        prompt = max(estimate(call.prompt_bytes), learnt.usage.prompt)
+        tokens = prompt + max(estimate(learnt.text_bytes), learnt.usage.completion)
         for place in self._places:
             for ask in place.asks:
                 if not ask.limits.reserve:
@@ -176,13 +215,9 @@ class QuotaTicket(Ticket):
                     self._sizes[key] = size + more
                     self._quota.enlarge(ask, place.hold, more)
 
-    def prompt_tokens(self) -> int:
-        """The estimate of the prompt."""
-        call = self._exchange.call
-        return estimate(call.prompt_bytes) if call is not None else 0
-
     def settle(self, outcome: Outcome) -> None:
         """Counts the call's tokens in every bucket that it is in, and frees its places."""
+        self._quota.measured(self)
         tokens = charge(self._exchange, outcome).total
         places, self._places = self._places, []
         for place in places:
@@ -192,33 +227,6 @@ class QuotaTicket(Ticket):
         if place in self._places:
             self._places.remove(place)
             self._quota.release(place, 0)
-
-
-class _Meter:
-    """A gate that passes everything and sees how long the answer is."""
-
-    __slots__ = ("_learnt", "_prompt", "_ticket")
-
-    held = 0
-    full = False
-    withheld = 0
-    halted: object | None = None
-
-    def __init__(self, ticket: QuotaTicket, learnt: Learnt) -> None:
-        self._ticket = ticket
-        self._learnt = learnt
-        self._prompt = ticket.prompt_tokens()
-
-    def received(self, frames: list[Frame]) -> list[Frame]:
-        """The same frames."""
-        usage = self._learnt.usage
-        output = max(estimate(self._learnt.text_bytes), usage.completion)
-        self._ticket.outgrown(max(self._prompt, usage.prompt) + output)
-        return frames
-
-    def stopped(self, clean: bool) -> list[Frame]:
-        """Nothing was kept."""
-        return []
 
 
 def refused(layer: Layer, refusal: Refusal) -> Problem:

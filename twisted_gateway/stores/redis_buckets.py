@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -100,7 +100,7 @@ class Shared:
             self._renewing = None
         self._send()
         if self._flight:
-            told: Deferred[None] = Deferred(lambda _: None)
+            told: Deferred[None] = Deferred()
             self._waiting.append(told)
             with suppress(TimeoutError):
                 await told.addTimeout(_FAREWELL_SECONDS, self._clock)
@@ -163,6 +163,8 @@ class Shared:
         counted = asks if taken.refusal is None else asks[: taken.refusal.index]
         if taken.refusal is None:
             self._remember(asks, hold)
+            if self.redis.up:  # it was told already what runs, and must know of this one too
+                self._renews(hold)
         for ask in counted if tell else ():
             if ask.limits.requests:
                 self._tells("count", ask, hold, 1, "".join(_FLAGS[window.name] for window in ask.limits.requests))
@@ -206,9 +208,12 @@ class Shared:
     def _renew_all(self) -> None:
         """Our holds live: Redis must not drop them, and gets those that it has lost or never had."""
         if self.redis.up:
-            for hold, asks in self._live.items():
-                for ask in asks:
-                    self._tells("renew", ask, hold, self.local.held(ask.bucket, hold) or 0, _held_flags(ask))
+            for hold in self._live:
+                self._renews(hold)
+
+    def _renews(self, hold: str) -> None:
+        for ask in self._live.get(hold, ()):
+            self._tells("renew", ask, hold, self.local.held(ask.bucket, hold) or 0, _held_flags(ask))
 
     def _tells(self, verb: str, ask: Ask, hold: str, amount: int, flags: str) -> None:
         if not flags:
@@ -276,7 +281,6 @@ class Shared:
             if self._ready:
                 self._ready = False
                 self._degraded(True)
-                self._log.warn("limits are counted by this process alone until Redis is back")
             self._all_told()
             return
         self._epoch += 1

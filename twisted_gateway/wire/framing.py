@@ -80,6 +80,15 @@ class Body:
             parts.append(data[start:after])
             at = after + 2
 
+    def _one_chunk(self, data: bytes) -> bytes | None:
+        """What a read most often is when chunks come slowly: one of them, and nothing else. Else None."""
+        end = data.find(b"\r\n")
+        if end <= 0 or not data.endswith(b"\r\n"):
+            return None
+        start = end + 2
+        size = _chunk_length(data[:end], self._sizes)
+        return data[start:-2] if size and start + size + 2 == len(data) else None
+
     def _chunk_data(self, data: bytes, at: int, parts: list[bytes]) -> int:
         have = len(data) - at
         left = self._left

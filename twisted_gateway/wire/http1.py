@@ -52,6 +52,7 @@ def request_head(method: bytes, path: bytes, headers: Iterable[tuple[bytes, byte
 
 
 _TAKEN = Head(1, 200, b"", ())
+_CHUNK_SIZE = Body._chunk_size
 
 
 class ResponseReader(Body):
@@ -92,6 +93,10 @@ class ResponseReader(Body):
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
+        if self._state is _CHUNK_SIZE:
+            whole = self._one_chunk(data)
+            if whole is not None:
+                return whole
         parts: list[bytes] = []
         at = 0
         while not self.finished:

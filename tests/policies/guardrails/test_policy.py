@@ -557,3 +557,101 @@ def test_the_metrics():
     told = house.metrics.exposition().decode()
     assert "aisix_guardrail_blocks_total 1.0" in told
     assert 'aisix_guardrail_latency_seconds_count{env_id="unknown",error_type="none",guardrail="g0"' in told
+
+
+# Much to search
+
+
+class Threads:
+    """Runs nothing before the test says so."""
+
+    def __init__(self):
+        self.waiting = []
+        self.cancelled = 0
+
+    def run(self, function):
+        waiting = Deferred(lambda _: self._cancel())
+        self.waiting.append((waiting, function))
+        return waiting
+
+    def _cancel(self):
+        self.cancelled += 1
+
+    def work(self):
+        waiting, function = self.waiting.pop(0)
+        waiting.callback(function())
+
+
+@pytest.mark.parametrize("last", ["fine", "forbidden"])
+def test_long_frames_are_searched_in_a_thread(last):
+    threads = Threads()
+    house = Guarded(keyword("forbidden"), run=threads.run)
+    ask, request = house.call()
+    for data in content(house, "a ", "b " * 20_000, "c ", last)[:-2]:
+        house.write(request, data)
+    assert texts(ask) == "a "
+    assert len(threads.waiting) == 1
+    threads.work()
+    house.flush()
+    house.play(request, content(house)[-2:])
+    if last == "fine":
+        assert texts(ask) == "a " + "b " * 20_000 + "c fine"
+        house.settled("complete")
+    else:
+        assert b"forbidden" not in ask.got.data
+        house.settled("blocked")
+
+
+def test_the_end_waits_for_the_thread():
+    threads = Threads()
+    house = Guarded(keyword("forbidden"), run=threads.run)
+    ask, request = house.call()
+    house.play(request, content(house, "b " * 20_000))
+    assert ask.got.reason is None
+    threads.work()
+    house.flush()
+    assert texts(ask) == "b " * 20_000
+    assert ask.frames[-1] == "[DONE]"
+    house.settled("complete")
+
+
+def test_the_caller_leaves_while_a_thread_searches():
+    threads = Threads()
+    house = Guarded(keyword("forbidden"), run=threads.run)
+    ask, request = house.call()
+    for data in content(house, "b " * 20_000)[:2]:
+        house.write(request, data)
+    ask.got.transport.stopProducing()
+    house.flush()
+    house.settled("abandoned")
+    assert threads.cancelled == 1
+
+
+def test_content_in_parts_is_looked_at():
+    house = Guarded(keyword("forbidden"))
+    ask, request = house.call()
+    for part in ("for", "bidden"):
+        delta = {"content": [{"type": "text", "text": part}]}
+        chunk = {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+        house.write(request, b"data: " + json.dumps(chunk).encode() + b"\n\n")
+    assert b"for" not in ask.got.data.replace(b"by content policy", b"").replace(b'"for', b"")
+    house.settled("blocked")
+
+
+def test_every_guardrail_is_counted_once():
+    house = Guarded(keyword("x1"), pii("email"), pii("us_ssn"), remote(), checks=Verdicts(ALLOW))
+    _, request = house.call("a@b.example")
+    house.play(request, content(house, "a@b.example and 123-45-6789"))
+    exchange = house.settled("complete")
+    told = house.metrics.exposition().decode()
+    lines = [line for line in told.splitlines() if line.startswith("aisix_guardrail_latency_seconds_count")]
+    counted = sorted(
+        (line.split('guardrail="')[1][:2], line.split('phase="')[1].split('"')[0], line.split('result="')[1].split('"')[0])
+        for line in lines
+    )
+    assert counted == [
+        ("g0", "input", "allowed"), ("g0", "output", "allowed"), ("g1", "input", "masked"), ("g1", "output", "masked"),
+        ("g2", "input", "allowed"), ("g2", "output", "masked"), ("g3", "output", "allowed"),
+    ]  # fmt: skip
+    assert all(line.endswith(" 1.0") for line in lines)
+    assert exchange.guarded.redacted == {"email": 2, "us_ssn": 1}

@@ -98,6 +98,10 @@ class Release:
         """The frames that may leave, in order."""
         if self.blocked:
             return []
+        if len(frames) == 1 and not self._queue and not self._holds:
+            passed = self._alone(frames[0])
+            if passed is not None:
+                return passed
         for frame in frames:
             if not self._take(frame):
                 return self._dropped()
@@ -105,6 +109,10 @@ class Release:
             if self._look(text):
                 return self._dropped()
         self._dirty.clear()
+        return self._gone()
+
+    def _gone(self) -> list[Frame]:
+        """What may leave, now that all texts were looked at."""
         made = self._leaving()
         if self._too_much():
             if not self._overflow():
@@ -126,6 +134,22 @@ class Release:
         return self._leaving()
 
     # What comes
+
+    def _alone(self, frame: Frame) -> list[Frame] | None:
+        """Nothing waits, and here is a frame with one text: most often it just passes. None: it was not looked at."""
+        heard = self._hearing.heard(frame)
+        text = self._texts.get(heard.channel) if heard is not None and heard.document is None else None
+        if heard is None or text is None or not heard.text:
+            return None
+        start = text.end
+        text.add(heard.text)
+        self.found = text.look()
+        if self.found is not None:
+            return self._dropped()
+        if text.safe == text.end and not text.edits:
+            return [frame]
+        self._put(Held(frame, [Piece(None, text, start, text.end)], None, len(heard.text)))
+        return self._gone()
 
     def _take(self, frame: Frame) -> bool:
         """Put a frame into the queue; False when it blocks."""

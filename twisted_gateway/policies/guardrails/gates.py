@@ -16,7 +16,7 @@ from twisted_gateway.formats import bodies
 from twisted_gateway.formats.slots import Hearing, Texts, body, text_of
 from twisted_gateway.policies.guardrails.channels import Scanner
 from twisted_gateway.policies.guardrails.engine import Release
-from twisted_gateway.policies.guardrails.judging import Blocked, Board, Judging, Member, fields
+from twisted_gateway.policies.guardrails.judging import Blocked, Board, Judging, Member, Run, fields
 from twisted_gateway.policies.guardrails.notes import OUTPUT, Notes
 from twisted_gateway.policies.guardrails.together import together
 from twisted_gateway.policies.guardrails.verdict import Asked, Block, Bypass, Mask, Verdict
@@ -29,24 +29,55 @@ About = Callable[[str, tuple[str, ...], bool], Asked]
 """(guardrail, texts, the answer's last text is in it): what a remote check is asked."""
 
 
+HEAVY = 16 * 1024
+"""Bytes of long frames, or of text that waits, from which on a stream's texts are searched in a thread."""
+
+_LONG_FRAME = 1024
+
+
 class Incremental:
-    """The release engine on the line: local guardrails on a stream."""
+    """The release engine on the line: local guardrails on a stream.
 
-    full = False
+    What takes long to search is searched in a thread. Meanwhile frames wait here; reading stops when they are too many.
+    """
 
-    def __init__(self, release: Release, board: Board, scanners: Sequence[Scanner], notes: Notes) -> None:
+    def __init__(
+        self,
+        release: Release,
+        members: Sequence[Member],
+        scanners: Sequence[Scanner],
+        notes: Notes,
+        run: Run | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
         self.halted: Halt | None = None
         self._release = release
-        self._board = board
+        self._members = members
         self._scanners = scanners
         self._notes = notes
+        self._in_thread = run
+        self._wake = wake
+        self._busy: Deferred[Any] | None = None
+        self._backlog: list[Frame] = []
+        self._ready: list[Frame] = []
+        self._clean = False
+        self._inside = False
         self._seconds = 0.0
         self._told = False
 
     @property
     def held(self) -> int:
         """Bytes kept back."""
-        return 0 if self.halted is not None else self._release.held
+        if self.halted is not None:
+            return 0
+        if self._busy is None:
+            return self._release.held + len(self._ready)
+        return 1 + sum(len(frame.data) for frame in self._backlog)
+
+    @property
+    def full(self) -> bool:
+        """Whether a thread is busy and enough waits for it."""
+        return self._busy is not None and len(self._backlog) > 0
 
     @property
     def withheld(self) -> int:
@@ -55,13 +86,68 @@ class Incremental:
 
     def received(self, frames: list[Frame]) -> list[Frame]:
         """See `wire.series.Tube`."""
-        return self._run(lambda: self._release.received(frames)) if frames else []
+        if self._busy is not None:
+            self._backlog += frames
+            return []
+        ready, self._ready = self._ready, []
+        if not frames:
+            return ready
+        return ready + self._run(frames)
 
     def stopped(self, clean: bool) -> list[Frame]:
         """See `wire.series.Tube`."""
-        return self._run(lambda: self._release.stopped(clean))
+        if self._busy is None:
+            return self._stepped(lambda: self._release.stopped(clean))
+        if clean:
+            self._clean = True
+        else:
+            self.cancel()
+        return []
 
-    def _run(self, step: Callable[[], list[Frame]]) -> list[Frame]:
+    def cancel(self) -> None:
+        """Nobody waits for a thread any more."""
+        if self._busy is not None:
+            self._backlog.clear()
+            self._busy.cancel()
+
+    def _run(self, frames: list[Frame]) -> list[Frame]:
+        if self._in_thread is None or self.halted is not None or not self._heavy(frames):
+            return self._stepped(lambda: self._release.received(frames))
+        self._inside = True
+        searching = self._busy = self._in_thread(lambda: self._release.received(frames))
+        searching.addBoth(self._searched, self._notes.clock())
+        self._inside = False
+        ready, self._ready = self._ready, []
+        return ready
+
+    def _heavy(self, frames: list[Frame]) -> bool:
+        size = self._release.waiting
+        for frame in frames:
+            if len(frame.data) > _LONG_FRAME:
+                size += len(frame.data)
+        return size > HEAVY
+
+    def _searched(self, result: Any, begun: float) -> None:
+        """A thread is done: go on with what has come meanwhile."""
+        self._busy = None
+        self._seconds += self._notes.clock() - begun
+        if isinstance(result, Failure):
+            if result.check(CancelledError):
+                return
+            _log.failure("a guardrail failed", result)
+            self.halted = self._notes.halt(None, self._seconds, "a fault of the gateway")
+        else:
+            self._ready += result
+            self._judged()
+        backlog, self._backlog = self._backlog, []
+        if backlog and self.halted is None:
+            self._ready += self._run(backlog)
+        if self._clean and self._busy is None:
+            self._ready += self._stepped(lambda: self._release.stopped(True))
+        if not self._inside:
+            self._wake()
+
+    def _stepped(self, step: Callable[[], list[Frame]]) -> list[Frame]:
         if self.halted is not None:
             return []
         begun = self._notes.clock()
@@ -72,22 +158,26 @@ class Incremental:
             self.halted = self._notes.halt(None, self._seconds, "a fault of the gateway")
             return []
         self._seconds += self._notes.clock() - begun
+        self._judged()
+        return made
+
+    def _judged(self) -> None:
         release = self._release
         if release.found is not None:
             found = release.found
             self.halted = self._notes.halt(found.guard.guardrail, self._seconds, found.reason)
         elif release.blocked:
             self.halted = self._notes.halt(None, self._seconds, "stream_buffer_exceeded")
-        return made
 
     def settle(self) -> None:
         """The answer is over: what was masked is noted."""
+        self.cancel()
         if self._told:
             return
         self._told = True
         counts: Counter[str] = sum((scanner.counts for scanner in self._scanners), Counter())
         masker = next((scanner.masker for scanner in self._scanners if scanner.masker is not None), None)
-        for member in self._board.members:
+        for member in self._members:
             if counts and member.guard is masker:
                 self._notes.masked(member.guardrail, OUTPUT, self._seconds, counts)
             elif self.halted is None:
@@ -111,7 +201,9 @@ class Asking:
         self._running: Deferred[Any] | None = None
         self._inside = False
         self._masked: dict[Member, Counter[str]] = {}
+        self._bypassed: set[Member] = set()
         self._seconds = 0.0
+        self._told = False
 
     @property
     def held(self) -> int:
@@ -146,9 +238,14 @@ class Asking:
     def settle(self) -> None:
         """The answer is over: what was masked is noted."""
         self.cancel()
-        for member, counts in self._masked.items():
-            self._notes.masked(member.guardrail, OUTPUT, self._seconds, counts)
-        self._masked.clear()
+        if self._told:
+            return
+        self._told = True
+        for member in self._members:
+            if member in self._masked:
+                self._notes.masked(member.guardrail, OUTPUT, self._seconds, self._masked[member])
+            elif member not in self._bypassed and self.halted is None:
+                self._notes.allowed(member.guardrail, OUTPUT, self._seconds)
 
     def _step(self, step: Callable[[], list[Frame]]) -> list[Frame]:
         if self.halted is not None:
@@ -221,7 +318,9 @@ class Asking:
         if isinstance(verdict, Block):
             self.halted = notes.halt(guardrail, self._seconds, verdict.reason, verdict.unavailable)
         elif isinstance(verdict, Bypass):
-            notes.bypassed(guardrail, OUTPUT, self._seconds, verdict.reason)
+            if member not in self._bypassed:
+                self._bypassed.add(member)
+                notes.bypassed(guardrail, OUTPUT, self._seconds, verdict.reason)
         elif isinstance(verdict, Mask):
             self._masked.setdefault(member, Counter()).update(verdict.counts)
             return verdict.texts
@@ -234,7 +333,7 @@ class Whole:
     full = False
 
     def __init__(
-        self, texts: Texts, board: Board, notes: Notes, about: About, run: Any, wake: Callable[[], None]
+        self, texts: Texts, board: Board, notes: Notes, about: About, run: Run, wake: Callable[[], None]
     ) -> None:
         self.halted: Halt | None = None
         self.withheld = 0

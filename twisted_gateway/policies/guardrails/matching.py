@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from twisted_gateway.config.regexes import BadRegex, compiled, first
+from twisted_gateway.config.regexes import BadRegex, compiled, search
 from twisted_gateway.policies.guardrails.literals import Literals, fold
 from twisted_gateway.policies.guardrails.rules import Guard, Rule
 
@@ -56,7 +56,7 @@ class Matcher:
         ascii_only = len(data) == len(text)
         at = start if ascii_only else len(text[:start].encode())
         for program in self._any:
-            if first(program, data, at) >= 0:
+            if program(data, at, len(data))[0][0] >= 0:
                 hit = True
                 break
         for program in self._bounds:
@@ -77,7 +77,7 @@ class Matcher:
         if not self._any:
             return False
         data = text.encode("utf-8", "replace")
-        return any(first(program, data) >= 0 for program in self._any)
+        return any(program(data, 0, len(data))[0][0] >= 0 for program in self._any)
 
     def others(self, text: str, start: int) -> int:
         """Up to where no match can begin any more but one of a built-in detector."""
@@ -91,7 +91,7 @@ class Matcher:
 
 def _begin(program: Any, data: bytes, at: int, ascii_only: bool) -> int:
     """Where the longest end of the text begins that may still become a match, in characters."""
-    offset = first(program, data, at)
+    offset: int = program(data, at, len(data))[0][0]
     if offset < 0:
         offset = len(data)
     return offset if ascii_only else len(data[:offset].decode())
@@ -102,12 +102,12 @@ def _ends(rules: Iterable[Rule]) -> list[Any]:
 
 
 def _joined(patterns: Iterable[str], end: str = "") -> list[Any]:
-    """One program for all of them, or a few, where one would be too large."""
+    """The search for all of them, or a few, where one would be too large."""
     some = list(dict.fromkeys(patterns))
     if not some:
         return []
     try:
-        return [compiled(f"(?:{'|'.join(some)}){end}", _MEMORY)]
+        return [search(compiled(f"(?:{'|'.join(some)}){end}", _MEMORY))]
     except BadRegex:
         if len(some) == 1:
             raise

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted_gateway.config.guarding import HOLD, Guardrail
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.errors import Refused
-from twisted_gateway.exchange import Exchange, Joint, Outcome, Ticket
+from twisted_gateway.exchange import Call, Exchange, Joint, Outcome, Ticket
 from twisted_gateway.formats import bodies
 from twisted_gateway.formats.row import Format
 from twisted_gateway.formats.slots import Slot, text_of
@@ -122,7 +122,7 @@ class Guarding:
             self.notes.applied(member.guardrail, INPUT)
         if not plan.input.members and not watching:
             return self._ticket()
-        document = _members(exchange.call.body, texts.members)
+        document = _members(exchange.call, texts.members)
         slots = texts.asked(document)
         about = partial(self.about, INPUT, True)
         token = None
@@ -179,7 +179,7 @@ class Guarding:
         if not judging.changed:
             return
         assert exchange.call is not None
-        body = _written(exchange.call.body, document)
+        body = _written(exchange.call.extra, document)
         exchange.call = self.policy.formats[exchange.endpoint.format].read_call(body, exchange.headers)
 
     def _watch(self, members: Iterable[Member], originals: Mapping[Member, list[str]]) -> None:
@@ -270,7 +270,7 @@ class GuardTicket(Ticket):
         notes = Notes(attrs.evolve(guarding.exchange, guarded=None), quiet, guarding.policy.clock)
         if call.stream:
             release = Release(scanner, self._texts.hearing(), holds=False, cap=2**62, open=True, thoughts=scanner)
-            return (Incremental(release, Board(()), (), notes),)
+            return (Incremental(release, (), (), notes, guarding.policy.run, joint.wake),)
         (restoring,) = scanner.guards
         own = attrs.evolve(guarding.plan.unmasking, scan_reasoning=True)
         board = Board((Member(own, guard=restoring),))
@@ -311,14 +311,14 @@ class GuardTicket(Ticket):
         maskers = list(zip(plan.maskers, plan.later, strict=True))
         if plan.output.guards:
             first = maskers.pop(0)[0] if maskers and not plan.asked else None
-            made.append(self._incremental(plan.output.guards, plan.output.matcher, first))
+            made.append(self._incremental(joint, plan.output.guards, plan.output.matcher, first))
         if plan.asked:
             made.append(self._asking(plan.asked, joint))
-        made += [self._incremental((masker,), matcher, masker, blocks=False) for masker, matcher in maskers]
+        made += [self._incremental(joint, (masker,), matcher, masker, blocks=False) for masker, matcher in maskers]
         return made
 
     def _incremental(
-        self, guards: Sequence[Guard], matcher: Matcher, masker: Guard | None, blocks: bool = True
+        self, joint: Joint, guards: Sequence[Guard], matcher: Matcher, masker: Guard | None, blocks: bool = True
     ) -> Incremental:
         plan, notes = self.guarding.plan, self.guarding.notes
         about = [one.guardrail for one in guards]
@@ -339,10 +339,13 @@ class GuardTicket(Ticket):
             open=all(one.on_buffer_exceeded == "fail_open" for one in about),
             thoughts=thoughts,
         )
-        members = [member for member in plan.output.members if member.guard in guards]
-        shown = [member for member in members if blocks or member.guard is masker]
         scanners = [scanner] if thoughts is None else [scanner, thoughts]
-        return Incremental(release, Board(shown) if not blocks else plan.output, scanners, notes)
+        told = [
+            member
+            for member in plan.output.members
+            if member.guard in guards and (member.guard is masker or member.guard not in plan.maskers)
+        ]
+        return Incremental(release, told, scanners, notes, self.guarding.policy.run, joint.wake)
 
     def _asking(self, members: Sequence[Member], joint: Joint) -> Asking:
         guardrails = [member.guardrail for member in members]
@@ -376,9 +379,9 @@ class Quiet:
         """Nothing."""
 
 
-def _members(body: bytes, names: Sequence[str]) -> dict[str, Any]:
+def _members(call: Call, names: Sequence[str]) -> dict[str, Any]:
     """Those members of a request that hold texts, decoded; one that cannot be is taken as a text."""
-    found = bodies.inner_members(body.removeprefix(b"\xef\xbb\xbf")) or {}
+    found: Mapping[str, Any] = call.extra  # what the format took the body apart into
     made: dict[str, Any] = {}
     for name in names:
         if name in found:
@@ -390,9 +393,9 @@ def _members(body: bytes, names: Sequence[str]) -> dict[str, Any]:
     return made
 
 
-def _written(body: bytes, document: Mapping[str, Any]) -> bytes:
+def _written(extra: Mapping[str, Any], document: Mapping[str, Any]) -> bytes:
     """The body with these members as they are now; the others keep their bytes."""
-    found: dict[str, Any] = dict(bodies.inner_members(body.removeprefix(b"\xef\xbb\xbf")) or {})
+    found: dict[str, Any] = dict(extra)
     for name, value in document.items():
         found[name] = _encode(value)
     return bodies.joined(found)
