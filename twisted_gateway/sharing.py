@@ -91,7 +91,7 @@ class Sharing:
         )
 
     def start(self) -> None:
-        """Connect. Without its Redis a gateway does not start (`SettingsError`); later one may go away and come back."""
+        """Connect. Without its Redis a gateway does not start (`SettingsError`); later it may go away and come back."""
         self._reach(LIMITS, self._block if self._counters is not None else None)
         self._reach(CACHE, self._cache_block)
         if self._counters is not None:
