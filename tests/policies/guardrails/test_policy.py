@@ -645,10 +645,10 @@ def test_every_guardrail_is_counted_once():
     exchange = house.settled("complete")
     told = house.metrics.exposition().decode()
     lines = [line for line in told.splitlines() if line.startswith("aisix_guardrail_latency_seconds_count")]
-    counted = sorted(
-        (line.split('guardrail="')[1][:2], *(line.split(f'{name}="')[1].split('"')[0] for name in ("phase", "result")))
-        for line in lines
-    )
+    labels = [
+        {name: line.split(f'{name}="')[1].split('"')[0] for name in ("guardrail", "phase", "result")} for line in lines
+    ]
+    counted = sorted((each["guardrail"][:2], each["phase"], each["result"]) for each in labels)
     assert counted == [
         ("g0", "input", "allowed"), ("g0", "output", "allowed"), ("g1", "input", "masked"), ("g1", "output", "masked"),
         ("g2", "input", "allowed"), ("g2", "output", "masked"), ("g3", "output", "allowed"),
