@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -52,6 +53,11 @@ _SERVER_LINE = b"Server: " + _SERVER
 _VISIBLE = re.compile(rb"[\x21-\x7e]{1,256}")
 
 
+@lru_cache(256)
+def _raw_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
 class CallerHeaders:
     """The caller's request headers as policies read them. A repeated header counts with its first value."""
 
@@ -77,12 +83,15 @@ class CallerHeaders:
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
-        value = self.raw(name.lower().encode("latin-1"))
-        return None if value is None else value.decode("utf-8", "surrogateescape")
+        wanted = _raw_name(name)
+        for key, value in self._pairs:
+            if key == wanted:
+                return value.decode("utf-8", "surrogateescape")
+        return None
 
     def all(self, name: str) -> list[str]:
         """All values of a header, in order."""
-        wanted = name.lower().encode("latin-1")
+        wanted = _raw_name(name)
         return [value.decode("utf-8", "replace") for key, value in self._pairs if key == wanted]
 
     def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
