@@ -40,7 +40,7 @@ KNOWLEDGE = (
     "records",
     "deadlines",
     "addresses",
-    "named_code",
+    "named_code", "randomness",
     "config",
 )
 JUDGEMENT = ("policies", "logs", "alarm", "pulse", "layers", "stores", "health")
@@ -60,7 +60,7 @@ MOTION = (
     "drains",
     "streams",
     "replay",
-    "sharing",
+    "sharing", "clients",
     "bookkeeping",
     "usage_file",
     "config.file",
