@@ -30,7 +30,7 @@ from twisted_gateway.policies.guardrails.judging import INLINE, Blocked, Board, 
 from twisted_gateway.policies.guardrails.matching import Matcher
 from twisted_gateway.policies.guardrails.notes import INPUT, OUTPUT, Counters, Notes
 from twisted_gateway.policies.guardrails.rules import Guard, guard
-from twisted_gateway.policies.guardrails.unmasking import Placeholders
+from twisted_gateway.policies.guardrails.unmasking import Placeholders, bracketed
 from twisted_gateway.policies.guardrails.verdict import Asked, Check
 from twisted_gateway.policies.guardrails.windows import Windows
 from twisted_gateway.wire.series import Gate
@@ -127,7 +127,7 @@ class Guarding:
         about = partial(self.about, INPUT, True)
         token = None
         if plan.unmasking is not None:
-            self.placeholders.texts = tuple(text_of(slot) for slot in slots if "[" in text_of(slot))
+            self.placeholders.taken = bracketed(map(text_of, slots))
             token = self.placeholders.token
         judging = Judging(plan.input, slots, INPUT, self.notes, about, self.policy.run, token)
         originals = _originals(watching, slots)
