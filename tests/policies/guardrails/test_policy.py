@@ -5,6 +5,7 @@ import json
 import pytest
 from twisted.internet.defer import Deferred
 
+from twisted_gateway.policies.guardrails.unmasking import Placeholders
 from twisted_gateway.policies.guardrails.verdict import ALLOW, Block, Bypass, Mask
 
 from .answers import streamed, whole
@@ -519,6 +520,14 @@ def test_placeholders_do_not_meet_those_of_the_caller():
     house = Guarded(pii("email", unmask=True))
     house.call("[EMAIL_1] is a@b.example")
     assert house.provider.bodies[0]["messages"][0]["content"] == "[EMAIL_1] is [EMAIL_2]"
+
+
+def test_what_puts_values_back_does_not_grow_with_their_number():
+    values = {f"[EMAIL_{number}]": f"a{number}@b.example" for number in range(3000)}
+    scanner = Placeholders(values=values).scanner(pii("email", unmask=True))
+    assert scanner.masked("[EMAIL_2999], [EMAIL_3000], [US_SSN_1]") == "a2999@b.example, [EMAIL_3000], [US_SSN_1]"
+    (rule,) = scanner.masker.rules
+    assert len(rule.regex.pattern) < 100
 
 
 def test_values_come_back_into_the_arguments_of_tools():

@@ -27,7 +27,7 @@ from twisted_gateway.policies.guardrails.judging import INLINE, Blocked, Judging
 from twisted_gateway.policies.guardrails.notes import INPUT, Counters, Notes
 from twisted_gateway.policies.guardrails.plan import Plan
 from twisted_gateway.policies.guardrails.ticket import GuardTicket
-from twisted_gateway.policies.guardrails.unmasking import Placeholders
+from twisted_gateway.policies.guardrails.unmasking import Placeholders, bracketed
 from twisted_gateway.policies.guardrails.verdict import Asked, Check
 
 _REMEMBERED = 4
@@ -134,7 +134,7 @@ class Guarding:
         slots = texts.asked(document)
         token = None
         if plan.unmasking is not None:
-            self.placeholders.texts = tuple(text_of(slot) for slot in slots if "[" in text_of(slot))
+            self.placeholders.taken = bracketed(map(text_of, slots))
             token = self.placeholders.token
         about = partial(self.about, INPUT, True)
         judging = Judging(plan.input, slots, INPUT, self.notes, about, self.policy.run, token)
