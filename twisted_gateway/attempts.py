@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -59,7 +58,7 @@ class Attempts:
 
     means: Means
     exchange: Exchange
-    targets: deque[Target]
+    targets: list[Target]
     tickets: Sequence[Ticket]
     downstream: Downstream
     headed: Callable[[Way], None]
@@ -125,7 +124,7 @@ class Attempts:
         if self._current is None:
             if not self.targets:
                 raise self._end()
-            self._turn_to(self.targets.popleft())
+            self._turn_to(self.targets.pop(0))
         assert self._current is not None
         return self._current
 
@@ -220,7 +219,7 @@ class Attempts:
     async def _second(self) -> Opened:
         """An open answer of the first of the other targets that admits the call."""
         while True:
-            target = self.targets.popleft()
+            target = self.targets.pop(0)
             self.means.budgets.called(target.model.id, self._now)
             try:
                 return await self._one(self._way(target), "hedge")
@@ -283,7 +282,7 @@ class Attempts:
         try:
             for ticket in self.tickets:
                 found = ticket.allow(attempt.target)
-                if isinstance(found, Awaitable):
+                if found is not None and isinstance(found, Awaitable):
                     found = await found
                 if found is not None:
                     reserved.append(found)

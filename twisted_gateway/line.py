@@ -26,6 +26,15 @@ class Line:
     Frames that the passage knows by their bytes are not understood, and only taken apart for a policy that sees them.
     """
 
+    __slots__ = (
+        "_gates",
+        "_mute",
+        "_passage",
+        "_passes_overruns",
+        "_reader",
+        "_take",
+    )
+
     def __init__(self, reader: Reader | WholeBody, passage: Passage, gates: Sequence[Gate] = ()) -> None:
         self._reader = reader
         self._passage = passage

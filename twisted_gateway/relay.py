@@ -66,6 +66,12 @@ class Relay:
     All the frames of one read go through the line synchronously and leave in one write.
     """
 
+    __slots__ = (
+        "_alarm", "_alarms", "_answer", "_attempt", "_clock", "_delivered", "_downstream", "_every",
+        "_exchange", "_finishing", "_floor", "_full", "_headers", "_line", "_over", "_passage", "_patience",
+        "_progress", "_rule", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
+    )  # fmt: skip
+
     def __init__(
         self,
         exchange: Exchange,
@@ -409,4 +415,6 @@ class Relay:
 
 
 def _joined(first: Batch, second: Batch) -> Batch:
+    if first is _NOTHING:
+        return second
     return Batch(first.data + second.data, first.frames + second.frames, first.events + second.events)
