@@ -101,7 +101,9 @@ class Attempts:
                 way = self._way(target)
                 if way.ready is not None:
                     return way.ready
-                return await self._raced(way)
+                if self._hedge is None or not self.targets:
+                    return await self._one(way, self._kind(target))
+                return await self._raced(way, self._hedge)
             except AttemptFailed as failed:
                 self._failed(failed)
 
@@ -182,11 +184,8 @@ class Attempts:
                 raise
             raise Skipped(refused.problem) from None
 
-    async def _raced(self, way: Way) -> Opened:
-        """An open answer of this target, or of the next one where this one is late and the group is hedged."""
-        hedge = self._hedge
-        if hedge is None or not self.targets:
-            return await self._one(way, self._kind(way.target))
+    async def _raced(self, way: Way, hedge: Hedge) -> Opened:
+        """An open answer of this target, or of the next one where this one is late."""
         race: Race[Opened] = Race(
             self.means.clock,
             hedge.after_ms / 1000,
