@@ -1,8 +1,8 @@
 """What guardrails cost, and whether a hostile one disturbs others: `python -m bench.guardrails` (docs/guardrails.md).
 
-The gateway without guardrails, and the same with 200 keywords, 20 regexes and every detector, in turns, on one core. The
-mock provider's texts end with a blank, as words of an innocent answer do: what is held until the next frame of the text
-comes is not in these figures, but in the row "a word at a time".
+The gateway without guardrails, and the same with 200 keywords, 20 regexes and every detector, in turns, on one core.
+The mock provider's texts end with a blank, as words of an innocent answer do: what is held until the next frame comes
+is not in these figures, but in the row "a word at a time".
 """
 
 from __future__ import annotations

@@ -251,6 +251,20 @@ def test_the_others_of_the_budget_are_ended_too():
     assert len(house.provider.gone) == 2
 
 
+def test_a_drain_is_ended_too():
+    house = Funded(budget(limit=0.5, on_exhausted="stop"), on_disconnect="drain")
+    made, request = begun(house, "a" * 40)
+    made.got.transport.stopProducing()
+    house.flush()
+    house.write(request, sse(say("a" * 40)))
+    assert house.provider.gone == []
+    for _ in range(4):
+        house.write(request, sse(say("a" * 40)))
+    house.flush()
+    house.settled("abandoned")
+    assert len(house.provider.gone) == 1
+
+
 def test_an_answer_that_is_whole_is_not_ended():
     house = Funded(budget(limit=0.01, on_exhausted="stop"))
     made, request = begun_at(house, sse(ROLE, say("x" * 400), STOP, b"[DONE]"))

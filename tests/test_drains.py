@@ -2,15 +2,16 @@
 
 import attrs
 import pytest
+from twisted.internet.defer import Deferred
 
 from twisted_gateway.charging import charge
-from twisted_gateway.exchange import Outcome
+from twisted_gateway.exchange import Outcome, Ticket
 from twisted_gateway.records import record
 
 from .exchanges import model, provider_key
 from .formats.making import ROLE, chunk, dumps, say
 from .test_gates import Gating
-from .test_gateway import STOP, USAGE, WHOLE, House, sse
+from .test_gateway import MESSAGES, STOP, USAGE, WHOLE, House, sse
 
 END = sse(STOP, chunk(usage=USAGE), b"[DONE]")
 
@@ -121,6 +122,36 @@ def test_before_the_answer_is_open(house, when):
     assert (charged.prompt, charged.completion) == (3 if when == "whole" else 5, 0)
     assert charged.completion_reported == (1 if when == "whole" else 7)
     assert house.drains["finished"] == 1
+
+
+def test_a_provider_that_was_not_asked_yet_is_not_asked_any_more(house):
+    class Slow(Ticket):
+        def allow(self, target):
+            return waiting
+
+        def admit(self, exchange):
+            return self
+
+    waiting = Deferred()
+    house.gateway.limits = (Slow(),)
+    ask = house.ask(stream=True)
+    leave(house, ask)
+    assert house.gateway.in_flight == 0
+    house.flush()
+    assert house.provider.requests == []
+    exchange, _, _ = settled(house)
+    assert not exchange.drained
+    assert house.drains == {}
+
+
+@pytest.mark.parametrize("path", [b"/v1/chat/completions/", b"//v1/chat/completions"])
+def test_slashes_around_the_path_make_no_difference(house, path):
+    ask = house.ask({"model": "gpt", "messages": MESSAGES, "stream": True}, path=path)
+    leave(house, ask)
+    assert house.provider.gone == []
+    assert house.gateway.in_flight == 1
+    house.advance(61)
+    assert settled(house)[0].drained
 
 
 @pytest.mark.parametrize("phase", ["opening", "open"])

@@ -566,8 +566,8 @@ def test_a_pipelined_request_waits_for_the_answer_before_it(talk, resource):
 
 def test_whoever_writes_behind_an_answer_that_is_not_taken_waits(talk, resource):
     one = talk().send(counted(b"", b"/wait") + counted(b"", b"/wait"))
-    one.channel.pauseProducing()  # the transport has as much as it takes
     resource.waiting[0].finish()
+    one.channel.pauseProducing()  # the transport has as much as it takes
     asked = []
     producer = SimpleNamespace(pauseProducing=lambda: asked.append("pause"), resumeProducing=lambda: asked.append("on"))
     resource.waiting[1].registerProducer(producer, True)
@@ -575,6 +575,34 @@ def test_whoever_writes_behind_an_answer_that_is_not_taken_waits(talk, resource)
     one.channel.resumeProducing()
     assert asked == ["pause", "on"]
     resource.waiting[1].unregisterProducer()
+
+
+def test_the_next_request_waits_until_the_answers_before_it_are_taken(talk, resource):
+    one = talk().send(post(b"/wait") + post() * 3)
+    reading = []
+    one.wire.pauseProducing, one.wire.resumeProducing = lambda: reading.append("pause"), lambda: reading.append("on")
+    one.channel.pauseProducing()
+    resource.waiting[0].finish()
+    assert len(resource.seen) == 1
+    assert reading == ["pause"]
+    one.channel.resumeProducing()
+    assert reading[1:] == ["on"] * len(reading[1:])
+    assert len(one.answers()) == 4
+
+
+def test_a_socket_that_fills_up_while_requests_are_answered_ends_that(talk, resource):
+    one = talk()
+    written = one.wire.write
+
+    def write(data):
+        written(data)
+        one.channel.pauseProducing()
+
+    one.wire.write = write
+    one.send(post() * 5, post() * 5)
+    assert len(one.answers()) == 1
+    one.channel.resumeProducing()
+    assert len(one.answers()) == 2
 
 
 def test_a_caller_who_pipelines_much_is_cut_off(talk, resource):

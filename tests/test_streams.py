@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from twisted.web.http_headers import Headers as HttpHeaders
 
 from twisted_gateway.charging import charge
+from twisted_gateway.config.routes import ThroughputFloor
 from twisted_gateway.exchange import Outcome
 from twisted_gateway.formats import anthropic, openai_chat, openai_completions, openai_responses
 
@@ -401,6 +402,20 @@ def test_held_text_that_is_bad_ends_a_stopped_stream():
     house.flush()
     house.settled("blocked")
     assert made.frames[-1] == "error"
+
+
+@pytest.mark.parametrize("dialect", PATHS)
+def test_a_stopped_stream_that_is_judged_is_not_too_slow(dialect):
+    house = house_of("deepseek", throughput_floor=ThroughputFloor(1.0, 10.0), completions_via_chat=True)
+    policy = Gating()
+    house.gateway.after = (*house.gateway.after, policy)
+    data = sse(chunk(choices=[{"index": 0, "text": "hold", "finish_reason": None}]))
+    made, _ = begun(house, data if dialect == "openai_completions" else sse(ROLE, say("hold")), dialect)
+    stop(house)
+    house.advance(30)
+    assert house.ledger.log == ["opened"]
+    policy.made[0].release()
+    ended(house, made)
 
 
 def test_a_stop_while_the_end_is_judged_changes_nothing():

@@ -292,7 +292,11 @@ class Front:
 
     def asks_for_a_key(self, path: bytes) -> bool:
         """Whether a POST to this path is a model call, which nobody makes without a key."""
-        return (b"POST", path) in self._fast
+        return self.model_endpoint(b"POST", path) is not None
+
+    def model_endpoint(self, method: bytes, path: bytes) -> Endpoint | None:
+        """The endpoint of a model call; slashes at either end of the path make no difference."""
+        return self._fast.get((method, path)) or self._fast.get((method, b"/" + path.strip(b"/")))
 
     def plain_path(self, path: bytes) -> str:
         """A path without the API prefix, as logs and labels show it."""
@@ -411,7 +415,7 @@ class _Root(KleinResource):
         front = self._front
         if not front.begin(request):
             return NOT_DONE_YET
-        endpoint = front._fast.get((request.method, request.path))
+        endpoint = front.model_endpoint(request.method, request.path)
         if endpoint is None:
             if _readable(request.path):
                 return super().render(request)

@@ -82,8 +82,6 @@ class Gateway:
     means: Means = attrs.field(init=False)
     _calls: dict[int, Deferred[None]] = attrs.field(factory=dict)
     """Calls that wait for something, by their exchanges' `id()`."""
-    _opening: set[int] = attrs.field(factory=set)
-    """Those of them whose attempts have given no open answer yet."""
     _ending: Problem | None = None
     """Why the process ends, once it does."""
     _log: Logger = attrs.field(factory=Logger)
@@ -151,8 +149,9 @@ class Gateway:
 
     def left(self, exchange: Exchange, cancel: Callable[[], None]) -> None:
         """The caller has left: cancel the call, or let the provider end its answer for its figures (section 4)."""
-        attempt, drains = exchange.attempt, self.drains
-        model = attempt.target.model if attempt is not None and attempt.ended is None else None
+        drains = self.drains
+        asked = [one for one in exchange.attempts if one.ended is None and one.sent is not None]
+        model = asked[-1].target.model if asked else None
         if (
             model is None
             or drains is None
@@ -228,11 +227,7 @@ class Gateway:
     ) -> Outcome:
         """Attempts until one gives an open answer, which is then relayed to its end."""
         while True:
-            self._opening.add(id(exchange))
-            try:
-                opened = await attempts.open()
-            finally:
-                self._opening.discard(id(exchange))
+            opened = await attempts.open()
             if isinstance(opened, bytes):
                 downstream.answer(opened, [])
                 return Outcome.COMPLETE
@@ -294,7 +289,8 @@ class Gateway:
         self._ending = problem
         if self.drains is not None:
             self.drains.close()
-        for running in [self._calls[call] for call in self._opening if call in self._calls]:
+        answering = {id(relay.exchange) for relay in self.running}
+        for running in [running for call, running in self._calls.items() if call not in answering]:
             running.cancel()
         for relay in tuple(self.running):
             relay.cut(problem, Outcome.BROKEN)

@@ -26,28 +26,22 @@ class Line:
     Frames that the passage knows by their bytes are not understood, and only taken apart for a policy that sees them.
     """
 
-    __slots__ = (
-        "_mute",
-        "_passage",
-        "_passes_overruns",
-        "_reader",
-        "_take",
-        "gates",
-    )
+    __slots__ = ("_lasting", "_mute", "_passage", "_passes_overruns", "_reader", "_take", "gates")
 
     def __init__(self, reader: Reader | WholeBody, passage: Passage, gates: Sequence[Gate] = ()) -> None:
         self._reader = reader
         self._passage = passage
         self.gates = Series(gates) if gates else None
         """Those of policies, where there are any."""
+        self._lasting = tuple([gate for gate in gates if getattr(gate, "lasting", False)]) if gates else ()
         streams = isinstance(reader, Reader)
         self._mute = False
         self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if streams else None
         self._passes_overruns: bool = streams and not gates and getattr(passage, "passes_overruns", False)
 
     def discard(self) -> None:
-        """Nobody reads what comes out any more: from here on it is only learnt from, and no gate sees it."""
-        self.gates = None
+        """Nobody reads what comes out any more: it is only learnt from, and only `lasting` gates see it."""
+        self.gates = Series(self._lasting) if self._lasting else None
         self._mute = True
 
     def read(self, data: bytes) -> Batch:
@@ -122,6 +116,8 @@ class Line:
         """Frames that were read already; none, for a gate that was woken."""
         made = self._passage.received(frames) if frames else []
         if self._mute:
+            if self.gates is not None:
+                self.gates.received(made)
             return Batch(b"", 0, len(frames))
         return _batch(made if self.gates is None else self.gates.received(made), len(frames))
 

@@ -137,13 +137,15 @@ class Channel:
         """Read requests as far as they are there; each waits for the answer to the one before."""
         self._going_on = True
         try:
-            while self._answering is None and not self.refusing and self._read():
+            # answers that the caller does not take are no reason to make more of them
+            while self._answering is None and not (self.refusing or self._waiting) and self._read():
                 pass
         except Malformed as error:
             self.refuse(header_too_large() if isinstance(error, TooLarge) else bad_request(str(error)))
         finally:
             self._going_on = False
-        receiving = self._answering is None and not self.refusing and bool(self._incoming or self._reader.rest)
+        ready = self._answering is None and not (self.refusing or self._waiting)
+        receiving = ready and bool(self._incoming or self._reader.rest)
         self.site.note_receiving(self, receiving)
 
     def _read(self) -> bool:
@@ -205,7 +207,9 @@ class Channel:
         if not self.persistent:
             self.loseConnection()
             return
-        if not self._waiting:
+        if self._waiting:
+            self.transport.pauseProducing()
+        else:
             self.transport.resumeProducing()
         if self._idle is not None:
             self._idle.set(self.site.bounds.idle_timeout_secs)
@@ -301,6 +305,7 @@ class Channel:
             self._producer.pauseProducing()
         if self._answering is None:
             self.transport.pauseProducing()
+            self.site.note_receiving(self, False)  # what does not come now is not the caller's slowness
 
     def resumeProducing(self) -> None:
         """The caller has taken what was written."""
@@ -309,6 +314,8 @@ class Channel:
             self._producer.resumeProducing()
         if self._answering is None:
             self.transport.resumeProducing()
+            if not (self._going_on or self.refusing):
+                self._go_on()
 
     def unsent(self) -> int:
         """Bytes written that the caller's kernel has not taken."""

@@ -291,8 +291,8 @@ class Relay:
             return
         self._answer.cut()
         self._stopping = self._finishing = True
-        if self._alarm is not None:
-            self._alarm.off()
+        for alarm in self._alarms:
+            alarm.off()
         passage, call = self._passage, self._exchange.call
         assert call is not None
         usage = so_far(passage.usage, call.prompt_bytes, passage.text_bytes)

@@ -1,4 +1,4 @@
-"""Streams that are stopped over real sockets, in every phase, and drains that really read on."""
+"""Streams that are stopped over real sockets, in every phase."""
 
 from __future__ import annotations
 

@@ -218,6 +218,8 @@ class SpendGate:
     held = 0
     full = False
     withheld = 0
+    lasting = True
+    """What nobody reads any more costs the same (`on_disconnect: drain`)."""
 
     def __init__(self, ticket: BudgetTicket, joint: Joint) -> None:
         self._ticket = ticket

@@ -26,7 +26,8 @@ class Gate(Tube, Protocol):
     """A policy's tube: it may keep frames back until it knows more, change them, and end the answer.
 
     `received` is also called with no frames, after it asked to be woken. `stopped` is called when nothing is held
-    before it any more; what it holds even then comes out of a later `received`.
+    before it any more; what it holds even then comes out of a later `received`. One with an attribute `lasting` sees an
+    answer too that is only read on for its figures, after its caller has left.
     """
 
     @property

@@ -29,8 +29,9 @@ About = Callable[[str, tuple[str, ...], bool], Asked]
 """(guardrail, texts, the answer's last text is in it): what a remote check is asked."""
 
 
-HEAVY = 16 * 1024
-"""Bytes of long frames, or of text that waits, from which on a stream's texts are searched in a thread."""
+HEAVY = 2048
+"""Bytes of long frames, or of undecided text, from which on a stream's texts are searched in a thread: whatever the
+rules are, a search on the reactor is soon over."""
 
 _LONG_FRAME = 1024
 
@@ -44,7 +45,7 @@ class Incremental:
     def __init__(
         self,
         release: Release,
-        board: Board,
+        members: Sequence[Member],
         scanners: Sequence[Scanner],
         notes: Notes,
         run: Run | None = None,
@@ -52,7 +53,7 @@ class Incremental:
     ) -> None:
         self.halted: Halt | None = None
         self._release = release
-        self._board = board
+        self._members = members
         self._scanners = scanners
         self._notes = notes
         self._in_thread = run
@@ -121,7 +122,7 @@ class Incremental:
         return ready
 
     def _heavy(self, frames: list[Frame]) -> bool:
-        size = self._release.waiting
+        size = self._release.undecided
         for frame in frames:
             if len(frame.data) > _LONG_FRAME:
                 size += len(frame.data)
@@ -177,7 +178,7 @@ class Incremental:
         self._told = True
         counts: Counter[str] = sum((scanner.counts for scanner in self._scanners), Counter())
         masker = next((scanner.masker for scanner in self._scanners if scanner.masker is not None), None)
-        for member in self._board.members:
+        for member in self._members:
             if counts and member.guard is masker:
                 self._notes.masked(member.guardrail, OUTPUT, self._seconds, counts)
             elif self.halted is None:
@@ -201,7 +202,9 @@ class Asking:
         self._running: Deferred[Any] | None = None
         self._inside = False
         self._masked: dict[Member, Counter[str]] = {}
+        self._bypassed: set[Member] = set()
         self._seconds = 0.0
+        self._told = False
 
     @property
     def held(self) -> int:
@@ -236,9 +239,14 @@ class Asking:
     def settle(self) -> None:
         """The answer is over: what was masked is noted."""
         self.cancel()
-        for member, counts in self._masked.items():
-            self._notes.masked(member.guardrail, OUTPUT, self._seconds, counts)
-        self._masked.clear()
+        if self._told:
+            return
+        self._told = True
+        for member in self._members:
+            if member in self._masked:
+                self._notes.masked(member.guardrail, OUTPUT, self._seconds, self._masked[member])
+            elif member not in self._bypassed and self.halted is None:
+                self._notes.allowed(member.guardrail, OUTPUT, self._seconds)
 
     def _step(self, step: Callable[[], list[Frame]]) -> list[Frame]:
         if self.halted is not None:
@@ -311,7 +319,9 @@ class Asking:
         if isinstance(verdict, Block):
             self.halted = notes.halt(guardrail, self._seconds, verdict.reason, verdict.unavailable)
         elif isinstance(verdict, Bypass):
-            notes.bypassed(guardrail, OUTPUT, self._seconds, verdict.reason)
+            if member not in self._bypassed:
+                self._bypassed.add(member)
+                notes.bypassed(guardrail, OUTPUT, self._seconds, verdict.reason)
         elif isinstance(verdict, Mask):
             self._masked.setdefault(member, Counter()).update(verdict.counts)
             return verdict.texts

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,7 +21,7 @@ from twisted_gateway.errors import Refused
 from twisted_gateway.exchange import Call, Exchange, Joint, Outcome, Ticket
 from twisted_gateway.formats import bodies
 from twisted_gateway.formats.row import Format
-from twisted_gateway.formats.slots import Slot, text_of
+from twisted_gateway.formats.slots import Texts, text_of
 from twisted_gateway.policies.guardrails import monitoring
 from twisted_gateway.policies.guardrails.channels import Scanner
 from twisted_gateway.policies.guardrails.engine import Release
@@ -36,6 +36,8 @@ from twisted_gateway.policies.guardrails.windows import Windows
 from twisted_gateway.wire.series import Gate
 
 _REMEMBERED = 4
+LARGE = 256 * 1024
+"""Bytes of a request from which on it is taken apart in a thread."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -94,6 +96,15 @@ class Guardrails:
         return guarding.begin()
 
 
+@attrs.frozen(eq=False)
+class Reading:
+    """A request, taken apart: the members that hold texts, who judges them, and what those look at who take notes."""
+
+    document: dict[str, Any]
+    judging: Judging
+    originals: dict[Member, list[str]]
+
+
 @attrs.define(eq=False)
 class Guarding:
     """The guardrails' look at one exchange."""
@@ -121,48 +132,54 @@ class Guarding:
         for member in (*plan.input.members, *watching):
             self.notes.applied(member.guardrail, INPUT)
         if not plan.input.members and not watching:
-            return self._ticket()
-        document = _members(exchange.call, texts.members)
-        slots = texts.asked(document)
-        about = partial(self.about, INPUT, True)
-        token = None
-        if plan.unmasking is not None:
-            self.placeholders.texts = tuple(text_of(slot) for slot in slots if "[" in text_of(slot))
-            token = self.placeholders.token
-        judging = Judging(plan.input, slots, INPUT, self.notes, about, self.policy.run, token)
-        originals = _originals(watching, slots)
+            return GuardTicket(self)
+        if len(exchange.call.body) > LARGE:
+            return self._judge_large(watching, texts)
+        reading = self._read(watching, texts)
         try:
-            ready = judging.now()
+            ready = reading.judging.now()
         except Blocked as blocked:
             raise self._refused(blocked) from None
         except Exception:
             raise self._faulty() from None
-        if ready and not any(size > INLINE for size in map(_size, originals.values())):
-            self._judged(judging, document)
-            self._watch(watching, originals)
-            return self._ticket()
-        return self._judge(judging, document, watching, originals, ready)
+        if ready:
+            return self._judged(reading)
+        return self._judge(reading)
 
-    async def _judge(
-        self,
-        judging: Judging,
-        document: dict[str, Any],
-        watching: Sequence[Member],
-        originals: Mapping[Member, list[str]],
-        ready: bool,
-    ) -> Ticket:
-        if not ready:
-            try:
-                await judging.judge()
-            except Blocked as blocked:
-                raise self._refused(blocked) from None
-            except CancelledError:
-                raise
-            except Exception:
-                raise self._faulty() from None
-        self._judged(judging, document)
-        self._watch(watching, originals)
-        return self._ticket()
+    def _read(self, watching: Sequence[Member], texts: Texts) -> Reading:
+        """The texts of the request, and who looks at them."""
+        call, plan = self.exchange.call, self.plan
+        assert call is not None
+        document = _members(call, texts.members)
+        slots = texts.asked(document)
+        token = None
+        if plan.unmasking is not None:
+            self.placeholders.texts = tuple(text_of(slot) for slot in slots if "[" in text_of(slot))
+            token = self.placeholders.token
+        about = partial(self.about, INPUT, True)
+        judging = Judging(plan.input, slots, INPUT, self.notes, about, self.policy.run, token)
+        return Reading(document, judging, {member: fields(member.sees(slots)) for member in watching})
+
+    async def _judge_large(self, watching: Sequence[Member], texts: Texts) -> Ticket:
+        """Taking a large request apart takes a while, too."""
+        try:
+            reading = await self.policy.run(partial(self._read, watching, texts))
+        except CancelledError:
+            raise
+        except Exception:
+            raise self._faulty() from None
+        return await self._judge(reading)
+
+    async def _judge(self, reading: Reading) -> Ticket:
+        try:
+            await reading.judging.judge()
+        except Blocked as blocked:
+            raise self._refused(blocked) from None
+        except CancelledError:
+            raise
+        except Exception:
+            raise self._faulty() from None
+        return self._judged(reading)
 
     def _refused(self, blocked: Blocked) -> Refused:
         member = blocked.member.guardrail
@@ -173,18 +190,16 @@ class Guarding:
         self.policy.log.failure("a guardrail failed at {id}", id=self.exchange.id)
         return Refused(self.notes.blocked(None, INPUT, 0.0, "a fault of the gateway"))
 
-    def _judged(self, judging: Judging, document: dict[str, Any]) -> None:
-        """Send what the masks have made of the request."""
+    def _judged(self, reading: Reading) -> GuardTicket:
+        """Send what the masks have made of the request; let those who take notes look at what it was."""
         exchange = self.exchange
-        if not judging.changed:
-            return
-        assert exchange.call is not None
-        body = _written(exchange.call.extra, document)
-        exchange.call = self.policy.formats[exchange.endpoint.format].read_call(body, exchange.headers)
-
-    def _watch(self, members: Iterable[Member], originals: Mapping[Member, list[str]]) -> None:
-        for member in members:
-            self._observe(member, originals[member], INPUT)
+        if reading.judging.changed:
+            assert exchange.call is not None
+            body = _written(exchange.call.extra, reading.document)
+            exchange.call = self.policy.formats[exchange.endpoint.format].read_call(body, exchange.headers)
+        for member, texts in reading.originals.items():
+            self._observe(member, texts, INPUT)
+        return GuardTicket(self)
 
     def _observe(self, member: Member, texts: list[str], hook: str) -> None:
         """One that takes notes looks at some texts; nobody waits for it."""
@@ -194,8 +209,7 @@ class Guarding:
         elif _size(texts) > INLINE:
             running = self.policy.run(partial(monitoring.look, member, texts, hook, self.notes))
         else:
-            monitoring.look(member, texts, hook, self.notes)
-            return
+            running = maybeDeferred(monitoring.look, member, texts, hook, self.notes)
         self.beside.append(running)
 
         def over(result: Any) -> None:
@@ -224,9 +238,6 @@ class Guarding:
             stream=call.stream,
             final=final,
         )
-
-    def _ticket(self) -> GuardTicket:
-        return GuardTicket(self)
 
 
 @attrs.define(eq=False)
@@ -270,7 +281,7 @@ class GuardTicket(Ticket):
         notes = Notes(attrs.evolve(guarding.exchange, guarded=None), quiet, guarding.policy.clock)
         if call.stream:
             release = Release(scanner, self._texts.hearing(), holds=False, cap=2**62, open=True, thoughts=scanner)
-            return (Incremental(release, Board(()), (), notes),)
+            return (Incremental(release, (), (), notes, guarding.policy.run, joint.wake),)
         (restoring,) = scanner.guards
         own = attrs.evolve(guarding.plan.unmasking, scan_reasoning=True)
         board = Board((Member(own, guard=restoring),))
@@ -339,11 +350,13 @@ class GuardTicket(Ticket):
             open=all(one.on_buffer_exceeded == "fail_open" for one in about),
             thoughts=thoughts,
         )
-        members = [member for member in plan.output.members if member.guard in guards]
-        shown = [member for member in members if blocks or member.guard is masker]
         scanners = [scanner] if thoughts is None else [scanner, thoughts]
-        board = plan.output if blocks else Board(shown)
-        return Incremental(release, board, scanners, notes, self.guarding.policy.run, joint.wake)
+        told = [
+            member
+            for member in plan.output.members
+            if member.guard in guards and (member.guard is masker or member.guard not in plan.maskers)
+        ]
+        return Incremental(release, told, scanners, notes, self.guarding.policy.run, joint.wake)
 
     def _asking(self, members: Sequence[Member], joint: Joint) -> Asking:
         guardrails = [member.guardrail for member in members]
@@ -397,11 +410,6 @@ def _written(extra: Mapping[str, Any], document: Mapping[str, Any]) -> bytes:
     for name, value in document.items():
         found[name] = _encode(value)
     return bodies.joined(found)
-
-
-def _originals(members: Iterable[Member], slots: Sequence[Slot]) -> dict[Member, list[str]]:
-    """The texts that each of these looks at, before anybody has changed one."""
-    return {member: fields(member.sees(slots)) for member in members}
 
 
 def _size(texts: Iterable[str]) -> int:
