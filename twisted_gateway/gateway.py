@@ -7,7 +7,6 @@ ticket is settled exactly once, whatever happens.
 from __future__ import annotations
 
 import string
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
@@ -203,7 +202,7 @@ class Gateway:
             downstream.headers_of_stream = lambda: self._answer_headers(exchange, way.road, tickets)
             downstream.promise(min(self.heartbeat_seconds or _LONGEST_SILENT_WAIT, _LONGEST_SILENT_WAIT))
 
-        return Attempts(self.means, exchange, deque(targets), tickets, downstream, headed)
+        return Attempts(self.means, exchange, list(targets), tickets, downstream, headed)
 
     def _empty(self, exchange: Exchange, format: Format, attempts: Attempts, usage: Usage) -> list[Frame]:
         """A stream that says nothing, for a caller who has stopped it before it began."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -66,6 +67,12 @@ class Relay:
     All the frames of one read go through the line synchronously and leave in one write.
     """
 
+    __slots__ = (
+        "_alarm", "_alarms", "_answer", "_attempt", "_clock", "_delivered", "_downstream", "_every",
+        "_exchange", "_finishing", "_floor", "_full", "_headers", "_line", "_over", "_passage", "_patience",
+        "_progress", "_rule", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
+    )  # fmt: skip
+
     def __init__(
         self,
         exchange: Exchange,
@@ -95,7 +102,7 @@ class Relay:
         waited = self._stream and (self._silence or self._patience)
         self._alarm = Alarm(clock, self._silent) if waited else None
         # a policy that holds text back must not be passed by, so there is no progress beside one
-        told = self._stream and waits.progress and not self._line.gated and hasattr(passage, "progress")
+        told = self._stream and waits.progress and self._line.gates is None and hasattr(passage, "progress")
         self._every = waits.progress
         self._progress = Alarm(clock, self._tell_progress) if told else None
         self._floor: Floor | None = None
@@ -183,8 +190,8 @@ class Relay:
 
     def _pass(self, batch: Batch) -> None:
         """Write what a read has become, and see whether that was all."""
-        passage = self._passage
-        halted = self._line.halted
+        passage, gates = self._passage, self._line.gates
+        halted: Any = gates.halted if gates is not None else None
         if halted is not None:
             self._write(batch)
             self._broken(*halted)
@@ -195,7 +202,8 @@ class Relay:
             self._finish(batch)
         else:
             self._write(batch)
-            self._pace(self._line.full)
+            if self._full or gates is not None:
+                self._pace(gates is not None and gates.full)
             if self._floor is not None:
                 self._floor.fed(self._clock.seconds(), passage.text_bytes)
             if batch.events and not self._downstream.paused and not self._full:
@@ -316,7 +324,8 @@ class Relay:
         """All the text that came out of the line so far is with the caller's socket, while there is one."""
         if not self._downstream.gone:
             shown: int = getattr(self._passage, "shown_bytes", self._passage.text_bytes)
-            self._delivered = shown - self._line.withheld
+            gates = self._line.gates
+            self._delivered = shown if gates is None else shown - gates.withheld
 
     def _finish(self, batch: Batch) -> None:
         """The provider has said everything: the success ending follows, when no gate holds anything any more."""
@@ -329,10 +338,11 @@ class Relay:
 
     def _settled(self) -> None:
         """Whether a finished answer was let through, was stopped, or is still being judged."""
-        halted = self._line.halted
+        gates = self._line.gates
+        halted: Any = gates.halted if gates is not None else None
         if halted is not None:
             self._broken(*halted)
-        elif not self._line.held:
+        elif gates is None or not gates.held:
             self._complete()
 
     def _complete(self) -> None:
@@ -354,7 +364,7 @@ class Relay:
             self._write(rest)
         own = getattr(self._passage, "complaint", None)
         frames = own(problem) if own is not None and self._stream else None
-        if frames and self._line.gated:  # what follows the error may repeat what a policy has kept back
+        if frames and self._line.gates is not None:  # what follows the error may repeat what a policy has kept back
             frames = frames[:1]
         if outcome is None:
             outcome = Outcome.STALLED if problem.kind == "timeout" else Outcome.TRUNCATED
@@ -409,4 +419,6 @@ class Relay:
 
 
 def _joined(first: Batch, second: Batch) -> Batch:
+    if first is _NOTHING:
+        return second
     return Batch(first.data + second.data, first.frames + second.frames, first.events + second.events)

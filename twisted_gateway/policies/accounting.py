@@ -142,17 +142,7 @@ class AccountingTicket(Ticket):
         status = status_of(exchange, outcome)
         if exchange.caller is None and status == 401:
             return
-        settled = _Settled(
-            exchange,
-            outcome,
-            status,
-            charge(exchange, outcome),
-            exchange.attempt,
-            row_of(exchange),
-            head_seconds(exchange),
-            max(0.0, ended_at(exchange) - exchange.arrived),
-            ttft(exchange),
-        )
+        settled = settlement(exchange, outcome, status)
         labels = labels_of(settled)
         _count(accounting, settled, labels)
         if exchange.caller is not None:
@@ -164,7 +154,7 @@ class AccountingTicket(Ticket):
         self.accounting.metrics.headed(self.exchange.endpoint.path, protocol_of(self.exchange))
 
 
-class _Settled(NamedTuple):
+class Settled(NamedTuple):
     """A call that is over, and what all who tell of it need. Times in seconds."""
 
     exchange: Exchange
@@ -180,7 +170,22 @@ class _Settled(NamedTuple):
     """From the attempt to its first data event."""
 
 
-def labels_of(settled: _Settled) -> CallLabels:
+def settlement(exchange: Exchange, outcome: Outcome, status: int) -> Settled:
+    """All that is to be told of a call."""
+    return Settled(
+        exchange,
+        outcome,
+        status,
+        charge(exchange, outcome),
+        exchange.attempt,
+        row_of(exchange),
+        head_seconds(exchange),
+        max(0.0, ended_at(exchange) - exchange.arrived),
+        ttft(exchange),
+    )
+
+
+def labels_of(settled: Settled) -> CallLabels:
     """The call's labels: configured names only (`operations.md` 5, bounded labels)."""
     exchange, attempt, row = settled.exchange, settled.attempt, settled.row
     caller = exchange.caller
@@ -205,7 +210,7 @@ def labels_of(settled: _Settled) -> CallLabels:
     )
 
 
-def _count(accounting: Accounting, settled: _Settled, labels: CallLabels) -> None:
+def _count(accounting: Accounting, settled: Settled, labels: CallLabels) -> None:
     """All metrics of a settled call but those of its usage events."""
     exchange, outcome, status, charged, attempt, *_ = settled
     metrics = accounting.metrics
@@ -230,7 +235,7 @@ def _count(accounting: Accounting, settled: _Settled, labels: CallLabels) -> Non
         metrics.tokens(labels, client, prompt=charged.prompt, completion=charged.completion, total=charged.total)
     metrics.spent(labels, charged.cost_usd * 1e6)
     if path in ROUTED_ENDPOINTS:
-        _count_attempts(metrics.routes, settled)
+        _count_attempts(metrics.routes, exchange)
     if exchange.cache is not None and exchange.cache.policy is not None:
         metrics.cached(exchange.cache.policy, exchange.cache.status, exchange.cache.layer)
     for one in exchange.attempts:
@@ -238,10 +243,10 @@ def _count(accounting: Accounting, settled: _Settled, labels: CallLabels) -> Non
             metrics.noise("frame", one.noise)
 
 
-def _count_attempts(metrics: RouteMetrics, settled: _Settled) -> None:
+def _count_attempts(metrics: RouteMetrics, exchange: Exchange) -> None:
     """Each attempt that turned to a provider, and what it was made for."""
-    row = settled.row
-    for attempt in settled.exchange.attempts:
+    row = row_of(exchange)
+    for attempt in exchange.attempts:
         model = attempt.target.model
         lost = attempt.ended_by == HEDGE_LOST
         good = None if lost else True if attempt.first_event is not None else False if attempt.problem else None
@@ -258,7 +263,7 @@ def _count_attempts(metrics: RouteMetrics, settled: _Settled) -> None:
             metrics.hedged(row.display_name, result)
 
 
-def _keep(accounting: Accounting, settled: _Settled, labels: CallLabels) -> None:
+def _keep(accounting: Accounting, settled: Settled, labels: CallLabels) -> None:
     """Count the call's usage events and hand its record to all who want it."""
     exchange, outcome, status, charged, winner, row, *_ = settled
     handler = exchange.endpoint.format
@@ -288,7 +293,7 @@ def _attempt_status(attempt: Attempt) -> int:
     return attempt.problem.status if attempt.problem is not None else 0
 
 
-def _tell(accounting: Accounting, settled: _Settled) -> None:
+def _tell(accounting: Accounting, settled: Settled) -> None:
     """Write a line for each attempt that the provider gave an id, and the call's own line."""
     if not accounting.lines.enabled(LogLevel.info):
         return
@@ -315,7 +320,7 @@ def provider_fields(exchange: Exchange, attempt: Attempt) -> dict[str, object]:
     }
 
 
-def access_fields(settled: _Settled) -> dict[str, object]:
+def access_fields(settled: Settled) -> dict[str, object]:
     """The fields of an access line (`operations.md` 6.1); None where a field does not apply."""
     exchange, outcome, status, charged, attempt, row, head, duration, first = settled
     call, caller = exchange.call, exchange.caller
