@@ -61,10 +61,14 @@ def through(format, body, cuts, *entries):
     out = b""
     for piece in pieces(body, cuts):
         out += line.read(piece).data
-        if line.gates.halted is not None:
+        if halted(line):
             return out, True
     out += line.stopped(True).data
-    return out, line.gates.halted is not None
+    return out, halted(line)
+
+
+def halted(line):
+    return line.gates is not None and line.gates.halted is not None
 
 
 def pieces(body, cuts):
