@@ -16,7 +16,6 @@ from twisted_gateway.policies.guardrails.masking import placeholder, token
 from twisted_gateway.policies.guardrails.matching import Matcher
 from twisted_gateway.policies.guardrails.rules import Guard, Rule
 
-
 _BRACKETED = re.compile(r"\[[^\[\]]*\]")
 
 
