@@ -61,10 +61,10 @@ def through(format, body, cuts, *entries):
     out = b""
     for piece in pieces(body, cuts):
         out += line.read(piece).data
-        if line.gates.halted is not None:
+        if line.gates is not None and line.gates.halted is not None:
             return out, True
     out += line.stopped(True).data
-    return out, line.gates.halted is not None
+    return out, line.gates is not None and line.gates.halted is not None
 
 
 def pieces(body, cuts):
