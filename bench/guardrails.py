@@ -1,14 +1,15 @@
 """What guardrails cost, and whether a hostile one disturbs others: `python -m bench.guardrails` (docs/guardrails.md).
 
-The gateway without guardrails, and the same with 200 keywords, 20 regexes and every detector, in turns, on one core. The
-mock provider's texts end with a blank, as words of an innocent answer do: what is held until the next frame of the text
-comes is not in these figures, but in the row "a word at a time".
+The gateway without guardrails, and the same with 200 keywords, 20 regexes and every detector, in turns, on one core.
+The mock provider's texts end with a blank, as words of an innocent answer do: what is held until the next frame comes
+is not in these figures, but in the row "a word at a time".
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import socket
 import string
@@ -75,7 +76,9 @@ def target(name: str, port: int, core: int, rules: list[dict[str, Any]]) -> Targ
     boot.write_text(BOOT.format(port=port, resources=resources, metrics=port + 1))
     text = RESOURCES.format(mock=MOCK_PORT, key=CALLER_KEY)
     bad = f'  - {{display_name: bad, provider: openai, api_key: sk-bad, api_base: "http://127.0.0.1:{BAD_PROVIDER}/v1"}}\n'
-    text = text.replace("models:\n", bad + "models:\n  - {display_name: bad, provider: openai, model_name: bad, provider_key: bad}\n")
+    text = text.replace(
+        "models:\n", bad + "models:\n  - {display_name: bad, provider: openai, model_name: bad, provider_key: bad}\n"
+    )
     resources.write_text(text + "guardrails: " + json.dumps(rules) + "\n")
     made = Target(name, port, [sys.executable, "-m", "twisted_gateway", "--config", str(boot)], core)
     made.log.write_bytes(b"")
@@ -196,27 +199,34 @@ def isolation(cores: Cores, mock: Mock) -> dict[str, Any]:
     """How long frames of 100 streams take while somebody attacks."""
     told: dict[str, Any] = {}
     with neighbours(cores) as deaf:
-        lab = target("hostile", HOSTILE, cores.gateway, hostile(deaf))
+        labs = [target("plain", PLAIN, cores.gateway, []), target("hostile", HOSTILE, cores.gateway, hostile(deaf))]
         try:
-            mock.set()
-            lab.ensure(cores)
             for name, attack in ATTACKS.items():
-                mock.set(n=150, d=20_000)
-                running = lab.load(cores.client, "-c", STREAMS, "-n", STREAMS, "-R", 500, "-o", 20, "-x", 150)
-                time.sleep(1.0)
-                statuses = [attack(HOSTILE) for _ in range(3)]
-                found = finish(running)
-                trouble = complaint(found)
-                forward = found["forward"]
-                told[name] = {
-                    "frame p50 ms": forward["p50"] / 1000,
-                    "frame p99 ms": forward["p99"] / 1000,
-                    "frame max ms": forward.get("max", 0) / 1000,
-                    "statuses": statuses,
-                } | ({"trouble": trouble} if trouble else {})
+                for lab in labs:
+                    mock.set()
+                    lab.ensure(cores)
+                    told[f"{name} ({lab.name})"] = _attacked(lab, cores, mock, attack)
         finally:
-            lab.stop()
+            for lab in labs:
+                lab.stop()
     return told
+
+
+def _attacked(lab: Target, cores: Cores, mock: Mock, attack: Callable[[int], int]) -> dict[str, Any]:
+    mock.set(n=150, d=20_000)
+    running = lab.load(cores.client, "-c", STREAMS, "-n", STREAMS, "-R", 500, "-o", 20, "-x", 150)
+    time.sleep(1.0)
+    before = cpu_ns(lab.pid())
+    statuses = [attack(lab.port) for _ in range(3)]
+    found = finish(running)
+    forward, trouble = found["forward"], complaint(found)
+    return {
+        "frame p50 ms": round(forward["p50"] / 1000, 1),
+        "frame p99 ms": round(forward["p99"] / 1000, 1),
+        "frame max ms": round(forward.get("max", 0) / 1000, 1),
+        "cpu s": round((cpu_ns(lab.pid()) - before) / 1e9, 2),
+        "statuses": statuses,
+    } | ({"trouble": trouble} if trouble else {})
 
 
 def main() -> None:
@@ -228,6 +238,7 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     build()
     cores = Cores.pick()
+    os.sched_setaffinity(0, {cores.client})
     mock = Mock(core=cores.mock)
     found: dict[str, Any] = {}
     try:

@@ -175,7 +175,7 @@ class Target:
             with urllib.request.urlopen(call, timeout=10):
                 return False
         except urllib.error.HTTPError as error:
-            return error.code == 401
+            return error.code in (400, 401, 403)  # LiteLLM without a database says 400
 
 
 def counted_tokens() -> float:

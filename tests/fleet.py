@@ -233,10 +233,9 @@ class Fleet(House):
         """Nothing is busy or reserved any more."""
         health = self.gateway.health
         assert all(not state.in_flight for state in health._states.values())
-        assert not self.gateway._opening
+        assert not self.gateway._calls
 
 
 def error_of(ask):
     """Status and message of an error answer in any dialect."""
     return ask.response.code, json.loads(ask.got.data)["error"]["message"]
-

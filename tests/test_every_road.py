@@ -304,7 +304,9 @@ def test_what_cannot_be_carried_asks_no_provider(vendor, path, members, status, 
 
 # A group with targets of both families (`translation.md` 10, row 10)
 
-AT_OPENAI = model("a", model_name="at-a", provider_key=provider_key("a", provider="openai", api_base="http://provider/v1"))
+AT_OPENAI = model(
+    "a", model_name="at-a", provider_key=provider_key("a", provider="openai", api_base="http://provider/v1")
+)
 AT_ANTHROPIC = model(
     "b",
     model_name="at-b",

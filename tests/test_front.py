@@ -274,6 +274,19 @@ def test_request_ids(headers, accepted, expected):
         ),
         ("/readyz", Condition(draining=True), 503, "[-]shutdown failed: draining\n[+]config ok\nreadyz check failed"),
         ("/readyz?verbosely", Condition(), 200, "ok"),
+        (
+            "/readyz?verbose",
+            Condition(stores={"ratelimit": False, "cache": False}),
+            200,
+            "[+]shutdown ok\n[+]config ok\n[+]redis ok\nreadyz check passed\n",
+        ),
+        (
+            "/readyz?verbose",
+            Condition(stores={"ratelimit": True, "cache": False}),
+            200,
+            "[+]shutdown ok\n[+]config ok\n[!]redis degraded: local limits\nreadyz check passed\n",
+        ),
+        ("/readyz", Condition(stores={"ratelimit": True}), 200, "ok"),
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "/api"])

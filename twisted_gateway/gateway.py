@@ -7,10 +7,8 @@ ticket is settled exactly once, whatever happens.
 from __future__ import annotations
 
 import string
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -75,15 +73,15 @@ class Gateway:
     progress_seconds: float = 0.0
     """`downstream.responses_progress_secs`."""
     running: set[Relay] = attrs.field(factory=set)
-    streams: Streams = attrs.Factory(lambda self: Streams(self.running), takes_self=True)
+    streams: Streams = attrs.Factory(lambda self: Streams(self.running, self.cancel), takes_self=True)
     in_flight: int = 0
     """Calls between arrival and settlement."""
     uniform: Callable[[float, float], float] = lambda low, high: low
     """`random.uniform`."""
     health: Health = attrs.field(default=attrs.Factory(lambda self: Health(self.clock.seconds), takes_self=True))
     means: Means = attrs.field(init=False)
-    _opening: set[Deferred[Any]] = attrs.field(factory=set)
-    """Calls that have no open answer yet."""
+    _calls: dict[int, Deferred[None]] = attrs.field(factory=dict)
+    """Calls that wait for something, by their exchanges' `id()`."""
     _ending: Problem | None = None
     """Why the process ends, once it does."""
     _log: Logger = attrs.field(factory=Logger)
@@ -92,8 +90,20 @@ class Gateway:
         opener = Opener(self.formats, self.upstream, self.settings, self.clock, self.demo_base, self.bridge)
         self.means = Means(opener, self.health, self.settings, self.clock, self.uniform)
 
-    async def serve(self, exchange: Exchange, request: IRequest) -> None:
-        """Answer one call. Never raises; cancelled when the caller leaves."""
+    def serve(self, exchange: Exchange, request: IRequest) -> Deferred[None]:
+        """Answer one call. Never fails; to be cancelled when the caller leaves."""
+        running = Deferred.fromCoroutine(self._serve(exchange, request))
+        if not running.called:
+            self._calls[id(exchange)] = running
+        return running
+
+    def cancel(self, exchange: Exchange) -> None:
+        """End a call that is not answered yet, whatever it waits for."""
+        running = self._calls.get(id(exchange))
+        if running is not None:
+            running.cancel()
+
+    async def _serve(self, exchange: Exchange, request: IRequest) -> None:
         format = self.formats[exchange.endpoint.format]
         tickets: list[Ticket] = []
         downstream = Downstream(request, exchange, format, self.clock, self.heartbeat_seconds, lambda: _opened(tickets))
@@ -109,11 +119,12 @@ class Gateway:
             await self._admit(self.limits, exchange, tickets)
             if attempts is None:
                 attempts = self._planned(exchange, tickets, downstream)
+            if exchange.call.stream:
+                self.streams.began(exchange, partial(self._empty, exchange, format, attempts))
             if (ready := _ready(tickets)) is not None:
-                answering = self._replay(exchange, attempts.targets[0], ready, downstream, tickets)
+                outcome = await self._replay(exchange, attempts.targets[0], ready, downstream, tickets)
             else:
-                answering = self._relay(exchange, attempts, downstream, tickets)
-            outcome = await self.streams.watch(exchange, partial(self._empty, exchange, format, attempts), answering)
+                outcome = await self._relay(exchange, attempts, downstream, tickets)
         except Refused as refusal:
             outcome = Outcome.REFUSED
             downstream.complain(refusal.problem)
@@ -158,21 +169,13 @@ class Gateway:
             found = policy.admit(exchange)
             if found is None:
                 continue
-            ticket = found if isinstance(found, Ticket) else await self._awaited(found)
+            ticket = found if isinstance(found, Ticket) else await found
             if ticket is not None:
                 tickets.append(ticket)
 
-    async def _awaited(self, found: Awaitable[Ticket | None]) -> Ticket | None:
-        """What a policy takes its time for; the end of the process does not wait."""
-        waiting = found if isinstance(found, Deferred) else Deferred.fromCoroutine(_of(found))
-        self._opening.add(waiting)
-        try:
-            return await waiting
-        finally:
-            self._opening.discard(waiting)
-
     def _settle(self, exchange: Exchange, tickets: list[Ticket], outcome: Outcome, downstream: Downstream) -> None:
         self.in_flight -= 1
+        self._calls.pop(id(exchange), None)
         self.streams.ended(exchange)
         if self.drains is not None:
             self.drains.ended(exchange)
@@ -199,7 +202,7 @@ class Gateway:
             downstream.headers_of_stream = lambda: self._answer_headers(exchange, way.road, tickets)
             downstream.promise(min(self.heartbeat_seconds or _LONGEST_SILENT_WAIT, _LONGEST_SILENT_WAIT))
 
-        return Attempts(self.means, exchange, deque(targets), tickets, downstream, headed)
+        return Attempts(self.means, exchange, list(targets), tickets, downstream, headed)
 
     def _empty(self, exchange: Exchange, format: Format, attempts: Attempts, usage: Usage) -> list[Frame]:
         """A stream that says nothing, for a caller who has stopped it before it began."""
@@ -224,12 +227,7 @@ class Gateway:
     ) -> Outcome:
         """Attempts until one gives an open answer, which is then relayed to its end."""
         while True:
-            opening = Deferred.fromCoroutine(attempts.open())
-            self._opening.add(opening)
-            try:
-                opened = await opening
-            finally:
-                self._opening.discard(opening)
+            opened = await attempts.open()
             if isinstance(opened, bytes):
                 downstream.answer(opened, [])
                 return Outcome.COMPLETE
@@ -281,7 +279,9 @@ class Gateway:
 
     def _answer_headers(self, exchange: Exchange, road: Road | None, tickets: Sequence[Ticket]) -> HeadLines:
         """The headers of a good answer, whoever gives it (`errors-and-headers.md` section 7)."""
-        headers = [line for ticket in tickets for line in ticket.headers()]
+        headers: HeadLines = []
+        for ticket in tickets:
+            headers += ticket.headers()
         if exchange.endpoint.path == _CHAT:
             headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
         attempt = exchange.attempt
@@ -295,14 +295,11 @@ class Gateway:
         self._ending = problem
         if self.drains is not None:
             self.drains.close()
-        for opening in tuple(self._opening):
-            opening.cancel()
+        answering = {id(relay.exchange) for relay in self.running}
+        for running in [running for call, running in self._calls.items() if call not in answering]:
+            running.cancel()
         for relay in tuple(self.running):
             relay.cut(problem, Outcome.BROKEN)
-
-
-async def _of(found: Awaitable[Ticket | None]) -> Ticket | None:
-    return await found
 
 
 def _opened(tickets: Sequence[Ticket]) -> None:
@@ -313,11 +310,18 @@ def _opened(tickets: Sequence[Ticket]) -> None:
 
 def _ready(tickets: Sequence[Ticket]) -> bytes | None:
     """The answer that a policy has ready, if one has."""
-    return next((body for ticket in tickets if (body := ticket.ready()) is not None), None)
+    for ticket in tickets:
+        body = ticket.ready()
+        if body is not None:
+            return body
+    return None
 
 
 def _gates(tickets: Sequence[Ticket], joint: Joint) -> list[Gate]:
     """What the policies put on the line of an open answer, in the order of their admission."""
-    gates = [gate for ticket in tickets for gate in ticket.gates(joint)]
-    gates.extend(gate for ticket in tickets for gate in ticket.last_gates(joint))
+    gates: list[Gate] = []
+    for ticket in tickets:
+        gates += ticket.gates(joint)
+    for ticket in tickets:
+        gates += ticket.last_gates(joint)
     return gates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -38,6 +38,7 @@ from twisted_gateway.wire.sse import Frame, TooLong, encode
 _NOTHING = Batch(b"", 0, 0)
 
 P = ParamSpec("P")
+_log = Logger()
 Gates = Callable[[Joint], Sequence[Gate]]
 
 
@@ -84,7 +85,11 @@ class Relay:
     All the frames of one read go through the line synchronously and leave in one write.
     """
 
-    _log = Logger()
+    __slots__ = (
+        "_alarm", "_alarms", "_answer", "_attempt", "_clock", "_delivered", "_downstream", "_every",
+        "_exchange", "_finishing", "_floor", "_full", "_headers", "_line", "_over", "_passage", "_patience",
+        "_progress", "_rule", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -115,7 +120,7 @@ class Relay:
         waited = self._stream and (self._silence or self._patience)
         self._alarm = Alarm(clock, self._silent) if waited else None
         # a policy that holds text back must not be passed by, so there is no progress beside one
-        told = self._stream and waits.progress and not self._line.gated and hasattr(passage, "progress")
+        told = self._stream and waits.progress and self._line.gates is None and hasattr(passage, "progress")
         self._every = waits.progress
         self._progress = Alarm(clock, self._tell_progress) if told else None
         self._floor: Floor | None = None
@@ -208,8 +213,8 @@ class Relay:
 
     def _pass(self, batch: Batch) -> None:
         """Write what a read has become, and see whether that was all."""
-        passage = self._passage
-        halted = self._line.halted
+        passage, gates = self._passage, self._line.gates
+        halted: Any = gates.halted if gates is not None else None
         if halted is not None:
             self._write(batch)
             self._broken(*halted)
@@ -220,7 +225,8 @@ class Relay:
             self._finish(batch)
         else:
             self._write(batch)
-            self._pace(self._line.full)
+            if self._full or gates is not None:
+                self._pace(gates is not None and gates.full)
             if self._floor is not None:
                 self._floor.fed(self._clock.seconds(), passage.text_bytes)
             if batch.events and not self._downstream.paused and not self._full:
@@ -330,7 +336,7 @@ class Relay:
 
     def faulty(self, error: Exception) -> None:
         """A format or a policy of ours has failed: it ends the answer, and nobody is left to wait for the rest."""
-        self._log.failure("call {id} failed in the gateway", id=self._exchange.id)
+        _log.failure("call {id} failed in the gateway", id=self._exchange.id)
         if not self._over:
             self._answer.cut()
             self._downstream.complain(our_fault(repr(error)))
@@ -354,7 +360,8 @@ class Relay:
         """All the text that came out of the line so far is with the caller's socket, while there is one."""
         if not self._downstream.gone:
             shown: int = getattr(self._passage, "shown_bytes", self._passage.text_bytes)
-            self._delivered = shown - self._line.withheld
+            gates = self._line.gates
+            self._delivered = shown if gates is None else shown - gates.withheld
 
     def _finish(self, batch: Batch) -> None:
         """The provider has said everything: the success ending follows, when no gate holds anything any more."""
@@ -367,10 +374,11 @@ class Relay:
 
     def _settled(self) -> None:
         """Whether a finished answer was let through, was stopped, or is still being judged."""
-        halted = self._line.halted
+        gates = self._line.gates
+        halted: Any = gates.halted if gates is not None else None
         if halted is not None:
             self._broken(*halted)
-        elif not self._line.held:
+        elif gates is None or not gates.held:
             self._complete()
 
     def _complete(self) -> None:
@@ -392,7 +400,7 @@ class Relay:
             self._write(rest)
         own = getattr(self._passage, "complaint", None)
         frames = own(problem) if own is not None and self._stream else None
-        if frames and self._line.gated:  # what follows the error may repeat what a policy has kept back
+        if frames and self._line.gates is not None:  # what follows the error may repeat what a policy has kept back
             frames = frames[:1]
         if outcome is None:
             outcome = Outcome.STALLED if problem.kind == "timeout" else Outcome.TRUNCATED
@@ -449,4 +457,6 @@ class Relay:
 
 
 def _joined(first: Batch, second: Batch) -> Batch:
+    if first is _NOTHING:
+        return second
     return Batch(first.data + second.data, first.frames + second.frames, first.events + second.events)

@@ -7,9 +7,7 @@ import random
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +23,11 @@ from twisted_gateway import __version__
 from twisted_gateway.addresses import Address
 from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
-from twisted_gateway.agent import Agent, Pool
 from twisted_gateway.bookkeeping import Bookkeeping
 from twisted_gateway.client_types import ClientTypes
+from twisted_gateway.clients import Clients
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
-from twisted_gateway.config.resources import ProviderKey, ProviderTls
 from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.drains import Drains
@@ -58,13 +55,13 @@ from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
 from twisted_gateway.pulse import Pulse
+from twisted_gateway.randomness import choose, new_id
 from twisted_gateway.route_metrics import Deployment, deployment
 from twisted_gateway.sharing import Sharing
 from twisted_gateway.stores import cached
 from twisted_gateway.stores.buckets import namer
-from twisted_gateway.threads import Threads
-from twisted_gateway.trust import Endpoints, tuner
-from twisted_gateway.upstream import Client, Upstream
+from twisted_gateway.threads import SWITCH_SECONDS, Threads, behind_the_reactor
+from twisted_gateway.upstream import Upstream
 from twisted_gateway.wire.requests import RequestHead
 
 FORMATS = {
@@ -77,9 +74,6 @@ FORMATS = {
         anthropic.COUNT_TOKENS,
     )
 }
-
-_VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
-
 
 class Options(usage.Options):
     """`twistd aisix`."""
@@ -124,22 +118,6 @@ def _reactor() -> Any:
     return reactor
 
 
-def new_id() -> str:
-    """A request id: a UUID of version 4, made without the class."""
-    digits = f"{random.getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
-
-
-def choose(letters: str, k: int) -> str:
-    """`k` random ones of at most 256 letters."""
-    return random.getrandbits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
-
-
-@lru_cache
-def _alphabet(letters: str) -> bytes:
-    return (letters.encode("ascii") * 256)[:256]
-
-
 class House(MultiService):
     """The gateway as one service: listeners, trunk, policies, signals, and the way out.
 
@@ -166,9 +144,8 @@ class House(MultiService):
         self.condition = Condition()
         self.ports: list[Any] = []
         self.demo_port: Any = None
-        self._clients: dict[Any, tuple[Client, Pool]] = {}
-        self._client(None)
-        self._check_tls(self.snapshot())
+        self.clients = Clients(reactor, settings.upstream)
+        self.clients.check(self.snapshot().provider_keys_by_name.values())
         self.books = self._bookkeeping()
         self.budgets = Budgets(self.books.spending, time.time, reactor.seconds)
         self.outside = Outside.over_own_pool(reactor, settings.upstream)
@@ -185,11 +162,17 @@ class House(MultiService):
             client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
         )
         self.sharing = Sharing(settings, reactor, self._degraded)
-        self.shared_spending = self._shared_spending()
+        self.sharing.spend_together(
+            self.books.spending,
+            lambda: self.snapshot().budgets,
+            lambda: [key.id for key in self.snapshot().caller_keys_by_hash.values() if key.max_calls is not None],
+            self.budgets.running,
+            self.budgets.pending,
+        )
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
         self.hooks = self._hooks()
         self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
-        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail")
+        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail", begin=behind_the_reactor)
         self.guardrails = Guardrails(
             FORMATS,
             self.checks.check,
@@ -237,28 +220,6 @@ class House(MultiService):
         except (OSError, ValueError) as error:
             raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
 
-    def _shared_spending(self) -> Any:
-        """What several gateways know of each other's spending; None where each counts for itself."""
-        limits = self.settings.ratelimit
-        if limits.backend == "memory" or limits.redis is None:
-            return None
-        from twisted_gateway.stores.redis import Redis
-        from twisted_gateway.stores.redis_spending import SharedSpending
-
-        redis = Redis(limits.redis, self.reactor, 1.0, "spending")  # no call waits for it
-        return SharedSpending(
-            redis,
-            self.books.spending,
-            self.reactor,
-            time.time,
-            new_id(),
-            lambda: self.snapshot().budgets,
-            lambda: [key.id for key in self.snapshot().caller_keys_by_hash.values() if key.max_calls is not None],
-            self.budgets.running,
-            self.budgets.pending,
-            self.settings.etcd.env_id,
-        )
-
     def _usage(self) -> Any:
         snapshot = self.snapshot()
         return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
@@ -299,7 +260,7 @@ class House(MultiService):
             after=(access.ModelAccess(), self.hooks, self.guardrails, self.budgets, IncludeCost()),
             limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
-            upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
+            upstream=Upstream(self.clients.of, self.reactor, upstream, upstream.connect_timeout_ms),
             settings=upstream,
             clock=self.reactor,
             now=time.time,
@@ -333,42 +294,10 @@ class House(MultiService):
             caches["redis"] = self.sharing.answers
         return caches
 
-    def _client_of(self, key: ProviderKey) -> Client:
-        return self._client(_own_tls(key))
-
-    def _client(self, own: Any) -> Client:
-        """The client for a provider key's own TLS; each has its own pool (`operations.md` 10)."""
-        known = self._clients.get(own)
-        if known is None:
-            boot = self.settings.upstream
-            pool = Pool(self.reactor, boot.pool_idle_timeout_secs, boot.pool_max_idle_per_host, tuner(boot))
-            try:
-                endpoints = Endpoints(self.reactor, boot.tls, own)
-            except (OSError, ValueError) as error:
-                where = "upstream.tls" if own is None else "a provider key's tls"
-                raise SettingsError(f"{where}: {error}") from None
-            timeout = boot.connect_timeout_ms / 1000 or None
-            known = self._clients[own] = Client(Agent(self.reactor, pool, endpoints, timeout)), pool
-        return known[0]
-
-    @property
-    def _pools(self) -> list[Pool]:
-        return [pool for _, pool in self._clients.values()]
-
-    def _check_tls(self, snapshot: Snapshot) -> None:
-        for key in snapshot.provider_keys_by_name.values():
-            self._client_of(key)
-
     def _check_callables(self, snapshot: Snapshot) -> None:
         fault = self.checks.missing(snapshot.guardrails)
         if fault is not None:
             raise SettingsError(fault)
-
-    def _forget_clients(self, snapshot: Snapshot) -> None:
-        """Clients whose trust no provider key asks for any more: their idle connections are closed."""
-        used = {None, *(_own_tls(key) for key in snapshot.provider_keys_by_name.values())}
-        for own in [own for own in self._clients if own not in used]:
-            self._clients.pop(own)[1].close_idle()
 
     def _early(self, request: Any, path: bytes) -> Problem | None:
         """What can be told of a request with a large body before any of it is read (`DESIGN.md` section 7, item 17)."""
@@ -412,8 +341,6 @@ class House(MultiService):
         """Bind every listener, then say where we are. A port that is taken ends the process with one line."""
         try:
             self.sharing.start()
-            if self.shared_spending is not None:
-                self.shared_spending.start()
             self._listen()
         except (CannotListenError, SettingsError) as error:
             text = str(error)
@@ -424,6 +351,7 @@ class House(MultiService):
         super().startService()
         self.probes.update(self.snapshot())
         if self.alone:
+            sys.setswitchinterval(SWITCH_SECONDS)
             self.reactor.callWhenRunning(self._running)
 
     def _listen(self) -> None:
@@ -493,7 +421,7 @@ class House(MultiService):
             snapshot = load_resources(
                 self.settings.resources_file, os.environ, time.time(), generation=before.generation + 1
             )
-            self._check_tls(snapshot)
+            self.clients.check(snapshot.provider_keys_by_name.values())
             self._check_callables(snapshot)
         except ResourcesError as error:
             state.failed(error, time.time())
@@ -506,7 +434,7 @@ class House(MultiService):
         state.applied(snapshot)
         self.probes.update(snapshot)
         self.gateway.health.forget({model.id for model in snapshot.direct_models})
-        self._forget_clients(snapshot)
+        self.clients.keep(snapshot.provider_keys_by_name.values())
         self.log.info("reloaded: generation {generation}", generation=snapshot.generation)
         for warning in snapshot.warnings:
             self.log.warn("{warning}", warning=warning)
@@ -550,8 +478,6 @@ class House(MultiService):
         self.hook_threads.stop()
         self.guard_threads.stop()
         await self.sharing.stop()
-        if self.shared_spending is not None:
-            await self.shared_spending.stop()
         await maybeDeferred(super().stopService)
 
     def stopService(self) -> Any:
@@ -559,7 +485,7 @@ class House(MultiService):
         self.probes.stop()
         self.gateway.end_all(shutting_down())
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
-        for pool in (*self._pools, self.outside.pool):
+        for pool in (*self.clients.pools, self.outside.pool):
             pool.close()
         self.threads.stop()
         closing.append(self.hooks.quiet())
@@ -570,11 +496,6 @@ class House(MultiService):
         else:
             self.lines.writer.stop()
         return Deferred.fromCoroutine(self._closed(closing))
-
-
-def _own_tls(key: ProviderKey) -> ProviderTls | None:
-    """A provider key's own trust, None where the boot file's is all there is."""
-    return key.tls if key.tls.ca_cert or not key.tls.verify else None
 
 
 def _callables(paths: Mapping[str, str]) -> dict[str, Callable[..., Any]]:

@@ -6,8 +6,11 @@ waits is never begun, and keeps nothing alive.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -15,6 +18,15 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread that searches texts may keep the interpreter while the reactor wants it."""
+
+
+def behind_the_reactor() -> None:
+    """This thread runs when nobody else wants the core. Where that cannot be said, it runs like any other."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 @attrs.define(eq=False)
@@ -32,12 +44,18 @@ class Overrun(Exception):
 class Threads:
     """Runs calls in at most `size` threads, begun when they are needed; `longest` calls may wait for one.
 
-    `from_thread` is `reactor.callFromThread`.
+    `from_thread` is `reactor.callFromThread`; each thread calls `begin` first.
     """
 
     def __init__(
-        self, from_thread: Callable[..., Any], size: int = 4, name: str = "callable", longest: int = 1000
+        self,
+        from_thread: Callable[..., Any],
+        size: int = 4,
+        name: str = "callable",
+        longest: int = 1000,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
+        self._begin_in_thread = begin
         self._from_thread = from_thread
         self._size = size
         self._longest = longest
@@ -94,6 +112,7 @@ class Threads:
     # In a thread
 
     def _work(self, queue: SimpleQueue[_Job | None]) -> None:
+        self._begin_in_thread()
         while (job := queue.get()) is not None:
             function, arguments = job.function, job.arguments
             job.function, job.arguments = None, ()

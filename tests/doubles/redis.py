@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +50,20 @@ class RedisServer:
         """Start it; it has nothing of what an earlier one had."""
         assert BINARY is not None
         command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        return self._started([*command, *self._options])
+        return self._started([*command, "--repl-diskless-sync-delay", "0", *self._options])
 
     def _started(self, command: list[str]) -> RedisServer:
         folder = self._folder.name
         self._process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + _READY_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                self.ask("PING")
-                return self
-            except OSError:
-                time.sleep(0.01)
-        raise AssertionError("redis-server did not start")
+        _wait(self._answers)
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            self.ask("PING")
+        except OSError:
+            return False
+        return True
 
     def stop(self) -> None:
         """Kill it, as a power cut does."""
@@ -91,21 +93,32 @@ class RedisServer:
 
 
 class Sentinel(RedisServer):
-    """A sentinel that watches one master, which it declares dead after 300 ms."""
+    """A sentinel that watches one master, which it declares dead after 300 ms; it knows its replicas once it runs."""
 
-    def __init__(self, master: RedisServer, quorum: int = 1) -> None:
+    def __init__(self, master: RedisServer, replicas: int = 0) -> None:
         super().__init__()
-        self._master, self._quorum = master, quorum
+        self._master, self._replicas = master, replicas
 
     def start(self) -> RedisServer:
         """Start it."""
         assert BINARY is not None
         path = Path(self._folder.name) / "sentinel.conf"
         path.write_text(
-            f"port {self.port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {self._master.port} {self._quorum}\n"
+            f"port {self.port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {self._master.port} 1\n"
             "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 1000\n"
         )
-        return self._started([BINARY, str(path), "--sentinel"])
+        _wait(lambda: self._master.ask("INFO", "replication").count("state=online") == self._replicas)
+        self._started([BINARY, str(path), "--sentinel"])
+        _wait(lambda: len(self.ask("SENTINEL", "REPLICAS", "main")) == self._replicas)
+        return self
+
+
+def _wait(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while not met():
+        if time.monotonic() > deadline:
+            raise AssertionError("redis-server did not come up")
+        time.sleep(0.01)
 
 
 def _command(*words: str) -> bytes:

@@ -149,7 +149,7 @@ class Running:
     @property
     def pool(self) -> Any:
         """The pool of connections to providers; there is one while no provider key has trust of its own."""
-        (pool,) = self.house._pools
+        (pool,) = self.house.clients.pools
         return pool
 
     @property
@@ -200,6 +200,9 @@ class Running:
     def check_books(self) -> None:
         """Nothing is counted as running, and each call was written down once."""
         assert not self.gateway.running
+        assert not self.gateway.streams._running
+        assert not self.house.budgets._running
+        assert not self.house.budgets._pending
         assert all(value == 0 for value in self.gauges().values()), self.gauges()
         assert self.site.budget.used == 0
         ids = sorted(self.arrived)

@@ -164,7 +164,7 @@ async def test_two_gateways_have_one_budget(tmp_path: Path, provider: ScriptedPr
                 houses.append(Running(folder, {"upstream": provider.url}, boot, change=change(limit_usd=0.3)).start())
             first, second = houses
             for house in houses:
-                await until(lambda house=house: house.house.shared_spending._redis.up, lambda: "no Redis")
+                await until(lambda house=house: house.house.sharing._spending._redis.up, lambda: "no Redis")
             assert (await first.ask(chat(text=QUESTION))).status == 200
             assert (await second.ask(chat(text=QUESTION))).status == 200
             for house in houses:

@@ -178,7 +178,25 @@ async def test_a_slot_lives_as_long_as_the_byte_stream(provider: ScriptedProvide
 
 
 @ensureDeferred
-async def test_a_policy_for_a_team_member(provider: ScriptedProvider, starts: Starts) -> None:
+async def test_a_slot_is_held_until_a_drain_ends(provider: ScriptedProvider, starts: Starts) -> None:
+    gate, pieces = Gate(), sse_chat(["a", "b"], usage=(5, 7))
+    provider.answers(sse([pieces[0]], WaitFor(gate), *map(Send, pieces[1:]), End()))
+    draining = {"display_name": "test-model", "on_disconnect": "drain"}
+    running = starts({"concurrency": 1, "tpd": 1000}, models=(draining,))
+    streaming = await running.open(chat())
+    await streaming.when(lambda seen: len(seen.frames) >= 1)
+    await streaming.leave()
+    assert (await running.ask(chat())).answer.status == 429
+    gate.open()
+    (_, record) = await running.when_records(2)
+    assert (record["outcome"], record["drained"]) == ("abandoned", True)
+    assert standing(running).in_flight == 0
+    bucket = running.house.sharing.limiter._bucket(ME)
+    assert bucket.used("tpd", 86400, time.time()) == record["prompt_tokens"] + record["completion_tokens"]
+
+
+@ensureDeferred
+async def test_a_policy_s_own_words(provider: ScriptedProvider, starts: Starts) -> None:
     provider.answers(WHOLE)
     policy = {"name": "house", "limits": {"rpd": 1}, "group_by": ["api_key", "model"]}
     running = starts(rate_limit_policies=[policy])

@@ -191,7 +191,7 @@ def check_free(house: Any) -> None:
     assert house.budgets._running == {}
     assert house.budgets._pending == {}
     assert gateway.streams._running == {}
-    assert gateway._opening == set()
+    assert gateway._calls == {}
     assert gateway.drains._running == {}
     assert {key: state.in_flight for key, state in gateway.health._states.items() if state.in_flight} == {}
     assert house.guard_threads.waiting == house.threads.waiting == house.hook_threads.waiting == 0

@@ -7,10 +7,13 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, DeferredList
 
+from tests.doubles.process import free_port
 from tests.doubles.redis import RedisServer, Sentinel, needs_redis
 from tests.doubles.waiting import Conditions
-from twisted_gateway.config.redis import RedisBlock
+from tests.network.test_trust import AUTHORITY, BOTH
+from twisted_gateway.config.redis import RedisBlock, RedisTls
 from twisted_gateway.stores.redis import Redis, RedisError, Unavailable
+from twisted_gateway.stores.redis_boot import check
 
 pytestmark = needs_redis
 TIMEOUT = 0.05
@@ -179,7 +182,7 @@ async def test_a_replica_is_not_good_enough(made, server):
 async def test_sentinels_lead_to_the_new_master(made, server):
     with (
         RedisServer("--replicaof", "127.0.0.1", str(server.port)) as replica,
-        Sentinel(server) as sentinel,
+        Sentinel(server, 1) as sentinel,
         RedisServer() as no_sentinel,
     ):
         block = RedisBlock(
@@ -195,3 +198,49 @@ async def test_sentinels_lead_to_the_new_master(made, server):
         await watched.when(True)
         await watched.redis.command("SET", "b", 1)
         assert replica.ask("GET", "b") == "1"
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_trusts_nobody_but_the_given_authority(made, tmp_path):
+    for name, data in (("ca", AUTHORITY.pem), ("cert", BOTH.pem), ("key", BOTH.key_pem)):
+        (tmp_path / name).write_bytes(data)
+    port = free_port()
+    files = [f"--tls-{kind}-file" for kind in ("ca-cert", "cert", "key")]
+    options = [word for flag, name in zip(files, ("ca", "cert", "key"), strict=True) for word in (flag, name)]
+    options = [str(tmp_path / word) if word in ("ca", "cert", "key") else word for word in options]
+    with RedisServer("--tls-port", str(port), "--tls-auth-clients", "yes", *options):
+        url, path = f"rediss://localhost:{port}", str(tmp_path)
+        own = {"client_cert_file": f"{path}/cert", "client_key_file": f"{path}/key"}
+        good = RedisBlock(url=url, tls=RedisTls(ca_file=f"{path}/ca", **own))
+        watched = made(good)
+        watched.redis.start()
+        await watched.when(True)
+        await watched.redis.command("SET", "a", 1)
+        check(good)
+        for tls in (RedisTls(**own), RedisTls(ca_file=f"{path}/ca")):
+            stranger = made(RedisBlock(url=url, tls=tls))
+            stranger.redis.start()
+            assert await failure_of(stranger.when(True).addTimeout(0.3, reactor)) is not None
+            with pytest.raises(OSError, match=r"\w"):
+                check(RedisBlock(url=url, tls=tls))
+        trusting = made(RedisBlock(url=url, tls=RedisTls(verify=False, **own)))
+        trusting.redis.start()
+        await trusting.when(True)
+
+
+def test_whether_it_is_there_at_the_start(server):
+    check(single(server))
+    with RedisServer(password="sesame") as locked:
+        check(single(locked))
+        with pytest.raises(OSError, match="NOAUTH"):
+            check(RedisBlock(url=f"redis://127.0.0.1:{locked.port}"))
+        with pytest.raises(OSError, match="WRONGPASS") as caught:
+            check(RedisBlock(url=f"redis://:wrong-one@127.0.0.1:{locked.port}"))
+        assert "wrong-one" not in str(caught.value)
+    with pytest.raises(OSError, match="refused"):
+        check(single(locked), patience=0.5)
+    with Sentinel(server) as sentinel:
+        block = RedisBlock(mode="sentinel", sentinels=(locked.url, sentinel.url), master_name="main")
+        check(block)
+        with pytest.raises(OSError, match="knows no master"):
+            check(RedisBlock(mode="sentinel", sentinels=(sentinel.url,), master_name="other"))

@@ -12,8 +12,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
-from tests.doubles.redis import RedisServer, needs_redis
+from tests.doubles.redis import RedisServer, Sentinel, needs_redis
 from tests.doubles.waiting import Conditions
+from tests.network.house import until
 from twisted_gateway.config.limits import RateLimit
 from twisted_gateway.config.redis import RedisBlock
 from twisted_gateway.stores.buckets import Ask, namer
@@ -29,11 +30,11 @@ PATIENT = 5.0
 class Gate:
     """One gateway's store."""
 
-    def __init__(self, server, timeout=PATIENT, ttl=300, env_id=""):
+    def __init__(self, server, timeout=PATIENT, ttl=300, env_id="", block=None):
         self.name = namer()
         self.told = []
         self._changes = Conditions(reactor)
-        redis = Redis(RedisBlock(url=server.url), reactor, timeout, "test")
+        redis = Redis(block or RedisBlock(url=server.url), reactor, timeout, "test")
         self.local = Memory(time.time)
         process = f"p{id(self)}"
         self.store = Shared(redis, self.local, reactor, process, self._degraded, ttl, env_id)
@@ -322,3 +323,20 @@ async def test_what_is_told_at_the_end_arrives(gates, server):
     await gate.store.stop()
     assert number(server, "b:tpd") == 5
     assert server.ask("ZCARD", "aisix:rl:b:concurrency") == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_failover_keeps_what_was_counted(server):
+    with RedisServer("--replicaof", "127.0.0.1", str(server.port)) as replica, Sentinel(server, 1) as sentinel:
+        block = RedisBlock(mode="sentinel", sentinels=(sentinel.url,), master_name="main")
+        gate = await Gate(server, block=block).start()
+        one = ask(rpd=5, concurrency=4)
+        holds = await gate.room(one, 3)
+        await until(lambda: replica.ask("ZCARD", "aisix:rl:b:concurrency") == 3, lambda: "never replicated", 20)
+        server.stop()
+        await gate.when(True)
+        gate.store.release([one], holds[0], 0)
+        await gate.when(False)
+        assert replica.ask("ZCARD", "aisix:rl:b:concurrency") == 2
+        assert len(await gate.room(one, 5)) == 2
+        await gate.store.stop()

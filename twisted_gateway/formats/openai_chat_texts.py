@@ -116,6 +116,9 @@ class _Choices:
                 if kind is not None and isinstance(value, str):
                     if value:
                         self.slots.append(Slot(delta, name, (index, kind), False, choice))
+                elif kind is not None:  # some providers send parts
+                    found = strings(delta, name, (index, kind))
+                    self.slots += [slot._replace(spelled=choice) for slot in found]
                 elif name == "tool_calls" and isinstance(value, list):
                     for call in value:
                         if isinstance(call, dict):

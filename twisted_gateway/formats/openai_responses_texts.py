@@ -71,14 +71,11 @@ class Events:
             return Heard(wholes=answered(event.get("response")), ends=(EVERYTHING,), document=event)
         place = event.get("output_index", 0)
         name, _, step = kind.removeprefix("response.").rpartition(".")
+        if step == "delta":
+            return _piece(event, name, place)
         known = _KINDS.get(name)
         if known is not None:
-            part = event.get("content_index", event.get("summary_index", 0))
-            channel: Channel = (place, known) if known == TOOL else (place, known, name, part)
-            if step == "delta":
-                given = isinstance(event.get("delta"), str)
-                slots = (Slot(event, "delta", channel, known == TOOL, event),) if given else ()
-                return Heard(slots, document=event)
+            channel = _channel(event, name, place)
             wholes = [
                 Slot(event, key, channel, known == TOOL, event) for key in _WHOLE if isinstance(event.get(key), str)
             ]
@@ -94,6 +91,21 @@ class Events:
     def empty(self, document: Any) -> bool:
         """See `slots.Hearing`."""
         return str(document.get("type")).endswith(".delta")
+
+
+def _piece(event: dict[str, Any], name: str, place: Any) -> Heard:
+    """A piece of some text; that of an event which is not known here is text too, but for sound."""
+    if not isinstance(event.get("delta"), str) or name == "audio":
+        return Heard(document=event)
+    channel = _channel(event, name, place)
+    return Heard((Slot(event, "delta", channel, channel[1] == TOOL, event),), document=event)
+
+
+def _channel(event: dict[str, Any], name: str, place: Any) -> Channel:
+    known = _KINDS.get(name) or (REASONING if name.startswith("reasoning") else TEXT)
+    if known == TOOL:
+        return (place, known)
+    return (place, known, name, event.get("content_index", event.get("summary_index", 0)))
 
 
 TEXTS = Texts(("instructions", "input", "prompt"), asked, answered, Events, buffers=True)

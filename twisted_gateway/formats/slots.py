@@ -128,7 +128,9 @@ NEVER = frozenset(
         ),
         *("usage", "system_fingerprint", "service_tier", "obfuscation", "filename", "source_type", "ttl", "caller"),
         *("annotations", "server_label", "approval_request_id", "vector_store_id", "content_index", "fingerprint"),
-        *("input_audio", "expires_at", "environment", "namespace"),
+        *("input_audio", "expires_at", "environment", "namespace", "partial_image_b64", "b64_json", "fingerprints"),
+        *("domain", "key", "page_age", "retrieved_at", "toolset_name", "skill_id", "tool_id", "version", "error_type"),
+        *("size", "quality", "background", "output_format", "token", "tokens", "top_logprobs", "encrypted_stdout"),
     )
 )
 """Members that hold no text of a prompt or an answer, in any dialect: ids, kinds, URLs, pictures, sound."""
@@ -151,10 +153,11 @@ def strings(holder: Any, key: Any, channel: Channel) -> Iterator[Slot]:
     elif isinstance(value, dict):
         if value.get("type") == "text" and isinstance(value.get("data"), str):  # a document given as text
             yield from _one(value, "data", channel)
+        picture = value.get("type") == "image_generation_call"
         if value.get("type") in ("reasoning", "thinking", "redacted_thinking"):
             channel = (channel[0], REASONING)
         for name in value:
-            if name in NEVER:
+            if name in NEVER or (picture and name == "result"):
                 continue
             if name == "input" and "name" in value and isinstance(value[name], dict | list):
                 yield Slot(value, name, channel, arguments=True)

@@ -203,7 +203,11 @@ class Redis:
         """Once for each outage."""
         if self._told:
             self._told = False
-            self._log.warn("{name}: Redis is down: {reason}", name=self._name, reason=reason)
+            self._log.warn(
+                "{name}: Redis is down ({reason}); this process goes on alone, and tries again each second",
+                name=self._name,
+                reason=reason,
+            )
 
     def _tell(self) -> None:
         for told in self._watchers:

@@ -2,8 +2,9 @@
 
 Every call is counted in the process too, so when Redis fails the local counters know what this process has going on.
 What is *asked* waits for Redis, as long as `redis.Redis` lets it. What is *told* is kept until Redis has acknowledged
-it, told once more after an outage, and done once (`redis_scripts.TELL`). After an outage Redis is asked again as soon
-as it has heard everything, a piece at a time. `policy.md` 11.5, `extensions.md` 6.
+it, told once more after an outage, and done once (`redis_scripts.TELL`). After an outage Redis hears it a piece at a
+time, and is asked again when all but the last piece was heard: that one goes before the first question, and in a busy
+gateway there is always one. `policy.md` 11.5, `extensions.md` 6.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -76,7 +77,7 @@ class Shared:
         self._again: deque[tuple[int, list[_Told]]] = deque()
         """Batches of which it is not known whether they were heard."""
         self._ready = False
-        """Redis knows all that we know, and is asked."""
+        """Redis knows all that we know, or hears it before the next question, and is asked."""
         self._number = 0
         self._epoch = 0
         """Connections so far."""
@@ -100,7 +101,7 @@ class Shared:
             self._renewing = None
         self._send()
         if self._flight:
-            told: Deferred[None] = Deferred(lambda _: None)
+            told: Deferred[None] = Deferred()
             self._waiting.append(told)
             with suppress(TimeoutError):
                 await told.addTimeout(_FAREWELL_SECONDS, self._clock)
@@ -163,6 +164,8 @@ class Shared:
         counted = asks if taken.refusal is None else asks[: taken.refusal.index]
         if taken.refusal is None:
             self._remember(asks, hold)
+            if self.redis.up:  # it was told already what runs, and must know of this one too
+                self._renews(hold)
         for ask in counted if tell else ():
             if ask.limits.requests:
                 self._tells("count", ask, hold, 1, "".join(_FLAGS[window.name] for window in ask.limits.requests))
@@ -206,9 +209,12 @@ class Shared:
     def _renew_all(self) -> None:
         """Our holds live: Redis must not drop them, and gets those that it has lost or never had."""
         if self.redis.up:
-            for hold, asks in self._live.items():
-                for ask in asks:
-                    self._tells("renew", ask, hold, self.local.held(ask.bucket, hold) or 0, _held_flags(ask))
+            for hold in self._live:
+                self._renews(hold)
+
+    def _renews(self, hold: str) -> None:
+        for ask in self._live.get(hold, ()):
+            self._tells("renew", ask, hold, self.local.held(ask.bucket, hold) or 0, _held_flags(ask))
 
     def _tells(self, verb: str, ask: Ask, hold: str, amount: int, flags: str) -> None:
         if not flags:
@@ -247,8 +253,8 @@ class Shared:
 
     def _acknowledged(self, _: Any) -> None:
         self._flight.popleft()
-        self._send()
         self._look()
+        self._send()
 
     def _unheard(self, failure: Failure) -> None:
         if failure.check(RedisError):
@@ -256,13 +262,14 @@ class Shared:
             self._acknowledged(None)
 
     def _look(self) -> None:
-        """Whether everything was told."""
-        if self._flight or self._queue or self._again:
+        """Whether Redis has caught up, and whether everything was told."""
+        if self._flight or self._again:
             return
-        if not self._ready and self.redis.up:
+        if not self._ready and self.redis.up and len(self._queue) <= _BATCH:
             self._ready = True
             self._degraded(False)
-        self._all_told()
+        if not self._queue:
+            self._all_told()
 
     def _all_told(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -276,7 +283,6 @@ class Shared:
             if self._ready:
                 self._ready = False
                 self._degraded(True)
-                self._log.warn("limits are counted by this process alone until Redis is back")
             self._all_told()
             return
         self._epoch += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from typing import NamedTuple
 
 _ODD = re.compile(r"[\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f]")
@@ -61,6 +62,7 @@ def rewritten(text: str, edits: Sequence[Edit], start: int = 0, end: int | None 
     return "".join(parts)
 
 
+_MOST_COMPARED = 250_000
 _TOKENS = re.compile(r"\w+|\W")
 
 
@@ -69,8 +71,6 @@ def aligned(before: str, after: str) -> list[Edit]:
 
     Word by word, so that they are small; what can be explained in more than one way is explained as few edits.
     """
-    from difflib import SequenceMatcher
-
     old, new = _TOKENS.findall(before), _TOKENS.findall(after)
     at = 0
     while at < min(len(old), len(new)) and old[at] == new[at]:
@@ -79,11 +79,26 @@ def aligned(before: str, after: str) -> list[Edit]:
     while back < min(len(old), len(new)) - at and old[-1 - back] == new[-1 - back]:
         back += 1
     middle_old, middle_new = old[at : len(old) - back], new[at : len(new) - back]
-    first = sum(map(len, old[:at]))
-    if len(middle_old) * len(middle_new) > 250_000:
-        return [Edit(first, first + sum(map(len, middle_old)), "".join(middle_new))]
-    starts = [first]
-    for one in middle_old:
+    starts = [0]
+    for one in old:
         starts.append(starts[-1] + len(one))
+    if len(middle_old) * len(middle_new) > _MOST_COMPARED:
+        return [Edit(starts[at], starts[at + len(middle_old)], "".join(middle_new))]
+    edits: list[Edit] = []
     codes = SequenceMatcher(None, middle_old, middle_new, autojunk=False).get_opcodes()
-    return [Edit(starts[i], starts[j], "".join(middle_new[k:m])) for kind, i, j, k, m in codes if kind != "equal"]
+    for kind, i, j, k, m in codes:
+        if kind != "equal":
+            _put(edits, old, starts, at + i, at + j, "".join(middle_new[k:m]))
+    return edits
+
+
+def _put(edits: list[Edit], old: Sequence[str], starts: Sequence[int], first: int, last: int, text: str) -> None:
+    """Words [first, last) become `text`; what is only inserted takes a neighbour along, as an edit has a place."""
+    if first == last and edits and edits[-1].end == starts[first]:
+        edits[-1] = edits[-1]._replace(token=edits[-1].token + text)
+        return
+    if first == last and first > 0:
+        first, text = first - 1, old[first - 1] + text
+    elif first == last and old:
+        last, text = 1, text + old[0]
+    edits.append(Edit(starts[first], starts[last], text))

@@ -8,9 +8,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from twisted_gateway.policies.guardrails.judging import Member
+from twisted_gateway.errors import StrayFrame
+from twisted_gateway.formats import bodies
+from twisted_gateway.formats.slots import Hearing, Texts, text_of
+from twisted_gateway.policies.guardrails.judging import Member, fields
 from twisted_gateway.policies.guardrails.notes import Notes
 from twisted_gateway.policies.guardrails.verdict import Asked, Block, Bypass, Mask, Verdict
+from twisted_gateway.wire.sse import Frame
 
 
 def look(member: Member, texts: Sequence[str], hook: str, notes: Notes) -> None:
@@ -50,3 +54,54 @@ def ask(member: Member, texts: tuple[str, ...], hook: str, notes: Notes, about: 
             notes.allowed(member.guardrail, hook, seconds)
 
     return Deferred.fromCoroutine(asked())
+
+
+class Listening:
+    """Guardrails that only take notes: every frame goes on at once, its texts are kept for later."""
+
+    held = 0
+    full = False
+    halted = None
+    withheld = 0
+
+    def __init__(self, texts: Texts, stream: bool, cap: int) -> None:
+        self._texts = texts
+        self._stream = stream
+        self._cap = cap
+        self._size = 0
+        self._frames: list[Frame] = []
+
+    def received(self, frames: list[Frame]) -> list[Frame]:
+        """All of them."""
+        if self._size <= self._cap:
+            self._frames += frames
+            self._size += sum(len(frame.data) for frame in frames)
+        return frames
+
+    def stopped(self, clean: bool) -> list[Frame]:
+        """Nothing."""
+        return []
+
+    def heard(self) -> tuple[list[str], list[str]]:
+        """The texts of the answer, and those among them that are no reasoning."""
+        every: dict[Any, str] = {}
+        loose: list[tuple[bool, str]] = []
+        hearing: Hearing = self._texts.hearing()
+        for frame in self._frames:
+            if not self._stream:
+                try:
+                    document, _ = bodies.read(frame.data)
+                except StrayFrame:
+                    continue
+                for slot in self._texts.answered(document):
+                    loose += [(slot.reasoning, text) for text in fields([slot])]
+                continue
+            heard = hearing.heard(frame)
+            if heard is None:
+                continue
+            if heard.document is None and heard.text:
+                every[heard.channel] = every.get(heard.channel, "") + heard.text
+            for slot in heard.slots:
+                every[slot.channel] = every.get(slot.channel, "") + text_of(slot)
+        loose += [(channel[1] == "reasoning", text) for channel, text in every.items()]
+        return [text for _, text in loose], [text for thought, text in loose if not thought]
