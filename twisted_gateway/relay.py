@@ -38,6 +38,7 @@ from twisted_gateway.wire.sse import Frame, TooLong, encode
 _NOTHING = Batch(b"", 0, 0)
 
 P = ParamSpec("P")
+_log = Logger()
 Gates = Callable[[Joint], Sequence[Gate]]
 
 
@@ -89,7 +90,6 @@ class Relay:
         "_exchange", "_finishing", "_floor", "_full", "_headers", "_line", "_over", "_passage", "_patience",
         "_progress", "_rule", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
     )  # fmt: skip
-    _log = Logger()
 
     def __init__(
         self,
@@ -336,7 +336,7 @@ class Relay:
 
     def faulty(self, error: Exception) -> None:
         """A format or a policy of ours has failed: it ends the answer, and nobody is left to wait for the rest."""
-        self._log.failure("call {id} failed in the gateway", id=self._exchange.id)
+        _log.failure("call {id} failed in the gateway", id=self._exchange.id)
         if not self._over:
             self._answer.cut()
             self._downstream.complain(our_fault(repr(error)))
