@@ -52,7 +52,7 @@ LOOKED_AT = {
 """Words of somebody, or of a tool."""
 
 NOT_OF_AN_ANSWER = {
-    *("categories", "category_applied_input_types", "category_scores", "metadata", "param", "stop_sequence"),
+    *("categories", "category_applied_input_types", "category_scores", "metadata", "param"),
     *("allowed_domains", "allowed_tools", "attributes", "authorization", "caller_id", "city", "comparison_response_id"),
     *("container", "country", "created_by", "definition", "env", "file_ids", "filters", "headers", "input_schema"),
     *("instructions", "mode", "output_schema", "parameters", "prompt_cache_key", "region", "review_target"),

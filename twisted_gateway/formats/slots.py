@@ -98,7 +98,7 @@ def put(slot: Slot, text: str) -> None:
     value = slot.holder[slot.key]
     slot.holder[slot.key] = text if isinstance(value, str) else _decode(text.encode())
     if slot.spelled is not None and slot.spelled.get("logprobs") is not None:
-        slot.spelled["logprobs"] = None
+        slot.spelled["logprobs"] = [] if isinstance(slot.spelled["logprobs"], list) else None
 
 
 def written(frame: Frame, document: Any) -> Frame:
@@ -147,7 +147,14 @@ NEVER = frozenset(
         *("input_audio", "expires_at", "environment", "namespace", "partial_image_b64", "b64_json", "fingerprints"),
         *("domain", "key", "page_age", "retrieved_at", "toolset_name", "skill_id", "tool_id", "version", "error_type"),
         *("size", "quality", "background", "output_format", "token", "tokens", "top_logprobs", "encrypted_stdout"),
-        *("provider", "native_finish_reason", "matched_stop", "prompt_filter_results", "content_filter_results"),
+        *(
+            "provider",
+            "native_finish_reason",
+            "matched_stop",
+            "stop_sequence",
+            "prompt_filter_results",
+            "content_filter_results",
+        ),
         *("content_filter_offsets", "x_groq", "prompt_token_ids", "token_ids", "prompt_logprobs"),
     )
 )
@@ -174,7 +181,12 @@ def strings(holder: Any, key: Any, channel: Channel) -> Iterator[Slot]:
         picture = value.get("type") == "image_generation_call"
         if value.get("type") in ("reasoning", "thinking", "redacted_thinking"):
             channel = (channel[0], REASONING)
-        yield from others(value, ("result",) if picture else (), channel)
+        found = others(value, ("result",) if picture else (), channel)
+        if value.get("logprobs"):
+            yield from (slot if slot.spelled else slot._replace(spelled=value) for slot in found)
+            yield from spelled(value, value)
+        else:
+            yield from found
 
 
 def others(holder: dict[str, Any], known: Container[str], channel: Channel) -> Iterator[Slot]:
@@ -193,7 +205,7 @@ def spelled(choice: dict[str, Any], said: Any) -> Iterator[Slot]:
     about = choice.get("logprobs")
     texts = said if isinstance(said, dict) else {}
     kind = REASONING if any(texts.get(name) for name in REASONING_MEMBERS) else TEXT
-    for tokens in about.values() if isinstance(about, dict) else ():
+    for tokens in about.values() if isinstance(about, dict) else (about,):
         if isinstance(tokens, list) and tokens:
             text = "".join([token for one in tokens if isinstance(token := _token(one), str)])
             if text and text not in texts.values():

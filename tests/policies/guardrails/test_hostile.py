@@ -6,7 +6,7 @@ import pytest
 
 from .answers import sse
 from .house import PATHS, Guarded
-from .making import keyword
+from .making import keyword, pii
 
 SECRET = "forbidden"
 
@@ -76,32 +76,140 @@ def reads(events):
     return [one if isinstance(one, bytes) else sse(one.encode() if isinstance(one, str) else one) for one in events]
 
 
+USAGE = {"stream_options": {"include_usage": True}}
+
+
 def leaks(data):
     text = data.decode().replace("\\\\u0069", "i").replace("\\u0069", "i")
     return SECRET in text
 
 
-def together(frames):
-    """All that a stream said, whatever it is."""
-    return "".join(
-        str(choice["delta"].get("content"))
-        for one in frames
-        if isinstance(one, dict)
-        for choice in one.get("choices", ())
-    )
+def text_delta(text="ok", **more):
+    return {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text, **more}}
 
 
-@pytest.mark.parametrize("name", CHAT)
-def test_a_chat_stream_says_nothing_in_odd_places(name):
-    house = Guarded(keyword(SECRET))
-    ask, request = house.call(stream_options={"include_usage": True})
-    house.play(
-        request,
-        [*reads([chunk({"content": "well "})]), *reads(CHAT[name]), *reads([chunk({}, "stop"), b"data: [DONE]\n\n"])],
-    )
+def block(kind, **more):
+    return {"type": "content_block_start", "index": 1, "content_block": {"type": kind, **more}}
+
+
+def partial(text, index=1):
+    return {"type": "content_block_delta", "index": index, "delta": {"type": "input_json_delta", "partial_json": text}}
+
+
+TOOL = block("tool_use", id="t", name="f", input={})
+BEGUN = {"type": "message_start", "message": {"id": "m", "type": "message", "role": "assistant", "content": []}}
+DELTA = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}}
+MESSAGES = {
+    "beside a piece": [text_delta(more=SECRET)],
+    "beside a delta": [text_delta() | {"more": SECRET}],
+    "a piece that is a list": [text_delta([SECRET])],
+    "an unknown delta": [{"type": "content_block_delta", "index": 0, "delta": {"type": "x_delta", "x": SECRET}}],
+    "a delta of no object": [{"type": "content_block_delta", "index": 0, "delta": SECRET}],
+    "a begun text": [block("text", text="forb"), text_delta("idden")],
+    "citations of a begun text": [block("text", text="", citations=[{"cited_text": SECRET}])],
+    "a citation": [{"type": "content_block_delta", "index": 0,
+                    "delta": {"type": "citations_delta", "citation": {"cited_text": SECRET}}}],
+    "over blocks": [text_delta("forb"), {"type": "content_block_stop", "index": 0}, block("text", text=""),
+                    text_delta("idden")],
+    "an unknown block": [block("web_search_tool_result", content=[{"type": "x", "title": SECRET}])],
+    "the input of a begun tool": [block("tool_use", id="t", name="f", input={"q": [SECRET]})],
+    "beside a tool": [block("tool_use", id="t", name="f", input={}, note=SECRET)],
+    "an escape in arguments": [TOOL, partial('{"q":"forb\\u0069'), partial('dden"}')],
+    "an unknown event": [{"type": "x", "words": SECRET}],
+    "a ping": [{"type": "ping", "words": SECRET}],
+    "beside a stop": [{"type": "content_block_stop", "index": 0, "words": SECRET}],
+    "in the usage event": [DELTA | {"words": SECRET}],
+    "cut by the usage event": [text_delta("forb"), DELTA, text_delta("idden")],
+    "an event of a number": [b'event: content_block_delta\ndata: {"type":5,"delta":{"text":"forbidden"}}\n\n'],
+    "in a message": [BEGUN | {"message": {"id": "m", "content": [{"type": "text", "text": SECRET}]}}],
+    "a twin": [json.dumps(text_delta()).replace('"text": "ok"', '"text":"forbidden","text": "ok"')],
+}  # fmt: skip
+
+
+def event(kind, **more):
+    return {"type": "response." + kind, "output_index": 0, "item_id": "i", "content_index": 0, **more}
+
+
+def item(*content, **more):
+    return {"type": "message", "id": "i", "role": "assistant", "content": list(content), **more}
+
+
+PART = {"type": "output_text", "text": "ok", "annotations": []}
+SPELLED = PART | {"text": SECRET, "logprobs": TOKENS}
+RESPONSES = {
+    "a piece that is an object": [event("output_text.delta", delta={"text": SECRET})],
+    "beside a piece": [event("output_text.delta", delta="ok", words=SECRET)],
+    "logprobs of a piece": [event("output_text.delta", delta="ok", logprobs=TOKENS)],
+    "logprobs of a done text": [event("output_text.done", text=SECRET, logprobs=TOKENS)],
+    "logprobs of an item": [event("output_item.done", item=item(SPELLED))],
+    "logprobs of a part": [event("content_part.done", part=SPELLED)],
+    "an unknown delta": [event("x.delta", delta={"words": SECRET})],
+    "an unknown piece": [event("x.delta", delta="forb"), event("x.delta", delta="idden")],
+    "an unknown event": [event("x", words=SECRET)],
+    "beside a done text": [event("output_text.done", text="ok", words=SECRET)],
+    "beside an item": [event("output_item.added", item=item(), words=SECRET)],
+    "the title of an annotation": [event("output_text.annotation.added", annotation={"title": SECRET})],
+    "the title of an annotation of a part": [event("content_part.done", part=PART | {"annotations": [{"title": SECRET}]})],
+    "an echo": [event("in_progress", response={"output": [item(PART | {"text": SECRET})]})],
+    "cut by a done text": [event("output_text.delta", delta="forb"), event("output_text.done", text="forb"),
+                           event("output_text.delta", delta="idden")],
+    "all over again": [event("in_progress", response={"output": [], "output_text": SECRET})],
+    "an event of a number": [b'event: response.output_text.delta\ndata: {"type":5,"delta":"forbidden"}\n\n'],
+    "sound": [event("audio.delta", delta="AAAA", words=SECRET)],
+    "a transcript": [event("audio.transcript.delta", delta="forb"), event("audio.transcript.delta", delta="idden")],
+    "arguments": [event("function_call_arguments.delta", delta='{"q":"forb\\u0069dden'),
+                  event("function_call_arguments.done", arguments='{"q":"forb\\u0069dden')],
+    "a twin": [json.dumps(event("output_text.delta", delta="ok")).replace('"ok"', '"forbidden", "delta": "ok"')],
+}  # fmt: skip
+
+
+def legacy(text="ok", **more):
+    return {"id": "c", "object": "text_completion", "created": 5, "model": "up",
+            "choices": [{"index": 0, "text": text, "finish_reason": None, **more}]}  # fmt: skip
+
+
+COMPLETIONS = {
+    "beside a text": [legacy(words=SECRET)],
+    "beside the choices": [legacy() | {"words": [SECRET]}],
+    "logprobs": [legacy(logprobs={"tokens": ["forb", "idden"]})],
+    "logprobs of the text": [legacy(SECRET, logprobs={"tokens": ["forb", "idden"]})],
+    "no choices": [legacy("forb"), legacy() | {"choices": [], "usage": {"prompt_tokens": 1}}, legacy("idden")],
+    "a message": [legacy(message={"content": SECRET})],
+    "a twin": [json.dumps(legacy()).replace('"ok"', '"forbidden", "text": "ok"')],
+}
+ENDS = {
+    "openai_chat": ([chunk({"content": "well "})], [chunk({}, "stop"), b"data: [DONE]\n\n"]),
+    "openai_completions": ([legacy("well ")], [legacy("", finish_reason="stop"), b"data: [DONE]\n\n"]),
+    "anthropic": (
+        [BEGUN, block("text", text="") | {"index": 0}, text_delta("well ")],
+        [DELTA, {"type": "message_stop"}],
+    ),
+    "openai_responses": (
+        [event("created", response={"output": []}), event("output_text.delta", delta="well ")],
+        [event("completed", response={"output": [item(PART)], "status": "completed"})],
+    ),
+}
+CASES = [
+    pytest.param(dialect, events, id=f"{dialect}: {name}")
+    for dialect, cases in [
+        ("openai_chat", CHAT), ("anthropic", MESSAGES), ("openai_responses", RESPONSES), ("openai_completions", COMPLETIONS)
+    ]
+    for name, events in cases.items()
+]  # fmt: skip
+ACTIONS = {"block": keyword(SECRET), "mask": pii(custom=[{"regex": SECRET}])}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize(("dialect", "events"), CASES)
+def test_a_stream_says_nothing_in_odd_places(dialect, events, action):
+    house = Guarded(ACTIONS[action], dialect=dialect, buffer=False)
+    ask, request = house.call(**({} if dialect in ("anthropic", "openai_responses") else USAGE))
+    first, last = ENDS[dialect]
+    house.play(request, reads([*first, *events, *last]))
+    assert ask.response.code == 200
+    assert b"well " in ask.got.data
     assert not leaks(ask.got.data)
-    said = "".join(json.dumps(one) for one in ask.frames)
-    assert "idden" not in said
+    assert "idden" not in ask.got.data.decode()
 
 
 INNOCENT = {
