@@ -755,6 +755,28 @@ def test_the_end_of_the_process_while_a_policy_is_waited_for(house, kind):
     house.settled("broken")
 
 
+@pytest.mark.parametrize("where", ["gates", "headers"])
+def test_a_policy_that_fails_at_an_open_answer_leaves_no_connection_behind(house, where):
+    class Bad(Ticket):
+        def admit(self, exchange):
+            return self
+
+        def gates(self, joint):
+            return [1 / 0] if where == "gates" else []
+
+        def headers(self):
+            return [1 / 0] if where == "headers" else []
+
+    house.gateway.after = (*house.gateway.after, Bad())
+    ask, request = house.stream()
+    house.write(request, sse(ROLE))
+    house.flush()
+    assert (ask.response.code, ask.json["error"]["type"]) == (500, "internal_error")
+    assert len(house.provider.gone) == 1
+    house.settled("broken")
+    assert all(state.in_flight == 0 for state in house.gateway.health._states.values())
+
+
 # stream_options that a server does not know
 
 

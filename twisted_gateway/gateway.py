@@ -231,14 +231,20 @@ class Gateway:
             if isinstance(opened, bytes):
                 downstream.answer(opened, [])
                 return Outcome.COMPLETE
-            relay = self._joined(exchange, opened, downstream, tickets)
-            self.running.add(relay)
+            relay: Relay | None = None
             try:
-                return await relay.start(self._good_headers(exchange, opened, tickets))
+                relay = self._joined(exchange, opened, downstream, tickets)
+                headers = self._good_headers(exchange, opened, tickets)
+                self.running.add(relay)
+                return await relay.start(headers)
             except AttemptFailed as failed:
                 attempts.broke(opened, failed)
+            except Exception:
+                opened.answer.cut()
+                raise
             finally:
-                self.running.discard(relay)
+                if relay is not None:
+                    self.running.discard(relay)
                 attempts.left(opened)
 
     async def _replay(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import OpenAnswer
@@ -20,6 +22,7 @@ from twisted_gateway.errors import (
     StrayFrame,
     broken_off,
     ended_by,
+    our_fault,
     timed_out,
     too_slow,
     undecodable,
@@ -34,6 +37,8 @@ from twisted_gateway.wire.sse import Frame, TooLong, encode
 
 _NOTHING = Batch(b"", 0, 0)
 
+P = ParamSpec("P")
+_log = Logger()
 Gates = Callable[[Joint], Sequence[Gate]]
 
 
@@ -59,6 +64,19 @@ class Waits:
     silence: float | None = None
     progress: float = 0.0
     floor: ThroughputFloor | None = None
+
+
+def _safely(step: Callable[Concatenate[Relay, P], None]) -> Callable[Concatenate[Relay, P], None]:
+    """A step of a relay that does not raise."""
+
+    @wraps(step)
+    def safe(relay: Relay, /, *args: P.args, **more: P.kwargs) -> None:
+        try:
+            step(relay, *args, **more)
+        except Exception as error:
+            relay.faulty(error)
+
+    return safe
 
 
 class Relay:
@@ -147,6 +165,7 @@ class Relay:
 
     # Sink of the answer
 
+    @_safely
     def answer_began(self, frames: list[Frame], data: bytes) -> None:
         """What was read before the relay joined: one write."""
         self._take(lambda: self._line.frames(frames), lambda: self._line.read(data))
@@ -156,12 +175,16 @@ class Relay:
         if self._over:
             return
         try:
-            batch = self._line.read(data)
-        except (StrayFrame, TooLong) as error:
-            self._broken(undecodable(str(error)))
-        else:
-            self._pass(batch)
+            try:
+                batch = self._line.read(data)
+            except (StrayFrame, TooLong) as error:
+                self._broken(undecodable(str(error)))
+            else:
+                self._pass(batch)
+        except Exception as error:
+            self.faulty(error)
 
+    @_safely
     def answer_ended(self, problem: Problem | None, frames: list[Frame]) -> None:
         """The provider's transfer is over; whether the answer is whole is the dialect's own question (section 10)."""
         if frames:
@@ -219,6 +242,7 @@ class Relay:
         if seconds:
             self._alarm.set(seconds)
 
+    @_safely
     def _tell_progress(self) -> None:
         """Nothing was written for a while."""
         frames = self._passage.progress()  # type: ignore[attr-defined]
@@ -228,6 +252,7 @@ class Relay:
 
     # For gates
 
+    @_safely
     def woken(self) -> None:
         """A gate can give what it held: the line runs once more, without new frames."""
         if self._over:
@@ -274,6 +299,7 @@ class Relay:
 
     # Ends
 
+    @_safely
     def discard(self) -> None:
         """The caller has left: read on for the provider's figures, and write and check nothing more."""
         if self._over:
@@ -285,6 +311,7 @@ class Relay:
         self._full = False
         self.resume()
 
+    @_safely
     def stop(self, empty: Callable[[Usage], list[Frame]]) -> None:
         """The caller wants no more: a legal ending behind what it has got, or an answer that is `empty`."""
         if self._over or self._finishing:
@@ -301,10 +328,19 @@ class Relay:
         self._write(self._line.ending(empty(usage) if frames is None else frames))
         self._settled()
 
+    @_safely
     def cut(self, problem: Problem, outcome: Outcome) -> None:
         """End the answer from our side by an error frame."""
         if not self._over:
             self._broken(problem, outcome)
+
+    def faulty(self, error: Exception) -> None:
+        """A format or a policy of ours has failed: it ends the answer, and nobody is left to wait for the rest."""
+        _log.failure("call {id} failed in the gateway", id=self._exchange.id)
+        if not self._over:
+            self._answer.cut()
+            self._downstream.complain(our_fault(repr(error)))
+            self._end(Outcome.BROKEN)
 
     def _write(self, batch: Batch) -> None:
         data, frames, _ = batch
@@ -374,6 +410,7 @@ class Relay:
         self._downstream.complain(problem, frames)
         self._end(outcome)
 
+    @_safely
     def _silent(self) -> None:
         if self._passage.complete:  # the answer is whole, only its end marker did not come (section 10)
             self._answer.cut()
@@ -381,6 +418,7 @@ class Relay:
             return
         self._broken(timed_out("silence_timeout", self._silence * 1000))
 
+    @_safely
     def _check_floor(self) -> None:
         """As late as the stream can have become too slow since it was last looked at."""
         floor, rule = self._floor, self._rule

@@ -9,6 +9,7 @@ import typing
 from typing import Any, get_args, get_origin
 
 import anthropic.types as messages
+import msgspec
 import openai.types as completions
 import openai.types.chat as chat
 import openai.types.responses as responses
@@ -16,7 +17,7 @@ import pydantic
 import pytest
 
 from twisted_gateway.formats import anthropic, openai_chat, openai_completions, openai_responses
-from twisted_gateway.formats.slots import NEVER, strings
+from twisted_gateway.formats.slots import NEVER, strings, twins
 
 LOOKED_AT = {
     *("arguments", "cited_text", "code", "command", "commands", "content", "delta", "diff", "document_title", "error"),
@@ -46,12 +47,12 @@ LOOKED_AT = {
         "thinking",
         "title",
     ),
-    *("tool_name", "transcript", "keys", "description", "explanation", "value", "url_citation"),
+    *("annotations", "tool_name", "transcript", "keys", "description", "explanation", "value", "url_citation"),
 }
 """Words of somebody, or of a tool."""
 
 NOT_OF_AN_ANSWER = {
-    *("categories", "category_applied_input_types", "category_scores", "metadata", "param", "stop_sequence"),
+    *("categories", "category_applied_input_types", "category_scores", "metadata", "param"),
     *("allowed_domains", "allowed_tools", "attributes", "authorization", "caller_id", "city", "comparison_response_id"),
     *("container", "country", "created_by", "definition", "env", "file_ids", "filters", "headers", "input_schema"),
     *("instructions", "mode", "output_schema", "parameters", "prompt_cache_key", "region", "review_target"),
@@ -176,3 +177,18 @@ def test_texts_of_requests(format: Any, members: dict[str, Any], texts: str) -> 
     slots = format.FORMAT.texts.asked(members)
     assert "".join(str(slot.holder[slot.key]) for slot in slots) == texts
     assert [slot.holder[slot.key] for slot in slots if slot.reasoning] == ["T"] * texts.count("T")
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b'{"a":1,"b":{"a":": "}}', False),
+        (b'{"a": 1, "b": {"a": "\\":\\\\"}, "\\\\": "\\u0041"}', False),
+        (b'[":", "a", {"\\u0061" : 1, "b" : []}]', False),
+        (b'{"a":1,"a":1}', True),
+        (b'{"a":1,"\\u0061":2}', True),
+        (b'[{"a":{"b":1, "c":2, "b" :3}}]', True),
+    ],
+)
+def test_twins(data: bytes, found: bool) -> None:
+    assert twins(msgspec.json.decode(data), data) is found

@@ -6,11 +6,23 @@ All text blocks of a message are one channel: citations split sentences over blo
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from twisted_gateway.errors import StrayFrame
 from twisted_gateway.formats import bodies
-from twisted_gateway.formats.slots import EVERYTHING, REASONING, TEXT, TOOL, Channel, Heard, Slot, Texts, strings
+from twisted_gateway.formats.slots import (
+    EVERYTHING,
+    REASONING,
+    TEXT,
+    TOOL,
+    Channel,
+    Heard,
+    Slot,
+    Texts,
+    others,
+    strings,
+)
 from twisted_gateway.wire.sse import Frame
 
 _WORDS: Channel = (0, TEXT)
@@ -29,9 +41,7 @@ def asked(document: dict[str, Any]) -> list[Slot]:
 
 def answered(document: Any) -> list[Slot]:
     """The texts of a whole answer."""
-    if not isinstance(document, dict) or "content" not in document:
-        return []
-    return list(strings(document, "content", _WORDS))
+    return list(others(document, (), _WORDS)) if isinstance(document, dict) else []
 
 
 class Events:
@@ -49,23 +59,11 @@ class Events:
             return None
         if not isinstance(event, dict):
             return None
-        kind = event.get("type") or frame.event.decode("ascii", "replace")
-        if kind == "content_block_delta":
-            return _delta(event)
-        if kind == "content_block_start":
-            return _begun(event)
-        if kind == "content_block_stop":
-            return Heard(ends=((0, TOOL, event.get("index")),), document=event)
-        if kind in ("message_delta", "message_stop"):
-            return Heard(ends=(EVERYTHING,), document=event)
-        if kind == "message_start":
-            message = event.get("message")
-            if isinstance(message, dict) and message.get("content"):
-                return Heard(wholes=list(strings(message, "content", _WORDS)), document=event)
-            return None
-        if kind in ("ping", "error"):
-            return None
-        return Heard(wholes=[slot for name in event for slot in strings(event, name, _WORDS)], document=event)
+        named = event.get("type")
+        kind = named if isinstance(named, str) and named else frame.event.decode("ascii", "replace")
+        about = _ABOUT.get(kind)
+        heard = about(event) if about is not None else Heard(wholes=list(others(event, (), _WORDS)))
+        return heard._replace(document=event)
 
     def empty(self, document: Any) -> bool:
         """See `slots.Hearing`."""
@@ -75,36 +73,58 @@ class Events:
 def _delta(event: dict[str, Any]) -> Heard:
     delta = event.get("delta")
     if not isinstance(delta, dict):
-        return Heard(document=event)
-    kind = delta.get("type")
-    if kind == "text_delta" and isinstance(delta.get("text"), str):
-        return Heard((Slot(delta, "text", _WORDS),), document=event)
-    if kind == "input_json_delta" and isinstance(delta.get("partial_json"), str):
-        return Heard((Slot(delta, "partial_json", (0, TOOL, event.get("index")), True),), document=event)
-    if kind == "thinking_delta" and isinstance(delta.get("thinking"), str):
-        return Heard((Slot(delta, "thinking", _THOUGHTS),), document=event)
-    if kind == "signature_delta":
-        return Heard(document=event)
-    return Heard(wholes=list(strings(event, "delta", _WORDS)), document=event)
+        return Heard(wholes=list(others(event, (), _WORDS)))
+    name, channel = _PIECES.get(str(delta.get("type")), ("", _WORDS))
+    wholes = list(others(event, ("delta",), _WORDS))
+    if not isinstance(delta.get(name), str):
+        return Heard((), [*wholes, *others(delta, (), channel)])
+    if name == "partial_json":
+        channel = (0, TOOL, event.get("index"))
+    wholes += others(delta, (name,), _WORDS)
+    return Heard((Slot(delta, name, channel, name == "partial_json"),), wholes)
+
+
+_PIECES: dict[str, tuple[str, Channel]] = {
+    "text_delta": ("text", _WORDS),
+    "input_json_delta": ("partial_json", _WORDS),
+    "thinking_delta": ("thinking", _THOUGHTS),
+}
 
 
 def _begun(event: dict[str, Any]) -> Heard:
     block = event.get("content_block")
     if not isinstance(block, dict):
-        return Heard(document=event)
+        return Heard(wholes=list(others(event, (), _WORDS)))
     kind = block.get("type")
-    if kind == "text":
-        slots = (Slot(block, "text", _WORDS),) if isinstance(block.get("text"), str) and block["text"] else ()
-        return Heard(slots, document=event)
-    if kind == "thinking":
-        given = isinstance(block.get("thinking"), str) and block["thinking"]
-        return Heard((Slot(block, "thinking", _THOUGHTS),) if given else (), document=event)
+    wholes = list(others(event, ("content_block",), _WORDS))
+    name, channel = {"text": ("text", _WORDS), "thinking": ("thinking", _THOUGHTS)}.get(str(kind), ("", _WORDS))
     if isinstance(kind, str) and kind.endswith("tool_use"):
-        channel = (0, TOOL, event.get("index"))
-        slots = (Slot(block, "name", channel),) if isinstance(block.get("name"), str) else ()
-        wholes = [Slot(block, "input", channel, True)] if block.get("input") else []
-        return Heard(slots, wholes, document=event)
-    return Heard(wholes=list(strings(event, "content_block", _WORDS)), document=event)
+        name, channel = "name", (0, TOOL, event.get("index"))
+        if block.get("input"):
+            wholes.append(Slot(block, "input", channel, True))
+    if not name:
+        return Heard((), [*wholes, *strings(event, "content_block", _WORDS)])
+    said = isinstance(block.get(name), str) and (block[name] or name == "name")
+    known = (name, "input") if name == "name" else (name,) if said else ()
+    wholes += others(block, known, channel if channel == _THOUGHTS else _WORDS)
+    return Heard((Slot(block, name, channel),) if said else (), wholes)
+
+
+def _stopped(event: dict[str, Any]) -> Heard:
+    return Heard((), list(others(event, (), _WORDS)), ((0, TOOL, event.get("index")),))
+
+
+def _ended(event: dict[str, Any]) -> Heard:
+    return Heard((), list(others(event, (), _WORDS)), (EVERYTHING,))
+
+
+_ABOUT: dict[str, Callable[[dict[str, Any]], Heard]] = {
+    "content_block_start": _begun,
+    "content_block_delta": _delta,
+    "content_block_stop": _stopped,
+    "message_delta": _ended,
+    "message_stop": _ended,
+}
 
 
 TEXTS = Texts(("system", "messages"), asked, answered, Events)

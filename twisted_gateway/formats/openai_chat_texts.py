@@ -8,7 +8,9 @@ from twisted_gateway.errors import StrayFrame
 from twisted_gateway.formats import bodies
 from twisted_gateway.formats.slots import (
     EVERYTHING,
+    NEVER,
     REASONING,
+    REASONING_MEMBERS,
     REFUSAL,
     TEXT,
     TOOL,
@@ -17,14 +19,19 @@ from twisted_gateway.formats.slots import (
     Shape,
     Slot,
     Texts,
+    others,
     shape,
+    spelled,
     strings,
+    twins,
 )
 from twisted_gateway.wire.sse import Frame
 
 _MOST_SHAPES = 4
 _CHANNELS = {"content": TEXT, "refusal": REFUSAL, "reasoning_content": REASONING, "reasoning": REASONING}
-_OWN = {*_CHANNELS, "role", "tool_calls", "function_call"}
+_CHOICE = ("delta",)
+_CALL = ("function", "custom")
+_FUNCTION = ("name", "arguments", "input")
 
 
 def asked(document: dict[str, Any]) -> list[Slot]:
@@ -34,12 +41,16 @@ def asked(document: dict[str, Any]) -> list[Slot]:
 
 def answered(document: Any) -> list[Slot]:
     """The texts of a whole answer."""
+    if not isinstance(document, dict):
+        return []
     found: list[Slot] = []
-    choices = document.get("choices") if isinstance(document, dict) else None
+    choices = document.get("choices")
     for index, choice in enumerate(choices if isinstance(choices, list) else ()):
-        if isinstance(choice, dict) and "message" in choice:
-            found += [slot._replace(spelled=choice) for slot in strings(choice, "message", (index, TEXT))]
-    return found
+        if isinstance(choice, dict):
+            found += [slot._replace(spelled=choice) for slot in others(choice, (), (index, TEXT))]
+            if choice.get("logprobs"):
+                found += spelled(choice, choice.get("message"))
+    return found + list(others(document, ("choices",) if isinstance(choices, list) else (), (0, TEXT)))
 
 
 class Chunks:
@@ -67,11 +78,12 @@ class Chunks:
         if not isinstance(choices, list):
             return None
         if not choices:
-            return Heard(ends=(EVERYTHING,), document=chunk)
+            return Heard((), list(others(chunk, ("choices",), (0, TEXT))), (), chunk)
         heard = _Choices(self._open)
         for choice in choices:
             if isinstance(choice, dict):
                 heard.choice(choice)
+        heard.wholes += others(chunk, ("choices",), (0, TEXT))
         self._learn(data, chunk, heard)
         return Heard(heard.slots, heard.wholes, heard.ends, chunk)
 
@@ -80,6 +92,8 @@ class Chunks:
             return
         (slot,) = heard.slots
         if slot.channel[1] not in (TEXT, REASONING) or slot.spelled is None or slot.spelled.get("logprobs"):
+            return
+        if twins(chunk, data):
             return
         made = shape(data, slot.key, slot.holder[slot.key], slot.channel)
         if made is not None:
@@ -112,27 +126,37 @@ class _Choices:
         delta = choice.get("delta")
         if isinstance(delta, dict):
             for name, value in delta.items():
-                kind = _CHANNELS.get(name)
-                if kind is not None and isinstance(value, str):
-                    if value:
-                        self.slots.append(Slot(delta, name, (index, kind), False, choice))
-                elif kind is not None:  # some providers send parts
-                    found = strings(delta, name, (index, kind))
-                    self.slots += [slot._replace(spelled=choice) for slot in found]
-                elif name == "tool_calls" and isinstance(value, list):
-                    for call in value:
-                        if isinstance(call, dict):
-                            self._call(call, index, (index, TOOL, call.get("index", 0)))
-                elif name == "function_call" and isinstance(value, dict):
-                    self._call({"function": value}, index, (index, TOOL, -1))
-                elif name == "audio" and isinstance(value, dict):
-                    if isinstance(value.get("transcript"), str):
-                        self.slots.append(Slot(value, "transcript", (index, "audio"), False, choice))
-                elif name not in _OWN:
-                    self.wholes += strings(delta, name, (index, TEXT))
+                kind = _CHANNELS.get(name) or (REASONING if name in REASONING_MEMBERS else None)
+                if kind is None:
+                    self._other(delta, name, index, choice)
+                elif not isinstance(value, str):  # some send a list of parts
+                    self.slots += [slot._replace(spelled=choice) for slot in strings(delta, name, (index, kind))]
+                elif value:
+                    self.slots.append(Slot(delta, name, (index, kind), False, choice))
+            if choice.get("logprobs"):
+                self.wholes += spelled(choice, delta)
+        self.wholes += others(choice, _CHOICE, (index, TEXT))
         if choice.get("finish_reason") is not None:
             self._open.pop(index, None)
             self.ends.append((index,))
+
+    def _other(self, delta: dict[str, Any], name: str, index: Any, choice: dict[str, Any]) -> None:
+        """A member of a delta that is no plain text."""
+        value = delta[name]
+        if name == "tool_calls" and isinstance(value, list):
+            for call in value:
+                if isinstance(call, dict):
+                    self._call(call, index, (index, TOOL, call.get("index", 0)))
+        elif name == "function_call" and isinstance(value, dict):
+            self._call({"function": value}, index, (index, TOOL, -1))
+        elif name == "audio" and isinstance(value, dict):
+            if isinstance(value.get("transcript"), str):
+                self.slots.append(Slot(value, "transcript", (index, "audio"), False, choice))
+                self.wholes += others(value, ("transcript",), (index, TEXT))
+            else:
+                self.wholes += others(value, (), (index, TEXT))
+        elif name not in NEVER:
+            self.wholes += strings(delta, name, (index, TEXT))
 
     def _call(self, call: dict[str, Any], index: Any, channel: Channel) -> None:
         before = self._open.get(index)
@@ -145,6 +169,12 @@ class _Choices:
                 for name in ("name", "arguments", "input"):
                     if isinstance(said.get(name), str):
                         self.slots.append(Slot(said, name, channel, name != "name"))
+                    elif isinstance(said.get(name), dict | list):
+                        self.wholes.append(Slot(said, name, channel, True))
+                self.wholes += others(said, _FUNCTION, (index, TEXT))
+            elif said is not None:
+                self.wholes += strings(call, member, (index, TEXT))
+        self.wholes += others(call, _CALL, (index, TEXT))
 
 
 TEXTS = Texts(("messages", "prediction"), asked, answered, Chunks)

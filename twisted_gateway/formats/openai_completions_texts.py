@@ -6,7 +6,20 @@ from typing import Any
 
 from twisted_gateway.errors import StrayFrame
 from twisted_gateway.formats import bodies
-from twisted_gateway.formats.slots import EVERYTHING, TEXT, Channel, Heard, Shape, Slot, Texts, shape, strings
+from twisted_gateway.formats.slots import (
+    EVERYTHING,
+    TEXT,
+    Channel,
+    Heard,
+    Shape,
+    Slot,
+    Texts,
+    others,
+    shape,
+    spelled,
+    strings,
+    twins,
+)
 from twisted_gateway.wire.sse import Frame
 
 _MOST_SHAPES = 4
@@ -19,12 +32,25 @@ def asked(document: dict[str, Any]) -> list[Slot]:
 
 def answered(document: Any) -> list[Slot]:
     """The texts of an answer, or of a chunk, which looks the same."""
-    choices = document.get("choices") if isinstance(document, dict) else None
-    return [
-        Slot(choice, "text", (choice.get("index", 0), TEXT), False, choice)
-        for choice in (choices if isinstance(choices, list) else ())
-        if isinstance(choice, dict) and isinstance(choice.get("text"), str)
-    ]
+    return [slot for pieces in _texts(document) for slot in pieces]
+
+
+def _texts(document: Any) -> tuple[list[Slot], list[Slot]]:
+    """The texts of the choices, and whatever else is text."""
+    if not isinstance(document, dict):
+        return [], []
+    choices = document.get("choices")
+    slots: list[Slot] = []
+    wholes = list(others(document, ("choices",) if isinstance(choices, list) else (), (0, TEXT)))
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            channel = (choice.get("index", 0), TEXT)
+            known = ("text",) if isinstance(choice.get("text"), str) else ()
+            if known and choice["text"]:
+                slots.append(Slot(choice, "text", channel, False, choice))
+            wholes += [slot._replace(spelled=choice) for slot in others(choice, known, channel)]
+            wholes += spelled(choice, choice)
+    return slots, wholes
 
 
 class Chunks:
@@ -50,19 +76,18 @@ class Chunks:
         choices = chunk.get("choices") if isinstance(chunk, dict) else None
         if not isinstance(choices, list):
             return None
-        if not choices:
-            return Heard(ends=(EVERYTHING,), document=chunk)
-        slots = [slot for slot in answered(chunk) if slot.holder["text"]]
+        slots, wholes = _texts(chunk)
         ends: list[Channel] = [
             (choice.get("index", 0),)
             for choice in choices
             if isinstance(choice, dict) and choice.get("finish_reason") is not None
         ]
-        if len(slots) == 1 and not ends and len(self._shapes) < _MOST_SHAPES and not choices[0].get("logprobs"):
+        learnt = len(self._shapes) >= _MOST_SHAPES or any(choice.get("logprobs") for choice in choices)
+        if len(slots) == 1 and not (wholes or ends or learnt or twins(chunk, data)):
             made = shape(data, "text", slots[0].holder["text"], slots[0].channel)
             if made is not None:
                 self._shapes.append(made)
-        return Heard(slots, (), ends, chunk)
+        return Heard(slots, wholes, ends, chunk)
 
     def empty(self, document: Any) -> bool:
         """See `slots.Hearing`."""

@@ -16,6 +16,8 @@ from twisted_gateway.formats.slots import (
     Heard,
     Slot,
     Texts,
+    others,
+    spelled,
     strings,
 )
 from twisted_gateway.wire.sse import Frame
@@ -36,6 +38,14 @@ _KINDS = {
 
 _WHOLE = ("text", "refusal", "arguments", "input", "code", "transcript")
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+_ECHOED = frozenset(
+    (
+        *("output", "instructions", "metadata", "prompt", "prompt_cache_key", "reasoning", "safety_identifier", "text"),
+        *("tool_choice", "tools", "truncation", "user", "error", "incomplete_details", "conversation", "moderation"),
+        *("billing", "include", "input"),
+    )
+)
+"""Members of an answer that its caller has written, and those about it."""
 _ECHOES = ("response.created", "response.in_progress", "response.queued")
 
 
@@ -45,12 +55,15 @@ def asked(document: dict[str, Any]) -> list[Slot]:
 
 
 def answered(document: Any) -> list[Slot]:
-    """The texts of a whole answer."""
-    output = document.get("output") if isinstance(document, dict) else None
+    """The texts of a whole answer; what it repeats of the request is none."""
+    if not isinstance(document, dict):
+        return []
+    output = document.get("output")
     found: list[Slot] = []
     for index in range(len(output) if isinstance(output, list) else 0):
         found += strings(output, index, (index, TEXT))
-    return found
+    known = _ECHOED if isinstance(output, list) else _ECHOED - {"output"}
+    return [*found, *others(document, known, (0, TEXT))]
 
 
 class Events:
@@ -64,12 +77,12 @@ class Events:
             return None
         if not isinstance(event, dict):
             return None
-        kind = event.get("type") or frame.event.decode("ascii", "replace")
-        if not isinstance(kind, str) or kind in _ECHOES or kind == "error":
-            return None
-        if kind in _TERMINAL:
-            return Heard(wholes=answered(event.get("response")), ends=(EVERYTHING,), document=event)
+        named = event.get("type")
+        kind = named if isinstance(named, str) and named else frame.event.decode("ascii", "replace")
         place = event.get("output_index", 0)
+        if kind in _TERMINAL or kind in _ECHOES:
+            wholes = [*answered(event.get("response")), *others(event, ("response",), (place, TEXT))]
+            return Heard((), wholes, (EVERYTHING,) if kind in _TERMINAL else (), event)
         name, _, step = kind.removeprefix("response.").rpartition(".")
         if step == "delta":
             return _piece(event, name, place)
@@ -79,14 +92,12 @@ class Events:
             wholes = [
                 Slot(event, key, channel, known == TOOL, event) for key in _WHOLE if isinstance(event.get(key), str)
             ]
+            said = [slot.key for slot in wholes]
+            wholes += [slot._replace(channel=channel) for slot in others(event, said, (place, TEXT))]
             return Heard((), wholes, (channel,), event)
-        if name == "output_item":
-            ends: tuple[Channel, ...] = ((place,),) if step == "done" else ()
-            return Heard((), list(strings(event, "item", (place, TEXT))), ends, event)
-        if name in ("content_part", "reasoning_summary_part"):
-            about = (place, REASONING if name.startswith("reasoning") else TEXT)
-            return Heard((), list(strings(event, "part", about)), (), event)
-        return Heard((), [slot for key in event for slot in strings(event, key, (place, TEXT))], (), event)
+        ends: tuple[Channel, ...] = ((place,),) if kind == "response.output_item.done" else ()
+        about = (place, REASONING if name.startswith("reasoning") else TEXT)
+        return Heard((), list(others(event, (), about)), ends, event)
 
     def empty(self, document: Any) -> bool:
         """See `slots.Hearing`."""
@@ -95,10 +106,13 @@ class Events:
 
 def _piece(event: dict[str, Any], name: str, place: Any) -> Heard:
     """A piece of some text; that of an event which is not known here is text too, but for sound."""
-    if not isinstance(event.get("delta"), str) or name == "audio":
-        return Heard(document=event)
     channel = _channel(event, name, place)
-    return Heard((Slot(event, "delta", channel, channel[1] == TOOL, event),), document=event)
+    if name in ("audio", "output_audio"):
+        return Heard(wholes=list(others(event, ("delta",), (place, TEXT))), document=event)
+    if not isinstance(event.get("delta"), str):
+        return Heard(wholes=list(others(event, (), channel)), document=event)
+    wholes = [*others(event, ("delta",), channel[:2]), *spelled(event, event)]
+    return Heard((Slot(event, "delta", channel, channel[1] == TOOL, event),), wholes, (), event)
 
 
 def _channel(event: dict[str, Any], name: str, place: Any) -> Channel:

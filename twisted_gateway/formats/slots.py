@@ -8,7 +8,7 @@ touched. What a dialect calls its texts is in its own module, `<dialect>_texts`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import attrs
@@ -98,12 +98,28 @@ def put(slot: Slot, text: str) -> None:
     value = slot.holder[slot.key]
     slot.holder[slot.key] = text if isinstance(value, str) else _decode(text.encode())
     if slot.spelled is not None and slot.spelled.get("logprobs") is not None:
-        slot.spelled["logprobs"] = None
+        slot.spelled["logprobs"] = [] if isinstance(slot.spelled["logprobs"], list) else None
 
 
 def written(frame: Frame, document: Any) -> Frame:
     """The frame of a stream with its document as it is now."""
     return Frame(escape_separators(_encode(document)), frame.event)
+
+
+def twins(document: Any, data: bytes) -> bool:
+    """Whether a name stands twice in an object of this JSON: then others may read something else than `document`."""
+    if len(_encode(document)) == len(data):
+        return False
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    between = data.split(b'"')[2::2]  # what follows each string
+    return sum(piece.lstrip()[:1] == b":" for piece in between) != _names(document)
+
+
+def _names(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(_names(one) for one in value.values() if isinstance(one, dict | list))
+    return sum(_names(one) for one in value if isinstance(one, dict | list)) if isinstance(value, list) else 0
 
 
 def body(document: Any) -> Frame:
@@ -127,15 +143,24 @@ NEVER = frozenset(
             "logprobs",
         ),
         *("usage", "system_fingerprint", "service_tier", "obfuscation", "filename", "source_type", "ttl", "caller"),
-        *("annotations", "server_label", "approval_request_id", "vector_store_id", "content_index", "fingerprint"),
+        *("server_label", "approval_request_id", "vector_store_id", "content_index", "fingerprint"),
         *("input_audio", "expires_at", "environment", "namespace", "partial_image_b64", "b64_json", "fingerprints"),
         *("domain", "key", "page_age", "retrieved_at", "toolset_name", "skill_id", "tool_id", "version", "error_type"),
         *("size", "quality", "background", "output_format", "token", "tokens", "top_logprobs", "encrypted_stdout"),
+        *(
+            "provider",
+            "native_finish_reason",
+            "matched_stop",
+            "stop_sequence",
+            "prompt_filter_results",
+            "content_filter_results",
+        ),
+        *("content_filter_offsets", "x_groq", "prompt_token_ids", "token_ids", "prompt_logprobs"),
     )
 )
 """Members that hold no text of a prompt or an answer, in any dialect: ids, kinds, URLs, pictures, sound."""
 
-_REASONING_MEMBERS = frozenset(("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details"))
+REASONING_MEMBERS = frozenset(("reasoning_content", "reasoning", "thinking", "reasoning_text", "reasoning_details"))
 _JSON_MEMBERS = frozenset(("arguments",))
 
 
@@ -156,13 +181,39 @@ def strings(holder: Any, key: Any, channel: Channel) -> Iterator[Slot]:
         picture = value.get("type") == "image_generation_call"
         if value.get("type") in ("reasoning", "thinking", "redacted_thinking"):
             channel = (channel[0], REASONING)
-        for name in value:
-            if name in NEVER or (picture and name == "result"):
-                continue
-            if name == "input" and "name" in value and isinstance(value[name], dict | list):
-                yield Slot(value, name, channel, arguments=True)
-                continue
-            yield from strings(value, name, (channel[0], REASONING) if name in _REASONING_MEMBERS else channel)
+        found = others(value, ("result",) if picture else (), channel)
+        if value.get("logprobs"):
+            yield from (slot if slot.spelled else slot._replace(spelled=value) for slot in found)
+            yield from spelled(value, value)
+        else:
+            yield from found
+
+
+def others(holder: dict[str, Any], known: Container[str], channel: Channel) -> Iterator[Slot]:
+    """The slots of all texts in an object, but for the members that are `known` and those that never hold one."""
+    for name in holder:
+        if name in NEVER or name in known:
+            continue
+        if name == "input" and "name" in holder and isinstance(holder[name], dict | list):
+            yield Slot(holder, name, channel, arguments=True)
+            continue
+        yield from strings(holder, name, (channel[0], REASONING) if name in REASONING_MEMBERS else channel)
+
+
+def spelled(choice: dict[str, Any], said: Any) -> Iterator[Slot]:
+    """What the `logprobs` of a choice say, where it is not one of the texts in `said`, its delta or message."""
+    about = choice.get("logprobs")
+    texts = said if isinstance(said, dict) else {}
+    kind = REASONING if any(texts.get(name) for name in REASONING_MEMBERS) else TEXT
+    for tokens in about.values() if isinstance(about, dict) else (about,):
+        if isinstance(tokens, list) and tokens:
+            text = "".join([token for one in tokens if isinstance(token := _token(one), str)])
+            if text and text not in texts.values():
+                yield Slot({"text": text}, "text", (choice.get("index", 0), kind), False, choice)
+
+
+def _token(one: Any) -> Any:
+    return one.get("token") if isinstance(one, dict) else one
 
 
 def _one(holder: Any, key: Any, channel: Channel) -> Iterator[Slot]:

@@ -61,14 +61,10 @@ def through(format, body, cuts, *entries):
     out = b""
     for piece in pieces(body, cuts):
         out += line.read(piece).data
-        if halted(line):
+        if line.gates is not None and line.gates.halted is not None:
             return out, True
     out += line.stopped(True).data
-    return out, halted(line)
-
-
-def halted(line):
-    return line.gates is not None and line.gates.halted is not None
+    return out, line.gates is not None and line.gates.halted is not None
 
 
 def pieces(body, cuts):

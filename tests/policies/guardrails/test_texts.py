@@ -122,8 +122,14 @@ def test_arguments():
     assert list(leaves(text)) == ["x", "y\n"]
     assert list(leaves("{broken")) == []
     assert masked_arguments(text, lambda one: one) == text
-    assert masked_arguments(text, str.upper) == '{"a":["X",{"b":"Y\\n"}],"n":1.5}'
+    assert masked_arguments(text, lambda one: one.replace("y", "Y")) == '{"a":["x",{"b":"Y\\n"}],"n":1.5}'
+    assert masked_arguments('{"a@b": {"n": 15}}', lambda one: one.replace("a@b", "M").replace("15", "N")) == (
+        '{"M":{"n":"N"}}'
+    )
     assert masked_arguments("{broken", str.upper) == "{BROKEN"
+    assert list(leaves('{"\\u0061": "x", "b": 1, "b": "\\ud83d\\ude00"}')) == ["a", "x", "\U0001f600"]
+    assert list(leaves('{"a": "\\u0061\\ud800", "b": "c"}{"q": "x')) == ["a\ufffd"]
+    assert masked_arguments('{"q": "\\u0061@b', lambda one: one.replace("a@b", "M")) == '{"q": "M'
     assert replaced(text, ["1", "2"]) == '{"a":["1",{"b":"2"}],"n":1.5}'
 
 

@@ -61,7 +61,7 @@ class Scanner:
 class Text:
     """One text. `safe` is how far it may go; `edits` are the masks of what is not gone yet."""
 
-    __slots__ = ("_base", "_known", "_scanner", "_start", "_swallowing", "_text", "edits", "safe")
+    __slots__ = ("_base", "_edge", "_known", "_scanner", "_start", "_swallowing", "_text", "edits", "safe")
 
     def __init__(self, scanner: Scanner) -> None:
         self._scanner = scanner
@@ -70,6 +70,7 @@ class Text:
         self._base = 0
         self._known = 0
         self._swallowing: Rule | None = None
+        self._edge: int | None = None
         self.safe = 0
         self.edits: list[Edit] = []
 
@@ -84,6 +85,8 @@ class Text:
 
     def look(self, final: bool = False) -> Found | None:
         """Decide what can be decided; `final`: nothing more will come for now."""
+        if self._edge is not None and self._start < len(self._text):  # what was said to be complete goes on
+            self._start, self._edge = self._edge - self._base, None
         text, scanner = self._text, self._scanner
         size = len(text)
         if not final and size - self._start > _LONG and size - self._known < (size - self._start) // _GROWTH:
@@ -98,6 +101,7 @@ class Text:
             return None
         hit, safe = scanner.matcher.scan(text, self._start)
         if final:
+            self._edge = self._base + safe
             safe = size
         if hit:
             for guard in scanner.guards:
@@ -129,7 +133,7 @@ class Text:
 
     def _release(self, safe: int) -> None:
         self.safe = self._base + safe
-        cut = safe - CONTEXT
+        cut = (safe if self._edge is None else self._edge - self._base) - CONTEXT
         if cut > 0:
             self._text = self._text[cut:]
             self._base += cut
@@ -162,11 +166,11 @@ class Text:
     def _swallow(self, rule: Rule, final: bool) -> None:
         """Drop what still belongs to a match whose mask is written already."""
         text, start, size = self._text, self._start, len(self._text)
-        end, over = size, final
+        end, over = size, False
         if rule.rest is not None:
             match = rule.rest.match(text, start)
             end = match.end() if match is not None else start
-            over = over or end < size
+            over = end < size
         elif rule.until is not None:
             match = rule.until.search(text, start)
             if match is not None:

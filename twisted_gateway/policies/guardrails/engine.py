@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from twisted_gateway.formats.slots import REASONING, TOOL, Channel, Heard, Hearing, Slot, put, text_of, written
+from twisted_gateway.formats.slots import REASONING, TOOL, Channel, Heard, Hearing, Slot, put, text_of, twins, written
 from twisted_gateway.policies.guardrails.arguments import leaves, masked_arguments
 from twisted_gateway.policies.guardrails.channels import Found, Scanner, Text
 from twisted_gateway.policies.guardrails.masking import rewritten
@@ -177,6 +177,7 @@ class Release:
                 size += len(text.encode())
                 pieces.append(self._piece(slot, slot.channel, text))
         held = Held(frame, pieces, heard.document, size)
+        held.changed = heard.document is not None and twins(heard.document, frame.data)
         for channel in heard.ends:
             if self._end(channel):
                 return False

@@ -87,6 +87,8 @@ class Judging:
     run: Run
     token: Token | None = None
     changed: bool = False
+    ambiguous: bool = False
+    """Others may read something else in what came: what was read here is to be written."""
     _begun: float = 0.0
     _hits: bool = False
 

@@ -17,11 +17,11 @@ from twisted.python.failure import Failure
 
 from twisted_gateway.config.guarding import Guardrail
 from twisted_gateway.config.snapshot import Snapshot
-from twisted_gateway.errors import Refused
+from twisted_gateway.errors import Refused, StrayFrame
 from twisted_gateway.exchange import Call, Exchange, Ticket
 from twisted_gateway.formats import bodies
 from twisted_gateway.formats.row import Format
-from twisted_gateway.formats.slots import Texts, text_of
+from twisted_gateway.formats.slots import Texts, text_of, twins
 from twisted_gateway.policies.guardrails import monitoring
 from twisted_gateway.policies.guardrails.judging import INLINE, Blocked, Judging, Member, Run, fields
 from twisted_gateway.policies.guardrails.notes import INPUT, Counters, Notes
@@ -138,6 +138,7 @@ class Guarding:
             token = self.placeholders.token
         about = partial(self.about, INPUT, True)
         judging = Judging(plan.input, slots, INPUT, self.notes, about, self.policy.run, token)
+        judging.ambiguous = _ambiguous(call, document)
         return Reading(document, judging, {member: fields(member.sees(slots)) for member in watching})
 
     async def _judge_large(self, watching: Sequence[Member], texts: Texts) -> Ticket:
@@ -173,7 +174,7 @@ class Guarding:
     def _judged(self, reading: Reading) -> GuardTicket:
         """Send what the masks have made of the request; let those who take notes look at what it was."""
         exchange = self.exchange
-        if reading.judging.changed:
+        if reading.judging.changed or reading.judging.ambiguous:
             assert exchange.call is not None
             body = _written(exchange.call.extra, reading.document)
             exchange.call = self.policy.formats[exchange.endpoint.format].read_call(body, exchange.headers)
@@ -228,14 +229,19 @@ def _members(call: Call, names: Sequence[str]) -> dict[str, Any]:
     """Those members of a request that hold texts, decoded; one that cannot be is taken as a text."""
     found: Mapping[str, Any] = call.extra  # what the format took the body apart into
     made: dict[str, Any] = {}
-    for name in names:
-        if name in found:
+    for name in found:
+        if name.lower() in names:  # some providers' parsers do not care for case
             raw = bytes(found[name])
             try:
-                made[name] = msgspec.json.decode(raw)
-            except (msgspec.DecodeError, RecursionError):
+                made[name], _ = bodies.read(raw)
+            except StrayFrame:
                 made[name] = raw.decode("utf-8", "replace")
     return made
+
+
+def _ambiguous(call: Call, document: Mapping[str, Any]) -> bool:
+    """Whether a provider might read something else in these members than we do: then it is sent what we read."""
+    return any(not isinstance(value, str) and twins(value, bytes(call.extra[name])) for name, value in document.items())
 
 
 def _written(extra: Mapping[str, Any], document: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted_gateway.errors import StrayFrame
 from twisted_gateway.exchange import Halt
 from twisted_gateway.formats import bodies
-from twisted_gateway.formats.slots import Texts, body, text_of
+from twisted_gateway.formats.slots import Texts, body, text_of, twins
 from twisted_gateway.policies.guardrails.asking_gate import About
 from twisted_gateway.policies.guardrails.judging import Blocked, Board, Judging, Run
 from twisted_gateway.policies.guardrails.notes import OUTPUT, Notes
@@ -80,6 +80,7 @@ class Whole:
             return
         slots = self._texts.answered(document)
         judging = Judging(self._board, slots, OUTPUT, self._notes, self._asked, self._in_thread)
+        judging.ambiguous = twins(document, frame.data)
         before = sum(len(text_of(slot).encode()) for slot in slots)
         try:
             waits = not judging.now()
@@ -105,7 +106,7 @@ class Whole:
         return self._about(name, texts, True)
 
     def _pass(self, judging: Judging, frame: Frame, document: Any, before: int) -> None:
-        if judging.changed:
+        if judging.changed or judging.ambiguous:
             self.withheld = before - sum(len(text_of(slot).encode()) for slot in judging.slots)
             frame = body(document)
         else:
