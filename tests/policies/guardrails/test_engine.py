@@ -229,3 +229,43 @@ def test_a_long_run_that_is_nothing_goes_on():
         out += gate.received([say("a" * 100)])
     assert len(said(out)) >= 10000 - 4096 - 512
     assert gate.waiting <= 4096 + 512
+
+
+KEY = "sk-" + "k" * 30
+RUN = "x-" * 1500
+TOKEN = "eyJhbGciOi12.eyJ" + "p" * 6000 + ".sig" + "s" * 40
+LONG = {
+    "a key inside of a long run": f"{RUN}{KEY}-{RUN} end",
+    "a long key behind a long run": f"{RUN}sk-{'k' * 5000} end",
+    "a long key behind a long key": f"sk-{'k' * 5000}.sk-{'k' * 5000} end",
+    "an address inside of a long run": f"{RUN}10.1.2.3-{RUN} end",
+    "numbers inside of a long run": f"{RUN}13812345678-4111111111111111-{RUN} end",
+    "what an operator looks for in a long run": f"{RUN}secret123-{RUN} end",
+    "a long token": f"see {TOKEN} end",
+    "a long token behind a long run": f"{RUN}{TOKEN} end",
+    "a key behind a long line": "-" * 3000
+    + "-----BEGIN PRIVATE KEY-----\n"
+    + "MIIE" * 3000
+    + "\n-----END PRIVATE KEY-----\nok",
+}
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+@pytest.mark.parametrize("name", LONG)
+def test_what_is_in_a_long_run_is_found(name, size):
+    text = LONG[name]
+    rules = pii(*DETECTORS, custom=[{"regex": "secret[0-9]+"}])
+    want = scanner(rules).masked(text)
+    assert "REDACTED" in want
+    gate = release(rules)
+    _, out = run(gate, cut(text, range(0, len(text), size)))
+    assert said(out) == want
+    gate = release(
+        pii(
+            *({"type": one, "action": "block"} for one in DETECTORS),
+            custom=[{"regex": "secret[0-9]+", "action": "block"}],
+        )
+    )
+    _, out = run(gate, cut(text, range(0, len(text), size)))
+    assert gate.blocked
+    assert want.startswith(said(out))

@@ -154,13 +154,29 @@ class Text:
                 if rule.blocks:
                     return Found(guard, rule.name)
                 if guard is scanner.masker:
-                    self._edit([edit._replace(end=edit.start)])
-                    self._release(safe)
+                    end = edit.end if rule.rest is not None else edit.start
+                    self._edit([edit._replace(end=end)])
+                    self._release(end)
                     self._swallowing = rule
                     self._swallow(rule, False)
                     return None
         others = scanner.matcher.others(self._text, self._start)  # an operator's rule waits as long as it must
-        self._release(max(safe, min(others, len(self._text) - KEPT_OF_A_RUN)))
+        return self._passed_over(safe, max(safe, min(others, len(self._text) - KEPT_OF_A_RUN)))
+
+    def _passed_over(self, safe: int, cut: int) -> Found | None:
+        """Let go of the beginning of such a run, [safe, cut), but for what is found inside it."""
+        text, scanner = self._text, self._scanner
+        for guard in scanner.guards:
+            for rule in guard.rules:
+                cut = min(cut, rule.begun(text, safe))
+        for guard in scanner.guards:
+            for rule in guard.rules:
+                if rule.blocks and any(first < cut for first, _ in rule.found(text, safe)):
+                    return Found(guard, rule.name)
+        if scanner.masker is not None:
+            edits, cut = scanner.masker.edits(text, safe, cut)
+            self._edit(edits)
+        self._release(cut)
         return None
 
     def _swallow(self, rule: Rule, final: bool) -> None:

@@ -20,13 +20,14 @@ class Detector:
     """One detector. `check` looks at what the regex has found.
 
     `rest` is a regex for the characters that still belong to a match which is too long to be held until its end, if
-    there can be one; `until` a regex for its end.
+    there can be one; `until` a regex for its end; `half` one for so much of a match that its end is waited for.
     """
 
     regex: str
     check: Callable[[str], bool] | None = None
     rest: str | None = None
     until: str | None = None
+    half: str | None = None
 
 
 def luhn(digits: str) -> bool:
@@ -58,7 +59,11 @@ DETECTORS: Mapping[str, Detector] = {
         rf"|xox[abprs]-{_WORD}{{10,}}|AIza{_WORD}{{34}}(?:[A-Za-z0-9_]\b|-\B|-\z))",
         rest=f"{_WORD}+",
     ),
-    "jwt": Detector(rf"\beyJ{_WORD}{{8,}}\.{_WORD}{{8,}}\.{_WORD}{{8,}}", rest=f"{_WORD}+"),
+    "jwt": Detector(
+        rf"\beyJ{_WORD}{{8,}}\.{_WORD}{{8,}}\.{_WORD}{{8,}}",
+        rest=f"{_WORD}+",
+        half=rf"\beyJ{_WORD}{{8,}}\.{_WORD}{{8,}}(?:\.{_WORD}*)?",
+    ),
     "private_key": Detector(
         r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----(?s:.)*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)",
         until=r"-----END [A-Z0-9 ]*PRIVATE KEY-----",

@@ -21,7 +21,7 @@ class Rule:
     """One regex and what happens to its matches: they block, or `write` gives what is put in their place.
 
     `limit`: the most characters of a match that are held back, for a regex without an upper bound. `rest`, `until`: of
-    a match that is too long to be held, see `detectors.Detector`.
+    a match that is too long to be held, and `half`: see `detectors.Detector`.
     """
 
     name: str
@@ -34,12 +34,18 @@ class Rule:
     rest: Any = None
     until: Any = None
     until_prefix: Any = None
+    half: Any = None
     builtin: bool = False
 
     @property
     def is_long(self) -> bool:
         """Whether a match may be too long to be held."""
         return self.rest is not None or self.until is not None
+
+    def begun(self, text: str, start: int) -> int:
+        """Where a match begins from `start` on that is so far on its way that its end is waited for, else the end."""
+        found = self.half.finditer(text, start) if self.half is not None else ()
+        return next((one.start() for one in found if one.end() == len(text)), len(text))
 
     def found(self, text: str, start: int = 0) -> Iterator[tuple[int, Edit]]:
         """Its matches from `start` on: where each begins, and the edit that would mask it."""
@@ -148,6 +154,7 @@ def _pii(own: Pii) -> Iterator[Rule]:
             check=detector.check,
             rest=compiled(detector.rest) if detector.rest else None,
             until=until,
+            half=compiled(detector.half) if detector.half else None,
             until_prefix=compiled(f"(?:{parse(detector.until).prefix})\\z") if detector.until else None,
             builtin=True,
         )
