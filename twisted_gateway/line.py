@@ -37,7 +37,8 @@ class Line:
         streams = isinstance(reader, Reader)
         self._mute = False
         self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if streams else None
-        self._passes_overruns: bool = streams and not gates and getattr(passage, "passes_overruns", False)
+        hearing_only = all(getattr(gate, "listening", False) for gate in gates)
+        self._passes_overruns: bool = streams and hearing_only and getattr(passage, "passes_overruns", False)
 
     def discard(self) -> None:
         """Nobody reads what comes out any more: it is only learnt from, and only `lasting` gates see it."""
@@ -61,6 +62,8 @@ class Line:
             if take is not None and misses < _MOST_MISSES and reader.between_frames:
                 taken = take(data)
                 if taken is not None:
+                    if self.gates is not None:
+                        self.gates.received(list(map(_frame, taken.data.split(b"\n\n")[:-1])))
                     if taken.used == len(data) and not parts and not self._mute:  # most often: one frame
                         return Batch(taken.data, taken.frames, taken.frames)
                     parts.append(taken.data)
@@ -84,6 +87,8 @@ class Line:
                 frames = error.frames
                 passed, _ = reader.overrun()
             made = passage.received(frames)
+            if self.gates is not None:
+                made = self.gates.received(made)
             parts += map(encode, made)
             parts.append(passed) if passed else None
             count += len(made) + bool(passed)

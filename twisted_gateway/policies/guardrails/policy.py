@@ -191,6 +191,10 @@ class Guarding:
             running = self.policy.run(partial(monitoring.look, member, texts, hook, self.notes))
         else:
             running = maybeDeferred(monitoring.look, member, texts, hook, self.notes)
+        self.besides(running)
+
+    def besides(self, running: Deferred[Any]) -> None:
+        """Something goes on that nobody waits for."""
         self.beside.append(running)
 
         def over(result: Any) -> None:

@@ -83,12 +83,18 @@ class GuardTicket(Ticket):
             for running in tuple(guarding.beside):
                 running.cancel()
             return
-        if self._listening is not None:
-            every, spoken = self._listening.heard()
-            for member in guarding.plan.monitors:
-                if member.guardrail.output:
-                    texts = every if member.guardrail.scan_reasoning else spoken
-                    guarding.observe(member, texts, OUTPUT)
+        listening = self._listening
+        if listening is not None and listening.large:
+            running = guarding.policy.run(listening.heard)
+            guarding.besides(running.addCallback(self._observe))
+        elif listening is not None:
+            self._observe(listening.heard())
+
+    def _observe(self, heard: tuple[list[str], list[str]]) -> None:
+        every, spoken = heard
+        for member in self.guarding.plan.monitors:
+            if member.guardrail.output:
+                self.guarding.observe(member, every if member.guardrail.scan_reasoning else spoken, OUTPUT)
 
     @property
     def _texts(self) -> Any:
