@@ -127,8 +127,10 @@ def test_what_is_decided_is_done(name: str) -> None:
 
 def test_what_is_never_text() -> None:
     assert slots_of(dict.fromkeys(NEVER, "words")) == []
-    assert slots_of("data:image/png;base64,AAAA") == []
-    assert slots_of("data:image/png;base64,AAAA and words") == ["data:image/png;base64,AAAA and words"]
+    picture = "data:image/png;base64," + "AAAA" * 16
+    assert slots_of(picture) == []
+    for words in (picture + " and words", "data:;base64,words", "data:text/plain;base64," + "AAAA" * 16):
+        assert slots_of(words) == [words]
     assert slots_of({"type": "image_generation_call", "result": "AAAA"}) == []
 
 

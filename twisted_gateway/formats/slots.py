@@ -227,7 +227,10 @@ def _is_data(value: str) -> bool:
     return value.startswith("data:") and _DATA_URL(value) is not None
 
 
-_DATA_URL = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.=+-]+)*;base64,[A-Za-z0-9+/=\r\n]*+").fullmatch
+_DATA_URL = re.compile(
+    r"data:(?:image|audio|video|font|application)/[\w.+-]{1,64}(?:;[\w.=+-]{1,64})?;base64,[A-Za-z0-9+/=\r\n]{64,}+"
+).fullmatch
+"""Nobody writes a word so; and a text, or something as short as one, is looked at all the same."""
 
 
 class Shape:

@@ -149,7 +149,7 @@ RESPONSES = {
     "beside a done text": [event("output_text.done", text="ok", words=SECRET)],
     "beside an item": [event("output_item.added", item=item(), words=SECRET)],
     "the title of an annotation": [event("output_text.annotation.added", annotation={"title": SECRET})],
-    "the title of an annotation of a part": [event("content_part.done", part=PART | {"annotations": [{"title": SECRET}]})],
+    "a title of a part": [event("content_part.done", part=PART | {"annotations": [{"title": SECRET}]})],
     "an echo": [event("in_progress", response={"output": [item(PART | {"text": SECRET})]})],
     "cut by a done text": [event("output_text.delta", delta="forb"), event("output_text.done", text="forb"),
                            event("output_text.delta", delta="idden")],
@@ -192,7 +192,8 @@ ENDS = {
 CASES = [
     pytest.param(dialect, events, id=f"{dialect}: {name}")
     for dialect, cases in [
-        ("openai_chat", CHAT), ("anthropic", MESSAGES), ("openai_responses", RESPONSES), ("openai_completions", COMPLETIONS)
+        ("openai_chat", CHAT), ("anthropic", MESSAGES), ("openai_responses", RESPONSES),
+        ("openai_completions", COMPLETIONS),
     ]
     for name, events in cases.items()
 ]  # fmt: skip
@@ -242,28 +243,52 @@ def sent_by(house):
     return content.read()
 
 
+HI = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def said_by(role, *content):
+    return {"max_tokens": 5, "messages": [{"role": role, "content": list(content)}]}
+
+
+DOCUMENT = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": SECRET}}
+FOUND = {"type": "search_result", "source": "x", "title": SECRET, "content": []}
+CALL = {"type": "function_call", "name": "f", "call_id": "c", "arguments": '{"forb\\u0069dden":1}'}
 HIDDEN = {  # dialect, members of a request
-    "another case": ("openai_chat", '"messages":[{"role":"user","content":"hi"}],"Messages":[{"content":"forbidden"}]'),
-    "another case inside": ("openai_chat", '"messages":[{"role":"user","content":"hi","Content":"forbidden"}]'),
-    "twin members": ("openai_chat", '"messages":[{"role":"user","content":"hi"}],"messages":[{"role":"user","content":"forbidden"}]'),
-    "a list of texts": ("openai_completions", '"prompt":["hi","forbidden"]'),
-    "a tool's answer": ("anthropic", '"max_tokens":5,"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"search_result","source":"x","title":"forbidden","content":[]}]}]}]'),
-    "a document": ("anthropic", '"max_tokens":5,"messages":[{"role":"user","content":[{"type":"document","source":{"type":"text","media_type":"text/plain","data":"forbidden"}}]}]'),
-    "developer": ("openai_chat", '"messages":[{"role":"developer","content":[{"type":"text","text":"forbidden"}]}]'),
-    "instructions": ("openai_responses", '"input":"hi","instructions":"forbidden"'),
-    "a variable": ("openai_responses", '"prompt":{"id":"p","variables":{"a":{"type":"input_text","text":"forbidden"}}}'),
-    "arguments": ("openai_responses", '"input":[{"type":"function_call","name":"f","call_id":"c","arguments":"{\\"forb\\\\u0069dden\\":1}"}]'),
-    "prediction": ("openai_chat", '"messages":[{"role":"user","content":"hi"}],"prediction":{"type":"content","content":"forbidden"}'),
-}  # fmt: skip
+    "another case": ("openai_chat", HI | {"Messages": [{"content": SECRET}]}),
+    "another case inside": ("openai_chat", {"messages": [{"role": "user", "content": "hi", "Content": SECRET}]}),
+    "a list of texts": ("openai_completions", {"prompt": ["hi", SECRET]}),
+    "a tool's answer": ("anthropic", said_by("user", {"type": "tool_result", "tool_use_id": "t", "content": [FOUND]})),
+    "a document": ("anthropic", said_by("user", DOCUMENT)),
+    "developer": ("openai_chat", said_by("developer", {"type": "text", "text": SECRET})),
+    "instructions": ("openai_responses", {"input": "hi", "instructions": SECRET}),
+    "a variable": ("openai_responses", {"prompt": {"id": "p", "variables": {"a": SECRET}}}),
+    "arguments": ("openai_responses", {"input": [CALL]}),
+    "prediction": ("openai_chat", HI | {"prediction": {"type": "content", "content": SECRET}}),
+}
 
 
 @pytest.mark.parametrize("name", HIDDEN)
 def test_a_request_is_looked_at_whatever_its_shape(name):
     dialect, members = HIDDEN[name]
     house = Guarded(keyword(SECRET), dialect=dialect)
-    ask, request = asked(house, f'{{"model":"gpt",{members}}}'.encode())
+    ask, request = asked(house, json.dumps({"model": "gpt"} | members).encode())
     assert request is None
     assert ask.response.code == 422
+
+
+def test_twin_members_of_a_request_are_read_as_they_are_sent_on():
+    house = Guarded(keyword(SECRET))
+    hidden = b'"messages":[{"role":"user","content":"forbidden"}]'
+    ask, _ = asked(house, b'{"model":"gpt","messages":[{"role":"user","content":"hi"}],' + hidden + b"}")
+    assert ask.response.code == 422
+    asked(house, b'{"model":"gpt",' + hidden + b',"messages":[{"role":"user","content":"hi"}]}')
+    assert SECRET not in sent_by(house).decode()
+
+
+def test_a_monitor_does_not_touch_twins():
+    house = Guarded(keyword(SECRET, enforcement_mode="monitor"))
+    asked(house, b'{"model":"gpt","messages":[{"role":"user","content":"forbidden","content":"hi"}]}')
+    assert b'"content":"forbidden","content":"hi"' in sent_by(house)
 
 
 def test_of_twins_in_a_request_the_provider_gets_the_one_that_was_looked_at():
@@ -277,3 +302,68 @@ def test_of_twins_in_a_request_the_provider_gets_the_one_that_was_looked_at():
     raw = b'{"model":"gpt","messages":[{"role":"user", "content":"hi \\"x\\": \\u0041","n":1.50}]}'
     asked(house, raw)
     assert b'"content":"hi \\"x\\": \\u0041","n":1.50}' in sent_by(house)
+
+
+def chat(message, **more):
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop", **more}
+    return {"id": "c", "object": "chat.completion", "created": 5, "model": "up", "choices": [choice]}
+
+
+def message(*content, **more):
+    return {"id": "m", "type": "message", "role": "assistant", "model": "up", "content": list(content), **more}
+
+
+def response(*output, **more):
+    return {"id": "r", "object": "response", "model": "up", "status": "completed", "output": list(output), **more}
+
+
+TWIN = json.dumps(chat({"content": "ok"})).replace('"ok"', '"forbidden", "content": "ok"')
+WHOLES = [
+    ("openai_chat", chat({"content": [{"type": "text", "text": SECRET}]})),
+    ("openai_chat", chat({"content": f"data:;base64,{SECRET}"})),
+    ("openai_chat", chat({"content": "ok", "note": SECRET})),
+    ("openai_chat", chat({"content": "ok", "annotations": [{"url_citation": {"title": SECRET}}]})),
+    ("openai_chat", chat({"content": "ok", "audio": {"id": "a", "data": "AA", "transcript": SECRET}})),
+    ("openai_chat", chat({"content": "ok"}, text=SECRET)),
+    ("openai_chat", chat({"content": "ok"}, logprobs={"content": TOKENS})),
+    ("openai_chat", chat({"content": SECRET}, logprobs={"content": TOKENS})),
+    ("openai_chat", chat({"tool_calls": [{"function": {"name": "f", "arguments": '{"q":"forb\\u0069dden'}}]})),
+    ("openai_chat", chat({"function_call": {"name": "f", "arguments": {"q": SECRET}}})),
+    ("openai_chat", chat({}) | {"choices": {"0": {"message": {"content": SECRET}}}}),
+    ("openai_chat", chat({"content": "ok"}) | {"note": SECRET}),
+    ("openai_chat", TWIN),
+    ("anthropic", message({"type": "text", "text": "forb"}, {"type": "text", "text": "idden"})),
+    ("anthropic", message({"type": "text", "text": "ok", "citations": [{"cited_text": SECRET}]})),
+    ("anthropic", message({"type": "x", "x": {"y": [SECRET]}})),
+    ("anthropic", message({"type": "tool_use", "id": "t", "name": "f", "input": {SECRET: 1}})),
+    ("openai_responses", response(item(SPELLED))),
+    ("openai_responses", response(item(PART), output_text=SECRET)),
+    ("openai_responses", response(item(PART | {"annotations": [{"title": SECRET}]}))),
+    ("openai_responses", response() | {"output": {"a": SECRET}}),
+    ("openai_completions", legacy("ok", finish_reason="stop", logprobs={"tokens": ["forb", "idden"]})),
+    ("openai_completions", legacy([SECRET], finish_reason="stop")),
+]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize(("dialect", "answer"), WHOLES)
+def test_a_whole_answer_says_nothing_in_odd_places(dialect, answer, action):
+    house = Guarded(ACTIONS[action], dialect=dialect)
+    ask, request = house.call(stream=False)
+    house.play(request, [answer.encode() if isinstance(answer, str) else json.dumps(answer).encode()])
+    assert ask.response.code == (422 if action == "block" and answer is not TWIN else 200)
+    assert not leaks(ask.got.data)
+    assert "idden" not in ask.got.data.decode()
+
+
+def test_a_mask_over_blocks_stands_where_it_begins():
+    house = Guarded(pii("email"), dialect="anthropic")
+    ask, request = house.call(stream=False)
+    texts = ["mail a@b", ".example", " or c@d.example now"]
+    house.play(request, [json.dumps(message(*({"type": "text", "text": text} for text in texts))).encode()])
+    assert [one["text"] for one in house.json(ask)["content"]] == [
+        "mail [EMAIL_REDACTED]",
+        "",
+        " or [EMAIL_REDACTED] now",
+    ]
+    assert house.settled("complete").guarded.redacted == {"email": 2}

@@ -15,15 +15,15 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from twisted_gateway.config.guarding import Guardrail
-from twisted_gateway.formats.slots import Slot, put, text_of
+from twisted_gateway.formats.slots import Channel, Slot, put, text_of
 from twisted_gateway.policies.guardrails.arguments import leaves, masked_arguments, replaced
 from twisted_gateway.policies.guardrails.matching import Matcher
-from twisted_gateway.policies.guardrails.notes import Notes
+from twisted_gateway.policies.guardrails.notes import INPUT, Notes
 from twisted_gateway.policies.guardrails.rules import Guard, Token
 from twisted_gateway.policies.guardrails.together import together
 from twisted_gateway.policies.guardrails.verdict import Allow, Asked, Block, Bypass, Check, Mask, Verdict
 
-INLINE = 64 * 1024
+INLINE = 16 * 1024
 """Characters that are searched at once; more than that is searched in a thread."""
 
 Run = Callable[[Callable[[], Any]], Deferred[Any]]
@@ -62,6 +62,15 @@ class Board:
         self.guards = tuple(member.guard for member in members if member.guard is not None)
         self.matcher = Matcher(self.guards)
         self.remote = any(member.check is not None for member in members)
+
+
+def rows(slots: Sequence[Slot]) -> list[list[Slot]]:
+    """Texts that a caller of an answer reads as one: its blocks, of which a sentence with citations has many."""
+    found: dict[Channel, list[Slot]] = {}
+    for slot in slots:
+        if slot.key == "text" and not slot.arguments:
+            found.setdefault(slot.channel, []).append(slot)
+    return [row for row in found.values() if len(row) > 1]
 
 
 def fields(slots: Sequence[Slot]) -> list[str]:
@@ -135,15 +144,20 @@ class Judging:
 
     def _local(self) -> tuple[Member, str] | None:
         """The first local member that blocks, and why."""
-        self._hits = any(self.board.matcher.hit(text) for text in fields(self.slots))
+        self._hits = any(self.board.matcher.hit(text) for text in self._searched_texts(self.slots))
         if self._hits:
             for member in self.board.members:
                 if member.guard is not None:
-                    for text in fields(member.sees(self.slots)):
+                    for text in self._searched_texts(member.sees(self.slots)):
                         reason = member.guard.blocked(text)
                         if reason is not None:
                             return member, reason
         return None
+
+    def _searched_texts(self, slots: Sequence[Slot]) -> list[str]:
+        if self.hook == INPUT:
+            return fields(slots)
+        return fields(slots) + ["".join(map(text_of, row)) for row in rows(slots)]
 
     def _masked(self, member: Member) -> Counter[str]:
         """Make a local member's masks, and count them."""
@@ -157,7 +171,18 @@ class Judging:
             counts.update(found)
             return made
 
-        for slot in member.sees(self.slots):
+        seen = member.sees(self.slots)
+        done: set[int] = set()
+        for row in rows(seen) if self.hook != INPUT else ():
+            texts, found = guard.spread([text_of(slot) for slot in row])
+            counts.update(found)
+            for slot, text in zip(row, texts, strict=True):
+                if text != text_of(slot):
+                    put(slot, text)
+            done.update(map(id, row))
+        for slot in seen:
+            if id(slot) in done:
+                continue
             before = text_of(slot)
             after = masked_arguments(before, mask) if slot.arguments else mask(before)
             if after != before:

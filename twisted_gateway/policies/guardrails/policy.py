@@ -138,7 +138,7 @@ class Guarding:
             token = self.placeholders.token
         about = partial(self.about, INPUT, True)
         judging = Judging(plan.input, slots, INPUT, self.notes, about, self.policy.run, token)
-        judging.ambiguous = _ambiguous(call, document)
+        judging.ambiguous = bool(plan.input.members) and _ambiguous(call, document)
         return Reading(document, judging, {member: fields(member.sees(slots)) for member in watching})
 
     async def _judge_large(self, watching: Sequence[Member], texts: Texts) -> Ticket:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -130,6 +130,16 @@ class Guard:
         if token is not None:
             edits = [edit._replace(token=token(self, edit.name, text[edit.start : edit.end])) for edit in edits]
         return rewritten(text, edits), Counter(edit.name for edit in edits)
+
+    def spread(self, texts: Sequence[str]) -> tuple[list[str], Counter[str]]:
+        """Several texts that are read as one, rewritten: a mask stands where it begins."""
+        whole = "".join(texts)
+        edits, _ = self.edits(whole)
+        made, at = [], 0
+        for text in texts:
+            made.append(rewritten(whole, edits, at, at + len(text)) if edits else text)
+            at += len(text)
+        return made, Counter(edit.name for edit in edits)
 
 
 def guard(guardrail: Guardrail) -> Guard:

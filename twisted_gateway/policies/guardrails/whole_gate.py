@@ -78,11 +78,12 @@ class Whole:
         except StrayFrame:
             self._ready.append(frame)
             return
-        slots = self._texts.answered(document)
-        judging = Judging(self._board, slots, OUTPUT, self._notes, self._asked, self._in_thread)
-        judging.ambiguous = twins(document, frame.data)
-        before = sum(len(text_of(slot).encode()) for slot in slots)
+        before = 0
         try:
+            slots = self._texts.answered(document)
+            judging = Judging(self._board, slots, OUTPUT, self._notes, self._asked, self._in_thread)
+            judging.ambiguous = twins(document, frame.data)
+            before = sum(len(text_of(slot).encode()) for slot in slots)
             waits = not judging.now()
         except Blocked as blocked:
             self._block(blocked, before)
