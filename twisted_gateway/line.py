@@ -40,6 +40,10 @@ class Line:
         hearing_only = all(getattr(gate, "listening", False) for gate in gates)
         self._passes_overruns: bool = streams and hearing_only and getattr(passage, "passes_overruns", False)
 
+    def cleaned(self, words: str) -> str:
+        """Words of the provider that are told in its error, as far as the gates let them be said."""
+        return self.gates.cleaned(words) if self.gates is not None else words
+
     def discard(self) -> None:
         """Nobody reads what comes out any more: it is only learnt from, and only `lasting` gates see it."""
         self.gates = Series(self._lasting) if self._lasting else None

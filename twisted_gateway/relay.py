@@ -396,6 +396,8 @@ class Relay:
         rest = self._line.stopped(False)
         problem = (self._passage.failure if outcome is None else None) or problem
         problem = self._attempt.problem = without(problem, self._attempt.target.model.provider_key.api_key)
+        if outcome is None:
+            problem = self._attempt.problem = attrs.evolve(problem, message=self._line.cleaned(problem.message))
         if self._stream:
             self._write(rest)
         own = getattr(self._passage, "complaint", None)

@@ -185,7 +185,7 @@ class Events:
 
     def complaint(self, problem: Problem) -> list[Frame]:
         """Our own error event, with the next number; nothing when the provider's was relayed (`streaming.md` 11.3)."""
-        if self._told is not None:
+        if self._told is not None and problem.kind != "content_filter":  # a guardrail has kept the provider's back
             self.failure = self._told
             return []
         self._number += 1

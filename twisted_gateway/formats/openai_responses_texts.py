@@ -41,7 +41,7 @@ _TERMINAL = ("response.completed", "response.incomplete", "response.failed", "re
 _ECHOED = frozenset(
     (
         *("output", "instructions", "metadata", "prompt", "prompt_cache_key", "reasoning", "safety_identifier", "text"),
-        *("tool_choice", "tools", "truncation", "user", "error", "incomplete_details", "conversation", "moderation"),
+        *("tool_choice", "tools", "truncation", "user", "incomplete_details", "conversation", "moderation"),
         *("billing", "include", "input"),
     )
 )

@@ -76,6 +76,13 @@ class Series:
         """UTF-8 bytes of text that did not go on."""
         return sum(tube.withheld for tube in self._tubes)
 
+    def cleaned(self, words: str) -> str:
+        """Words of an error, as far as every gate lets them be said."""
+        for tube in self._tubes:
+            clean = getattr(tube, "cleaned", None)
+            words = clean(words) if clean is not None else words
+        return words
+
     def received(self, frames: list[Frame]) -> list[Frame]:
         """`frames` through every gate. A gate is called with no frames too: one that was woken may have some."""
         if self._clean is not None:

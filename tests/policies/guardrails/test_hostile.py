@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from twisted_gateway.policies.guardrails.verdict import ALLOW
+
 from .answers import sse
-from .house import PATHS, Guarded
+from .house import PATHS, Guarded, Verdicts
 from .making import keyword, pii
 
 SECRET = "forbidden"
@@ -189,6 +191,39 @@ ENDS = {
         [event("completed", response={"output": [item(PART)], "status": "completed"})],
     ),
 }
+ACTIONS = {"block": keyword(SECRET), "mask": pii(custom=[{"regex": SECRET}])}
+ERROR = {"error": {"message": "cannot parse forbidden", "type": "server_error", "code": None}}
+ERRORS = {
+    "openai_chat": ERROR,
+    "openai_completions": ERROR,
+    "anthropic": {"type": "error", **ERROR},
+    "openai_responses": event("failed", response={"output": [], "status": "failed", **ERROR}),
+}
+
+
+@pytest.mark.parametrize("action", ["block", "mask"])
+@pytest.mark.parametrize("dialect", ERRORS)
+def test_an_error_of_the_provider_does_not_quote_it(dialect, action):
+    house = Guarded(ACTIONS[action], dialect=dialect, buffer=False)
+    ask, request = house.call()
+    first, _ = ENDS[dialect]
+    house.play(request, reads([*first, ERRORS[dialect]]))
+    assert ask.got.data.count(b"event: error") + ask.got.data.count(b"event: response.failed") == 1
+    assert not leaks(ask.got.data)
+
+
+@pytest.mark.parametrize("entry", [keyword(SECRET), {"kind": "webhook", "url": "http://hook/"}])
+def test_a_frame_that_trips_us_up_is_kept_back(entry):
+    house = Guarded(entry, dialect="anthropic", checks=Verdicts(ALLOW))
+    ask, request = house.call()
+    first, _ = ENDS["anthropic"]
+    odd = {"type": "content_block_delta", "index": [1], "delta": {"type": "input_json_delta", "partial_json": SECRET}}
+    house.play(request, reads([*first, odd]))
+    assert not leaks(ask.got.data)
+    assert b"response blocked by content policy" in ask.got.data
+    house.settled("blocked")
+
+
 CASES = [
     pytest.param(dialect, events, id=f"{dialect}: {name}")
     for dialect, cases in [
@@ -197,7 +232,6 @@ CASES = [
     ]
     for name, events in cases.items()
 ]  # fmt: skip
-ACTIONS = {"block": keyword(SECRET), "mask": pii(custom=[{"regex": SECRET}])}
 
 
 @pytest.mark.parametrize("action", ACTIONS)

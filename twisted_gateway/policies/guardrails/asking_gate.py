@@ -94,6 +94,11 @@ class Asking:
             self._ask()
             if self.halted is None:
                 made += self._windows.received([])
+        except Exception:
+            _log.failure("a guardrail failed")
+            self.cancel()
+            self.halted = self._notes.halt(None, self._seconds, "a fault of the gateway")
+            return []
         finally:
             self._inside = False
         if self._windows.blocked and self.halted is None:

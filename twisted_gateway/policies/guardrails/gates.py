@@ -25,6 +25,8 @@ rules are, a search on the reactor is soon over."""
 
 _LONG_FRAME = 1024
 
+WITHHELD = "the provider's error is withheld by content policy"
+
 
 class Incremental:
     """The release engine on the line: local guardrails on a stream.
@@ -94,6 +96,14 @@ class Incremental:
         else:
             self.cancel()
         return []
+
+    def cleaned(self, words: str) -> str:
+        """What may be said of a provider's error, which may quote the answer."""
+        for scanner in self._scanners:
+            if scanner.whole(words) is not None:
+                return WITHHELD
+            words = scanner.masked(words, count=False)
+        return words
 
     def cancel(self) -> None:
         """Nobody waits for a thread any more."""
