@@ -23,7 +23,7 @@ from twisted_gateway.deadlines import deadlines
 from twisted_gateway.exchange import Exchange, Outcome, Target
 from twisted_gateway.formats.openai_chunks import judge
 from twisted_gateway.line import Line
-from twisted_gateway.policies.accounting import access_fields
+from twisted_gateway.policies.accounting import access_fields, settlement
 from twisted_gateway.wire.http1 import ResponseReader, request_head
 from twisted_gateway.wire.requests import RequestReader
 from twisted_gateway.wire.sse import Frame, Reader
@@ -201,7 +201,8 @@ def _behind(inside: Inside, exchange: Exchange) -> Iterator[Row]:
     yield "charging", cost(lambda: charging.charge(exchange, Outcome.COMPLETE)), None
     settled = cost(lambda: accounting.admit(exchange).settle(Outcome.COMPLETE))
     yield "policy Accounting: admit and settle (metrics and two lines)", settled, None
-    line = cost(lambda: access_fields(exchange, Outcome.COMPLETE, 200, charged))
+    settled_call = settlement(exchange, Outcome.COMPLETE, 200)
+    line = cost(lambda: access_fields(settled_call))
     yield "of that: the access line's fields", line, None
     record = cost(lambda: records.record(exchange, Outcome.COMPLETE, charged))
     yield "a usage record, where somebody wants it", record, None

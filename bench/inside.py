@@ -169,7 +169,7 @@ class Inside:
             wire = Wire()
             factory.buildProtocol(wire.getPeer()).makeConnection(wire)
         self.reactor.tcpClients.clear()
-        ((protocol, wire),) = [(one, one.transport) for one in self.house._pools[0].open if one.transport.fresh]
+        ((protocol, wire),) = [(one, one.transport) for one in self.house.clients.pools[0].open if one.transport.fresh]
         wire.fresh = False
         return protocol, wire
 

@@ -233,7 +233,7 @@ class Fleet(House):
         """Nothing is busy or reserved any more."""
         health = self.gateway.health
         assert all(not state.in_flight for state in health._states.values())
-        assert not self.gateway._opening
+        assert not self.gateway._calls
 
 
 def error_of(ask):

@@ -11,7 +11,7 @@ from twisted_gateway.records import record
 from .exchanges import model, provider_key
 from .formats.making import ROLE, chunk, dumps, say
 from .test_gates import Gating
-from .test_gateway import STOP, USAGE, WHOLE, House, sse
+from .test_gateway import MESSAGES, STOP, USAGE, WHOLE, House, sse
 
 END = sse(STOP, chunk(usage=USAGE), b"[DONE]")
 
@@ -139,9 +139,19 @@ def test_a_provider_that_was_not_asked_yet_is_not_asked_any_more(house):
     assert house.gateway.in_flight == 0
     house.flush()
     assert house.provider.requests == []
-    exchange, charged, _ = settled(house)
+    exchange, _, _ = settled(house)
     assert not exchange.drained
     assert house.drains == {}
+
+
+@pytest.mark.parametrize("path", [b"/v1/chat/completions/", b"//v1/chat/completions"])
+def test_slashes_around_the_path_make_no_difference(house, path):
+    ask = house.ask({"model": "gpt", "messages": MESSAGES, "stream": True}, path=path)
+    leave(house, ask)
+    assert house.provider.gone == []
+    assert house.gateway.in_flight == 1
+    house.advance(61)
+    assert settled(house)[0].drained
 
 
 @pytest.mark.parametrize("phase", ["opening", "open"])

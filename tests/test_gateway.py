@@ -8,6 +8,7 @@ from hashlib import sha256
 import attrs
 import pytest
 from treq.testing import RequestTraversalAgent
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
@@ -733,6 +734,47 @@ def test_the_end_of_the_process(house):
     assert json.loads(Reader().received(ask.got.data)[-1].data)["error"]["type"] == "shutting_down"
     assert len(house.provider.gone) == 1
     house.settled("broken")
+
+
+@pytest.mark.parametrize("kind", ["a Deferred", "a coroutine"])
+def test_the_end_of_the_process_while_a_policy_is_waited_for(house, kind):
+    class Slow:
+        def admit(self, exchange):
+            return waiting if kind == "a Deferred" else self.slowly()
+
+        async def slowly(self):
+            await waiting
+
+    waiting = Deferred()
+    house.gateway.after = (*house.gateway.after, Slow())
+    ask = house.ask()
+    house.gateway.end_all(shutting_down())
+    house.flush()
+    assert (ask.response.code, ask.json["error"]["type"]) == (503, "shutting_down")
+    assert house.provider.requests == []
+    house.settled("broken")
+
+
+@pytest.mark.parametrize("where", ["gates", "headers"])
+def test_a_policy_that_fails_at_an_open_answer_leaves_no_connection_behind(house, where):
+    class Bad(Ticket):
+        def admit(self, exchange):
+            return self
+
+        def gates(self, joint):
+            return [1 / 0] if where == "gates" else []
+
+        def headers(self):
+            return [1 / 0] if where == "headers" else []
+
+    house.gateway.after = (*house.gateway.after, Bad())
+    ask, request = house.stream()
+    house.write(request, sse(ROLE))
+    house.flush()
+    assert (ask.response.code, ask.json["error"]["type"]) == (500, "internal_error")
+    assert len(house.provider.gone) == 1
+    house.settled("broken")
+    assert all(state.in_flight == 0 for state in house.gateway.health._states.values())
 
 
 # stream_options that a server does not know

@@ -82,10 +82,10 @@ class _Place:
 class _Board:
     """All alarms of one clock, the earliest first."""
 
-    __slots__ = ("_call", "_clock", "_given_up", "_places", "_put")
+    __slots__ = ("_call", "_given_up", "_places", "_put", "clock")
 
     def __init__(self, clock: IReactorTime) -> None:
-        self._clock = ref(clock)
+        self.clock = ref(clock)
         self._places: list[tuple[float, int, _Place]] = []
         self._given_up = 0
         self._put = 0
@@ -122,7 +122,7 @@ class _Board:
             if call is not None:
                 call.cancel()
             return
-        clock = self._clock()
+        clock = self.clock()
         assert clock is not None, "its alarms hold it"
         wait = max(0.0, self._places[0][0] - clock.seconds())
         if self._call is None:
@@ -148,8 +148,16 @@ class _Board:
 _boards: WeakKeyDictionary[IReactorTime, _Board] = WeakKeyDictionary()
 
 
+_latest: _Board | None = None
+"""The one that was asked for last: a process has one clock."""
+
+
 def _board(clock: IReactorTime) -> _Board:
-    found = _boards.get(clock)
-    if found is None:
-        found = _boards[clock] = _Board(clock)
+    global _latest
+    found = _latest
+    if found is None or found.clock() is not clock:
+        found = _boards.get(clock)
+        if found is None:
+            found = _boards[clock] = _Board(clock)
+        _latest = found
     return found

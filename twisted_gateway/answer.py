@@ -88,10 +88,14 @@ class Answer:
     nothing is told any more.
     """
 
-    transport: Any = None
+    __slots__ = (
+        "_bytes", "_call", "_cut", "_format", "_frames", "_is_stream", "_last", "_limits", "_over", "_problem",
+        "_reader", "_released", "_sink", "_unread", "opened", "transport",
+    )  # fmt: skip
 
     def __init__(self, call: Call, format: Format, reader: Reader | WholeBody | None, limits: Limits) -> None:
         self.opened: Deferred[Answer] = Deferred(lambda _: self.cut())
+        self.transport: Any = None
         self._call = call
         self._format = format
         self._reader = reader
@@ -320,9 +324,9 @@ def _whole(data: bytes) -> bool:
 
 def _broken_by(reason: Failure) -> Problem | None:
     """What the end of a body's transfer means: nothing bad, an end that came early, or a broken connection."""
-    if reason.check(ResponseDone, PotentialDataLoss):
-        return None
     value = reason.value
+    if isinstance(value, ResponseDone | PotentialDataLoss):
+        return None
     inner = value.reasons if isinstance(value, ResponseFailed) else [reason]
     if any(str(one.value) == "connection closed" or one.check(ConnectionDone, ResponseDone) for one in inner):
         return broken_off(detail_of(reason))

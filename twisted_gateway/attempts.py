@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -59,7 +58,7 @@ class Attempts:
 
     means: Means
     exchange: Exchange
-    targets: deque[Target]
+    targets: list[Target]
     tickets: Sequence[Ticket]
     downstream: Downstream
     headed: Callable[[Way], None]
@@ -102,7 +101,9 @@ class Attempts:
                 way = self._way(target)
                 if way.ready is not None:
                     return way.ready
-                return await self._raced(way)
+                if self._hedge is None or not self.targets:
+                    return await self._one(way, self._kind(target))
+                return await self._raced(way, self._hedge)
             except AttemptFailed as failed:
                 self._failed(failed)
 
@@ -125,7 +126,7 @@ class Attempts:
         if self._current is None:
             if not self.targets:
                 raise self._end()
-            self._turn_to(self.targets.popleft())
+            self._turn_to(self.targets.pop(0))
         assert self._current is not None
         return self._current
 
@@ -183,11 +184,8 @@ class Attempts:
                 raise
             raise Skipped(refused.problem) from None
 
-    async def _raced(self, way: Way) -> Opened:
-        """An open answer of this target, or of the next one where this one is late and the group is hedged."""
-        hedge = self._hedge
-        if hedge is None or not self.targets:
-            return await self._one(way, self._kind(way.target))
+    async def _raced(self, way: Way, hedge: Hedge) -> Opened:
+        """An open answer of this target, or of the next one where this one is late."""
         race: Race[Opened] = Race(
             self.means.clock,
             hedge.after_ms / 1000,
@@ -220,7 +218,7 @@ class Attempts:
     async def _second(self) -> Opened:
         """An open answer of the first of the other targets that admits the call."""
         while True:
-            target = self.targets.popleft()
+            target = self.targets.pop(0)
             self.means.budgets.called(target.model.id, self._now)
             try:
                 return await self._one(self._way(target), "hedge")
@@ -283,7 +281,7 @@ class Attempts:
         try:
             for ticket in self.tickets:
                 found = ticket.allow(attempt.target)
-                if isinstance(found, Awaitable):
+                if found is not None and isinstance(found, Awaitable):
                     found = await found
                 if found is not None:
                     reserved.append(found)

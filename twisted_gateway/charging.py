@@ -62,7 +62,8 @@ def charge(exchange: Exchange, outcome: Outcome) -> Charge:
     if not prompt_known and exchange.call is not None:
         prompt = estimate(exchange.call.prompt_bytes)
     completion, completion_known, counters = _completion(exchange, attempt, outcome)
-    source = _source((prompt, prompt_known), (completion, completion_known))
+    known = (prompt_known or not prompt) and (completion_known or not completion)
+    source = "reported" if known else _source((prompt, prompt_known), (completion, completion_known))
     total = prompt + completion
     if source == "reported" and completion:
         total = max(total, usage.total)
@@ -74,7 +75,7 @@ def charge(exchange: Exchange, outcome: Outcome) -> Charge:
         cache_write=usage.cache_write if counters else 0,
         reasoning=usage.reasoning if counters and completion_known else 0,
         source=source,
-        completion_reported=_reported(usage),
+        completion_reported=usage.completion if usage.final else 0,
         completion_delivered=estimate(exchange.delivered_bytes),
         cache_write_1h=usage.cache_write_1h if counters else 0,
     )

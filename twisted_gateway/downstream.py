@@ -44,6 +44,11 @@ class Downstream:
     `heartbeat_seconds` 0 = no heartbeats. `head` are headers that every answer carries.
     """
 
+    __slots__ = (
+        "_beat", "_clock", "_exchange", "_format", "_heartbeat_seconds", "_joined", "_producing", "_request",
+        "_told_committed", "also", "finished", "gone", "headers_of_stream", "paused",
+    )  # fmt: skip
+
     def __init__(
         self,
         request: Any,
@@ -64,6 +69,9 @@ class Downstream:
         self.gone = False
         self.finished = False
         self.paused = False
+        self.also: Callable[[], HeadLines] | None = None
+        """Headers of every answer that are only known when its head is written."""
+        self.headers_of_stream: Callable[[], HeadLines] | None = None
         self._producing = False
         when_left(request, self._left)
 
@@ -200,12 +208,13 @@ class Downstream:
         request = self._request
         if status != 200:
             request.setResponseCode(status)
+        headers = (*first, *more, *(self.also() if self.also is not None else ()))
         put = getattr(request, "put", None)
-        for name, value in (*first, *more, *self.also()):
-            if put is not None:
-                put(name, value)
-            else:
-                request.responseHeaders.setRawHeaders(name, [value])
+        if put is not None:
+            put(headers)
+            return
+        for name, value in headers:
+            request.responseHeaders.setRawHeaders(name, [value])
 
     def _mark_committed(self, status: int) -> None:
         self._exchange.committed = self._clock.seconds()
@@ -229,11 +238,6 @@ class Downstream:
         self._request.write(data)
         if self._heartbeat_seconds and self._beat is not None:
             self._beat.set(self._heartbeat_seconds)
-
-    also: Callable[[], HeadLines] = staticmethod(list)
-    """Headers of every answer that are only known when its head is written."""
-
-    headers_of_stream: Callable[[], HeadLines] | None = None
 
     def _exchange_headers(self) -> HeadLines:
         return self.headers_of_stream() if self.headers_of_stream is not None else []

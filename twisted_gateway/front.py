@@ -8,7 +8,8 @@ Everything that is the same for every answer (request id, `server`, CORS, the pa
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -16,7 +17,7 @@ import attrs
 import msgspec
 from klein import Klein
 from klein.resource import KleinResource
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -52,6 +53,11 @@ _SERVER_LINE = b"Server: " + _SERVER
 _VISIBLE = re.compile(rb"[\x21-\x7e]{1,256}")
 
 
+@lru_cache(256)
+def _raw_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
+
+
 class CallerHeaders:
     """The caller's request headers as policies read them. A repeated header counts with its first value."""
 
@@ -77,12 +83,15 @@ class CallerHeaders:
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
-        value = self.raw(name.lower().encode("latin-1"))
-        return None if value is None else value.decode("utf-8", "surrogateescape")
+        wanted = _raw_name(name)
+        for key, value in self._pairs:
+            if key == wanted:
+                return value.decode("utf-8", "surrogateescape")
+        return None
 
     def all(self, name: str) -> list[str]:
         """All values of a header, in order."""
-        wanted = name.lower().encode("latin-1")
+        wanted = _raw_name(name)
         return [value.decode("utf-8", "replace") for key, value in self._pairs if key == wanted]
 
     def matching(self, pattern: str) -> Iterator[tuple[str, str]]:
@@ -109,7 +118,7 @@ class Condition:
     """The stores that are in a Redis, by name, and whether each is degraded."""
 
 
-Serve = Callable[[Exchange, IRequest], Awaitable[None]]
+Serve = Callable[[Exchange, IRequest], Deferred[None] | Coroutine[Any, Any, None]]
 
 
 @attrs.define(eq=False)
@@ -172,7 +181,7 @@ class Front:
 
     def _model_call(self, endpoint: Endpoint) -> Callable[[IRequest], Deferred[None]]:
         def handler(request: IRequest) -> Deferred[None]:
-            return Deferred.fromCoroutine(self.serve(self._exchange(request, endpoint), request))  # type: ignore[arg-type]
+            return ensureDeferred(self.serve(self._exchange(request, endpoint), request))
 
         return handler
 
@@ -283,7 +292,11 @@ class Front:
 
     def asks_for_a_key(self, path: bytes) -> bool:
         """Whether a POST to this path is a model call, which nobody makes without a key."""
-        return (b"POST", path) in self._fast
+        return self.model_endpoint(b"POST", path) is not None
+
+    def model_endpoint(self, method: bytes, path: bytes) -> Endpoint | None:
+        """The endpoint of a model call; slashes at either end of the path make no difference."""
+        return self._fast.get((method, path)) or self._fast.get((method, b"/" + path.strip(b"/")))
 
     def plain_path(self, path: bytes) -> str:
         """A path without the API prefix, as logs and labels show it."""
@@ -402,7 +415,7 @@ class _Root(KleinResource):
         front = self._front
         if not front.begin(request):
             return NOT_DONE_YET
-        endpoint = front._fast.get((request.method, request.path))
+        endpoint = front.model_endpoint(request.method, request.path)
         if endpoint is None:
             if _readable(request.path):
                 return super().render(request)
@@ -410,7 +423,7 @@ class _Root(KleinResource):
             request.finish()
             return NOT_DONE_YET
         exchange = front._exchange(request, endpoint)
-        running: Deferred[None] = Deferred.fromCoroutine(front.serve(exchange, request))  # type: ignore[arg-type]
+        running = ensureDeferred(front.serve(exchange, request))
         if not running.called:
             when_left(request, lambda _: front.left(exchange, running.cancel))
         running.addErrback(_cancelled)

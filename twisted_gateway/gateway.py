@@ -7,7 +7,6 @@ ticket is settled exactly once, whatever happens.
 from __future__ import annotations
 
 import string
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
@@ -74,15 +73,15 @@ class Gateway:
     progress_seconds: float = 0.0
     """`downstream.responses_progress_secs`."""
     running: set[Relay] = attrs.field(factory=set)
-    streams: Streams = attrs.Factory(lambda self: Streams(self.running), takes_self=True)
+    streams: Streams = attrs.Factory(lambda self: Streams(self.running, self.cancel), takes_self=True)
     in_flight: int = 0
     """Calls between arrival and settlement."""
     uniform: Callable[[float, float], float] = lambda low, high: low
     """`random.uniform`."""
     health: Health = attrs.field(default=attrs.Factory(lambda self: Health(self.clock.seconds), takes_self=True))
     means: Means = attrs.field(init=False)
-    _opening: set[Deferred[Opened | bytes]] = attrs.field(factory=set)
-    """Calls that have no open answer yet."""
+    _calls: dict[int, Deferred[None]] = attrs.field(factory=dict)
+    """Calls that wait for something, by their exchanges' `id()`."""
     _ending: Problem | None = None
     """Why the process ends, once it does."""
     _log: Logger = attrs.field(factory=Logger)
@@ -91,8 +90,20 @@ class Gateway:
         opener = Opener(self.formats, self.upstream, self.settings, self.clock, self.demo_base, self.bridge)
         self.means = Means(opener, self.health, self.settings, self.clock, self.uniform)
 
-    async def serve(self, exchange: Exchange, request: IRequest) -> None:
-        """Answer one call. Never raises; cancelled when the caller leaves."""
+    def serve(self, exchange: Exchange, request: IRequest) -> Deferred[None]:
+        """Answer one call. Never fails; to be cancelled when the caller leaves."""
+        running = Deferred.fromCoroutine(self._serve(exchange, request))
+        if not running.called:
+            self._calls[id(exchange)] = running
+        return running
+
+    def cancel(self, exchange: Exchange) -> None:
+        """End a call that is not answered yet, whatever it waits for."""
+        running = self._calls.get(id(exchange))
+        if running is not None:
+            running.cancel()
+
+    async def _serve(self, exchange: Exchange, request: IRequest) -> None:
         format = self.formats[exchange.endpoint.format]
         tickets: list[Ticket] = []
         downstream = Downstream(request, exchange, format, self.clock, self.heartbeat_seconds, lambda: _opened(tickets))
@@ -108,11 +119,12 @@ class Gateway:
             await self._admit(self.limits, exchange, tickets)
             if attempts is None:
                 attempts = self._planned(exchange, tickets, downstream)
+            if exchange.call.stream:
+                self.streams.began(exchange, partial(self._empty, exchange, format, attempts))
             if (ready := _ready(tickets)) is not None:
-                answering = self._replay(exchange, attempts.targets[0], ready, downstream, tickets)
+                outcome = await self._replay(exchange, attempts.targets[0], ready, downstream, tickets)
             else:
-                answering = self._relay(exchange, attempts, downstream, tickets)
-            outcome = await self.streams.watch(exchange, partial(self._empty, exchange, format, attempts), answering)
+                outcome = await self._relay(exchange, attempts, downstream, tickets)
         except Refused as refusal:
             outcome = Outcome.REFUSED
             downstream.complain(refusal.problem)
@@ -163,6 +175,7 @@ class Gateway:
 
     def _settle(self, exchange: Exchange, tickets: list[Ticket], outcome: Outcome, downstream: Downstream) -> None:
         self.in_flight -= 1
+        self._calls.pop(id(exchange), None)
         self.streams.ended(exchange)
         if self.drains is not None:
             self.drains.ended(exchange)
@@ -189,7 +202,7 @@ class Gateway:
             downstream.headers_of_stream = lambda: self._answer_headers(exchange, way.road, tickets)
             downstream.promise(min(self.heartbeat_seconds or _LONGEST_SILENT_WAIT, _LONGEST_SILENT_WAIT))
 
-        return Attempts(self.means, exchange, deque(targets), tickets, downstream, headed)
+        return Attempts(self.means, exchange, list(targets), tickets, downstream, headed)
 
     def _empty(self, exchange: Exchange, format: Format, attempts: Attempts, usage: Usage) -> list[Frame]:
         """A stream that says nothing, for a caller who has stopped it before it began."""
@@ -214,23 +227,24 @@ class Gateway:
     ) -> Outcome:
         """Attempts until one gives an open answer, which is then relayed to its end."""
         while True:
-            opening = Deferred.fromCoroutine(attempts.open())
-            self._opening.add(opening)
-            try:
-                opened = await opening
-            finally:
-                self._opening.discard(opening)
+            opened = await attempts.open()
             if isinstance(opened, bytes):
                 downstream.answer(opened, [])
                 return Outcome.COMPLETE
-            relay = self._joined(exchange, opened, downstream, tickets)
-            self.running.add(relay)
+            relay: Relay | None = None
             try:
-                return await relay.start(self._good_headers(exchange, opened, tickets))
+                relay = self._joined(exchange, opened, downstream, tickets)
+                headers = self._good_headers(exchange, opened, tickets)
+                self.running.add(relay)
+                return await relay.start(headers)
             except AttemptFailed as failed:
                 attempts.broke(opened, failed)
+            except Exception:
+                opened.answer.cut()
+                raise
             finally:
-                self.running.discard(relay)
+                if relay is not None:
+                    self.running.discard(relay)
                 attempts.left(opened)
 
     async def _replay(
@@ -265,7 +279,9 @@ class Gateway:
 
     def _answer_headers(self, exchange: Exchange, road: Road | None, tickets: Sequence[Ticket]) -> HeadLines:
         """The headers of a good answer, whoever gives it (`errors-and-headers.md` section 7)."""
-        headers = [line for ticket in tickets for line in ticket.headers()]
+        headers: HeadLines = []
+        for ticket in tickets:
+            headers += ticket.headers()
         if exchange.endpoint.path == _CHAT:
             headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
         attempt = exchange.attempt
@@ -279,8 +295,9 @@ class Gateway:
         self._ending = problem
         if self.drains is not None:
             self.drains.close()
-        for opening in tuple(self._opening):
-            opening.cancel()
+        answering = {id(relay.exchange) for relay in self.running}
+        for running in [running for call, running in self._calls.items() if call not in answering]:
+            running.cancel()
         for relay in tuple(self.running):
             relay.cut(problem, Outcome.BROKEN)
 
@@ -293,11 +310,18 @@ def _opened(tickets: Sequence[Ticket]) -> None:
 
 def _ready(tickets: Sequence[Ticket]) -> bytes | None:
     """The answer that a policy has ready, if one has."""
-    return next((body for ticket in tickets if (body := ticket.ready()) is not None), None)
+    for ticket in tickets:
+        body = ticket.ready()
+        if body is not None:
+            return body
+    return None
 
 
 def _gates(tickets: Sequence[Ticket], joint: Joint) -> list[Gate]:
     """What the policies put on the line of an open answer, in the order of their admission."""
-    gates = [gate for ticket in tickets for gate in ticket.gates(joint)]
-    gates.extend(gate for ticket in tickets for gate in ticket.last_gates(joint))
+    gates: list[Gate] = []
+    for ticket in tickets:
+        gates += ticket.gates(joint)
+    for ticket in tickets:
+        gates += ticket.last_gates(joint)
     return gates

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -76,6 +76,8 @@ class Request(server.Request):
     host: Any = property(lambda self: self.channel.getHost())
     transport: Any = property(lambda self: self.channel.transport)
     _reserved = 0
+    _counted = False
+    """`Content-Length` is among the lines."""
 
     def __init__(self, channel: Any, head: RequestHead) -> None:
         self.channel = channel
@@ -152,11 +154,15 @@ class Request(server.Request):
 
     # The answer goes out
 
-    def put(self, name: bytes, value: bytes) -> None:
-        """A header of the answer. What would break its line is made a blank."""
-        if b"\n" in value or b"\r" in value:
-            value = b" ".join(value.split())
-        self.lines.append(name + b": " + value)
+    def put(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Headers of the answer. What would break a line is made a blank."""
+        lines = self.lines
+        for name, value in headers:
+            if b"\n" in value or b"\r" in value:
+                value = b" ".join(value.split())
+            if name == b"Content-Length":
+                self._counted = True
+            lines.append(name + b": " + value)
 
     def notifyFinish(self) -> Deferred[None]:
         """See `IRequest`."""
@@ -199,10 +205,10 @@ class Request(server.Request):
         """Status line and headers; decides whether the body is chunked."""
         channel, lines = self.channel, self.lines
         if self.code == 200:
-            lines[:0] = [self.clientproto + b" 200 OK\r\nDate: " + self.site.date()]
+            first = self.clientproto + b" 200 OK\r\nDate: " + self.site.date()
         else:
-            lines[:0] = [b"%b %d %b\r\nDate: %b" % (self.clientproto, self.code, self.code_message, self.site.date())]
-        counted = any(line.startswith(b"Content-Length:") for line in lines)
+            first = b"%b %d %b\r\nDate: %b" % (self.clientproto, self.code, self.code_message, self.site.date())
+        counted = self._counted
         self.lines = []
         made = self.__dict__.get("responseHeaders")
         if made is not None:
@@ -216,7 +222,7 @@ class Request(server.Request):
         if not counted and self.head.minor and not self._bodiless:
             lines.append(b"Transfer-Encoding: chunked")
             self.chunked = 1
-        return b"\r\n".join((*lines, b"", b""))
+        return b"\r\n".join((first, *lines, b"", b""))
 
     def finish(self) -> None:
         """The answer is whole."""

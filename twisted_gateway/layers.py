@@ -32,6 +32,8 @@ def at_entry(exchange: Exchange, now: float) -> list[Layer]:
     assert resolution is not None
     assert call is not None
     row: Any = resolution.model
+    if caller.rate_limit is None and row.rate_limit is None and not len(exchange.snapshot.rate_limit_policies):
+        return []
     direct = not is_group(row)
     layers = []
     need = _Need(call)
@@ -110,7 +112,7 @@ class _Need:
 
 
 def _inline(row: Any, need: _Need) -> Iterator[Layer]:
-    limits: RateLimit | None = getattr(row, "rate_limit", None)
+    limits: RateLimit | None = row.rate_limit
     if limits is not None and limits.anything:
         yield Layer(need.ask(f"model:{row.display_name}", limits), MODEL)
 

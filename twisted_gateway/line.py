@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from twisted_gateway.formats.row import Passage, Taken
 from twisted_gateway.wire.series import Gate, Series, WholeBody
@@ -26,45 +26,27 @@ class Line:
     Frames that the passage knows by their bytes are not understood, and only taken apart for a policy that sees them.
     """
 
+    __slots__ = ("_lasting", "_mute", "_passage", "_passes_overruns", "_reader", "_take", "gates")
+
     def __init__(self, reader: Reader | WholeBody, passage: Passage, gates: Sequence[Gate] = ()) -> None:
         self._reader = reader
         self._passage = passage
-        self._gates = Series(gates) if gates else None
-        self.gated = not all(getattr(gate, "listening", False) for gate in gates)
-        """Whether a policy has a gate on it that may keep something back."""
-        self._lasting = tuple(gate for gate in gates if getattr(gate, "lasting", False))
+        self.gates = Series(gates) if gates else None
+        """Those of policies, where there are any."""
+        self._lasting = tuple([gate for gate in gates if getattr(gate, "lasting", False)]) if gates else ()
         streams = isinstance(reader, Reader)
         self._mute = False
         self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if streams else None
-        self._passes_overruns: bool = streams and not self.gated and getattr(passage, "passes_overruns", False)
-
-    @property
-    def held(self) -> int:
-        """Bytes kept back by gates."""
-        return self._gates.held if self._gates is not None else 0
-
-    @property
-    def halted(self) -> Any:
-        """A gate's `Halt`, or None."""
-        return self._gates.halted if self._gates is not None else None
-
-    @property
-    def full(self) -> bool:
-        """Whether a gate wants no more for now."""
-        return self._gates is not None and self._gates.full
-
-    @property
-    def withheld(self) -> int:
-        """UTF-8 bytes of text that gates kept from the caller."""
-        return self._gates.withheld if self._gates is not None else 0
+        hearing_only = all(getattr(gate, "listening", False) for gate in gates)
+        self._passes_overruns: bool = streams and hearing_only and getattr(passage, "passes_overruns", False)
 
     def cleaned(self, words: str) -> str:
         """Words of the provider that are told in its error, as far as the gates let them be said."""
-        return self._gates.cleaned(words) if self._gates is not None else words
+        return self.gates.cleaned(words) if self.gates is not None else words
 
     def discard(self) -> None:
         """Nobody reads what comes out any more: it is only learnt from, and only `lasting` gates see it."""
-        self._gates = Series(self._lasting) if self._lasting else None
+        self.gates = Series(self._lasting) if self._lasting else None
         self._mute = True
 
     def read(self, data: bytes) -> Batch:
@@ -74,9 +56,9 @@ class Line:
         """
         reader, take, passage = self._reader, self._take, self._passage
         if not self._passes_overruns or not isinstance(reader, Reader):
-            if take is None or self._gates is None or not isinstance(reader, Reader):
+            if take is None or self.gates is None or not isinstance(reader, Reader):
                 return self.frames(reader.received(data))
-            return self._taken(reader, take, self._gates, data)
+            return self._taken(reader, take, self.gates, data)
         parts: list[bytes] = []
         count = events = 0
         misses = 0 if take is not None else _MOST_MISSES
@@ -84,8 +66,8 @@ class Line:
             if take is not None and misses < _MOST_MISSES and reader.between_frames:
                 taken = take(data)
                 if taken is not None:
-                    if self._gates is not None:
-                        self._gates.received(list(map(_frame, taken.data.split(b"\n\n")[:-1])))
+                    if self.gates is not None:
+                        self.gates.received(list(map(_frame, taken.data.split(b"\n\n")[:-1])))
                     if taken.used == len(data) and not parts and not self._mute:  # most often: one frame
                         return Batch(taken.data, taken.frames, taken.frames)
                     parts.append(taken.data)
@@ -109,8 +91,8 @@ class Line:
                 frames = error.frames
                 passed, _ = reader.overrun()
             made = passage.received(frames)
-            if self._gates is not None:
-                made = self._gates.received(made)
+            if self.gates is not None:
+                made = self.gates.received(made)
             parts += map(encode, made)
             parts.append(passed) if passed else None
             count += len(made) + bool(passed)
@@ -143,17 +125,17 @@ class Line:
         """Frames that were read already; none, for a gate that was woken."""
         made = self._passage.received(frames) if frames else []
         if self._mute:
-            if self._gates is not None:
-                self._gates.received(made)
+            if self.gates is not None:
+                self.gates.received(made)
             return Batch(b"", 0, len(frames))
-        return _batch(made if self._gates is None else self._gates.received(made), len(frames))
+        return _batch(made if self.gates is None else self.gates.received(made), len(frames))
 
     def ending(self, frames: list[Frame]) -> Batch:
         """The last frames of an answer that is stopped early: behind everything that gates have held."""
         if self._mute:
             return Batch(b"", 0, 0)
-        if self._gates is not None:
-            frames = [*self._gates.received(frames), *self._gates.stopped(True)]
+        if self.gates is not None:
+            frames = [*self.gates.received(frames), *self.gates.stopped(True)]
         return _batch(frames, 0)
 
     def stopped(self, clean: bool) -> Batch:
@@ -161,8 +143,8 @@ class Line:
         made = self._passage.stopped(clean)
         if self._mute:
             return Batch(b"", 0, 0)
-        if self._gates is not None:
-            made = [*self._gates.received(made), *self._gates.stopped(clean)]
+        if self.gates is not None:
+            made = [*self.gates.received(made), *self.gates.stopped(clean)]
         batch = _batch(made, 0)
         if isinstance(self._reader, Reader) and self._reader.in_overrun:  # what follows must not become a part of it
             return batch._replace(data=b"\n\n" + batch.data)

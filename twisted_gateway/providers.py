@@ -86,7 +86,7 @@ def _url(base: str, path: str, query: str) -> str:
 
 def forwarded_query(exchange: Exchange, way: Reach) -> str:
     """What of the caller's query goes upstream: `beta=true`, to Anthropic (`streaming.md` section 2)."""
-    wished = way.family == "anthropic" and "beta=true" in exchange.query.split("&")
+    wished = exchange.query and way.family == "anthropic" and "beta=true" in exchange.query.split("&")
     return "beta=true" if wished else ""
 
 
@@ -117,18 +117,22 @@ def reach(key: ProviderKey, demo_base: str | None) -> Reach:
         base = _DEFAULT_BASE.get(key.provider)
     if not base:
         raise Refused(bad_request(f"provider_key {quoted(key.display_name)} has no api_base configured"))
+    return _reach(kind, base, key.api_key)
+
+
+@lru_cache(1024)
+def _reach(kind: str, base: str, api_key: str) -> Reach:
     if kind == "anthropic":
-        return Reach(kind, _anthropic_base(base), ("x-api-key", key.api_key))
+        return Reach(kind, _anthropic_base(base), ("x-api-key", api_key))
     if kind == "azure-openai":
-        return Reach(kind, _openai_base(base), ("api-key", key.api_key))
-    return Reach(kind, _openai_base(base), ("authorization", f"Bearer {key.api_key}"))
+        return Reach(kind, _openai_base(base), ("api-key", api_key))
+    return Reach(kind, _openai_base(base), ("authorization", f"Bearer {api_key}"))
 
 
 def _unavailable(text: str) -> Problem:
     return Problem(status=503, type="provider_unavailable", message=text, kind="config")
 
 
-@lru_cache(1024)
 def _openai_base(base: str) -> str:
     """A base with a path is kept; a bare host gets `/v1` (`policy.md` 5.2)."""
     parts = urlsplit(base.strip())
@@ -136,7 +140,6 @@ def _openai_base(base: str) -> str:
     return urlunsplit(parts._replace(path=path or "/v1"))
 
 
-@lru_cache(1024)
 def _anthropic_base(base: str) -> str:
     parts = urlsplit(base.strip())
     path = _ENDPOINTS.sub("", parts.path.rstrip("/")).rstrip("/")

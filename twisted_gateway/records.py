@@ -100,7 +100,7 @@ def ttft(exchange: Exchange) -> float | None:
 
 def milliseconds(seconds: float) -> float:
     """Seconds as milliseconds with one decimal, never negative."""
-    return round(max(0.0, seconds) * 1000, 1)
+    return round(seconds * 1000, 1) if seconds > 0 else 0.0
 
 
 def ended_at(exchange: Exchange) -> float:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import OpenAnswer
@@ -19,6 +22,7 @@ from twisted_gateway.errors import (
     StrayFrame,
     broken_off,
     ended_by,
+    our_fault,
     timed_out,
     too_slow,
     undecodable,
@@ -33,6 +37,8 @@ from twisted_gateway.wire.sse import Frame, TooLong, encode
 
 _NOTHING = Batch(b"", 0, 0)
 
+P = ParamSpec("P")
+_log = Logger()
 Gates = Callable[[Joint], Sequence[Gate]]
 
 
@@ -60,11 +66,30 @@ class Waits:
     floor: ThroughputFloor | None = None
 
 
+def _safely(step: Callable[Concatenate[Relay, P], None]) -> Callable[Concatenate[Relay, P], None]:
+    """A step of a relay that does not raise."""
+
+    @wraps(step)
+    def safe(relay: Relay, /, *args: P.args, **more: P.kwargs) -> None:
+        try:
+            step(relay, *args, **more)
+        except Exception as error:
+            relay.faulty(error)
+
+    return safe
+
+
 class Relay:
     """One answer on its way. `done` fires with the outcome, or fails as `Unbound`; cancelling it cuts the provider.
 
     All the frames of one read go through the line synchronously and leave in one write.
     """
+
+    __slots__ = (
+        "_alarm", "_alarms", "_answer", "_attempt", "_clock", "_delivered", "_downstream", "_every",
+        "_exchange", "_finishing", "_floor", "_full", "_headers", "_line", "_over", "_passage", "_patience",
+        "_progress", "_rule", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -95,7 +120,7 @@ class Relay:
         waited = self._stream and (self._silence or self._patience)
         self._alarm = Alarm(clock, self._silent) if waited else None
         # a policy that holds text back must not be passed by, so there is no progress beside one
-        told = self._stream and waits.progress and not self._line.gated and hasattr(passage, "progress")
+        told = self._stream and waits.progress and self._line.gates is None and hasattr(passage, "progress")
         self._every = waits.progress
         self._progress = Alarm(clock, self._tell_progress) if told else None
         self._floor: Floor | None = None
@@ -140,6 +165,7 @@ class Relay:
 
     # Sink of the answer
 
+    @_safely
     def answer_began(self, frames: list[Frame], data: bytes) -> None:
         """What was read before the relay joined: one write."""
         self._take(lambda: self._line.frames(frames), lambda: self._line.read(data))
@@ -149,12 +175,16 @@ class Relay:
         if self._over:
             return
         try:
-            batch = self._line.read(data)
-        except (StrayFrame, TooLong) as error:
-            self._broken(undecodable(str(error)))
-        else:
-            self._pass(batch)
+            try:
+                batch = self._line.read(data)
+            except (StrayFrame, TooLong) as error:
+                self._broken(undecodable(str(error)))
+            else:
+                self._pass(batch)
+        except Exception as error:
+            self.faulty(error)
 
+    @_safely
     def answer_ended(self, problem: Problem | None, frames: list[Frame]) -> None:
         """The provider's transfer is over; whether the answer is whole is the dialect's own question (section 10)."""
         if frames:
@@ -183,8 +213,8 @@ class Relay:
 
     def _pass(self, batch: Batch) -> None:
         """Write what a read has become, and see whether that was all."""
-        passage = self._passage
-        halted = self._line.halted
+        passage, gates = self._passage, self._line.gates
+        halted: Any = gates.halted if gates is not None else None
         if halted is not None:
             self._write(batch)
             self._broken(*halted)
@@ -195,7 +225,8 @@ class Relay:
             self._finish(batch)
         else:
             self._write(batch)
-            self._pace(self._line.full)
+            if self._full or gates is not None:
+                self._pace(gates is not None and gates.full)
             if self._floor is not None:
                 self._floor.fed(self._clock.seconds(), passage.text_bytes)
             if batch.events and not self._downstream.paused and not self._full:
@@ -211,6 +242,7 @@ class Relay:
         if seconds:
             self._alarm.set(seconds)
 
+    @_safely
     def _tell_progress(self) -> None:
         """Nothing was written for a while."""
         frames = self._passage.progress()  # type: ignore[attr-defined]
@@ -220,6 +252,7 @@ class Relay:
 
     # For gates
 
+    @_safely
     def woken(self) -> None:
         """A gate can give what it held: the line runs once more, without new frames."""
         if self._over:
@@ -266,6 +299,7 @@ class Relay:
 
     # Ends
 
+    @_safely
     def discard(self) -> None:
         """The caller has left: read on for the provider's figures, and write and check nothing more."""
         if self._over:
@@ -277,6 +311,7 @@ class Relay:
         self._full = False
         self.resume()
 
+    @_safely
     def stop(self, empty: Callable[[Usage], list[Frame]]) -> None:
         """The caller wants no more: a legal ending behind what it has got, or an answer that is `empty`."""
         if self._over or self._finishing:
@@ -293,10 +328,19 @@ class Relay:
         self._write(self._line.ending(empty(usage) if frames is None else frames))
         self._settled()
 
+    @_safely
     def cut(self, problem: Problem, outcome: Outcome) -> None:
         """End the answer from our side by an error frame."""
         if not self._over:
             self._broken(problem, outcome)
+
+    def faulty(self, error: Exception) -> None:
+        """A format or a policy of ours has failed: it ends the answer, and nobody is left to wait for the rest."""
+        _log.failure("call {id} failed in the gateway", id=self._exchange.id)
+        if not self._over:
+            self._answer.cut()
+            self._downstream.complain(our_fault(repr(error)))
+            self._end(Outcome.BROKEN)
 
     def _write(self, batch: Batch) -> None:
         data, frames, _ = batch
@@ -316,7 +360,8 @@ class Relay:
         """All the text that came out of the line so far is with the caller's socket, while there is one."""
         if not self._downstream.gone:
             shown: int = getattr(self._passage, "shown_bytes", self._passage.text_bytes)
-            self._delivered = shown - self._line.withheld
+            gates = self._line.gates
+            self._delivered = shown if gates is None else shown - gates.withheld
 
     def _finish(self, batch: Batch) -> None:
         """The provider has said everything: the success ending follows, when no gate holds anything any more."""
@@ -329,10 +374,11 @@ class Relay:
 
     def _settled(self) -> None:
         """Whether a finished answer was let through, was stopped, or is still being judged."""
-        halted = self._line.halted
+        gates = self._line.gates
+        halted: Any = gates.halted if gates is not None else None
         if halted is not None:
             self._broken(*halted)
-        elif not self._line.held:
+        elif gates is None or not gates.held:
             self._complete()
 
     def _complete(self) -> None:
@@ -356,7 +402,7 @@ class Relay:
             self._write(rest)
         own = getattr(self._passage, "complaint", None)
         frames = own(problem) if own is not None and self._stream else None
-        if frames and self._line.gated:  # what follows the error may repeat what a policy has kept back
+        if frames and self._line.gates is not None:  # what follows the error may repeat what a policy has kept back
             frames = frames[:1]
         if outcome is None:
             outcome = Outcome.STALLED if problem.kind == "timeout" else Outcome.TRUNCATED
@@ -366,6 +412,7 @@ class Relay:
         self._downstream.complain(problem, frames)
         self._end(outcome)
 
+    @_safely
     def _silent(self) -> None:
         if self._passage.complete:  # the answer is whole, only its end marker did not come (section 10)
             self._answer.cut()
@@ -373,6 +420,7 @@ class Relay:
             return
         self._broken(timed_out("silence_timeout", self._silence * 1000))
 
+    @_safely
     def _check_floor(self) -> None:
         """As late as the stream can have become too slow since it was last looked at."""
         floor, rule = self._floor, self._rule
@@ -411,4 +459,6 @@ class Relay:
 
 
 def _joined(first: Batch, second: Batch) -> Batch:
+    if first is _NOTHING:
+        return second
     return Batch(first.data + second.data, first.frames + second.frames, first.events + second.events)

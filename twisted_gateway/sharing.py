@@ -49,6 +49,7 @@ class Sharing:
         self.cache: Redis | None = None
         self.answers: SharedAnswers | None = None
         """The cache that is in a Redis, if there is one."""
+        self._cache_block = settings.cache.redis
         if settings.cache.redis is not None:
             cache = self.cache = self._redis(settings.cache.redis, CACHE)
             cache.watch(lambda up: told(CACHE, not up))
@@ -90,23 +91,26 @@ class Sharing:
         )
 
     def start(self) -> None:
-        """Connect. Without the Redis of the limits this raises `SettingsError`; later it may go away and come back.
-
-        A cache that is not there only misses.
-        """
-        if self._counters is not None and self._block is not None:
-            from twisted_gateway.stores.redis_boot import check
-
-            try:
-                check(self._block)
-            except (OSError, ValueError) as error:
-                raise SettingsError(f"{LIMITS}.redis: cannot connect: {error}") from None
+        """Connect. Without its Redis a gateway does not start (`SettingsError`); later it may go away and come back."""
+        self._reach(LIMITS, self._block if self._counters is not None else None)
+        self._reach(CACHE, self._cache_block)
+        if self._counters is not None:
             self._counters.start()
         if self._spending is not None:
             self._spending.start()
         if self.cache is not None:
             self._told(CACHE, True)
             self.cache.start()
+
+    def _reach(self, name: str, block: RedisBlock | None) -> None:
+        if block is None:
+            return
+        from twisted_gateway.stores.redis_boot import check
+
+        try:
+            check(block)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{name}.redis: cannot connect: {error}") from None
 
     async def stop(self) -> None:
         """Tell what is left to tell, and let go."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
 
 from twisted_gateway.charging import so_far
 from twisted_gateway.config.resources import CallerKey
@@ -23,28 +22,23 @@ Empty = Callable[[Usage], list[Frame]]
 class _Stream:
     exchange: Exchange
     empty: Empty
-    answering: Deferred[Outcome] | None = None
     stopped: bool = False
 
 
 @attrs.define(eq=False)
 class Streams:
-    """Streamed calls between the choice of their targets and their end. `relays` are the answers among them."""
+    """Streamed calls between the choice of their targets and their end.
+
+    `relays` are the answers among them; `cancel` ends one of which nothing is known yet: then `ended_early` says so.
+    """
 
     relays: set[Relay]
+    cancel: Callable[[Exchange], None]
     _running: dict[int, _Stream] = attrs.field(factory=dict)
 
-    async def watch(self, exchange: Exchange, empty: Empty, answering: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Answer a call that can be listed and stopped meanwhile.
-
-        One that is stopped before anything of an answer is known is cancelled: then `ended_early` says so.
-        """
-        call = exchange.call
-        if call is None or not call.stream:
-            return await answering
-        stream = self._running[id(exchange)] = _Stream(exchange, empty)
-        stream.answering = Deferred.fromCoroutine(answering)
-        return await stream.answering
+    def began(self, exchange: Exchange, empty: Empty) -> None:
+        """A streamed call is being answered, and can be listed and stopped from now on."""
+        self._running[id(exchange)] = _Stream(exchange, empty)
 
     def ended_early(self, exchange: Exchange) -> list[Frame] | None:
         """The answer of a stream that was stopped before it had one; None where that was not so."""
@@ -70,9 +64,9 @@ class Streams:
             relay = self._relay(stream.exchange)
             if relay is not None:
                 relay.stop(stream.empty)
-            elif stream.answering is not None:
+            else:
                 stream.stopped = True
-                stream.answering.cancel()
+                self.cancel(stream.exchange)
         return bool(found)
 
     def _of(self, caller: CallerKey) -> list[_Stream]:

@@ -1,95 +1,33 @@
-"""Where things are wired together: options, `makeService`, and the `aisix` command. The only place for the reactor."""
+"""The service that twistd runs: options, `makeService`, listeners, signals. The only place for the reactor."""
 
 from __future__ import annotations
 
 import os
-import random
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
 
 from twisted_gateway import __version__
 from twisted_gateway.addresses import Address
-from twisted_gateway.admin.state import ConfigState
 from twisted_gateway.admin.status import StatusSite
-from twisted_gateway.agent import Agent, Pool
-from twisted_gateway.bookkeeping import Bookkeeping
-from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
-from twisted_gateway.config.resources import ProviderKey, ProviderTls
 from twisted_gateway.config.settings import Settings, SettingsError
-from twisted_gateway.config.snapshot import Snapshot
-from twisted_gateway.drains import Drains
-from twisted_gateway.errors import Problem, shutting_down
-from twisted_gateway.formats import anthropic, openai_chat, openai_completions, openai_responses
-from twisted_gateway.front import ENDPOINTS, CallerHeaders, Condition, Front
-from twisted_gateway.gateway import Gateway
-from twisted_gateway.intake import Bounds
-from twisted_gateway.listener import Site
+from twisted_gateway.errors import shutting_down
 from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
-from twisted_gateway.metrics import Metrics
-from twisted_gateway.named_code import named_code
-from twisted_gateway.outside import Outside
-from twisted_gateway.policies import access
-from twisted_gateway.policies.accounting import ACCESS, Accounting
-from twisted_gateway.policies.budgets import Budgets
-from twisted_gateway.policies.cache import Cache
-from twisted_gateway.policies.cache import Store as AnswerStore
-from twisted_gateway.policies.costs import IncludeCost
-from twisted_gateway.policies.guardrails.policy import Guardrails
-from twisted_gateway.policies.guardrails.services import Services
-from twisted_gateway.policies.hooks.faults import Faults
-from twisted_gateway.policies.hooks.loading import BadHook, load
-from twisted_gateway.policies.hooks.steps import Hooks
-from twisted_gateway.policies.quota import Quota
-from twisted_gateway.probes import Probes
-from twisted_gateway.pulse import Pulse
-from twisted_gateway.route_metrics import Deployment, deployment
-from twisted_gateway.sharing import Sharing
-from twisted_gateway.stores import cached
-from twisted_gateway.stores.buckets import namer
-from twisted_gateway.threads import Threads
-from twisted_gateway.trust import Endpoints, tuner
-from twisted_gateway.upstream import Client, Upstream
-from twisted_gateway.wire.requests import RequestHead
-
-FORMATS = {
-    row.name: row
-    for row in (
-        openai_chat.FORMAT,
-        openai_completions.FORMAT,
-        openai_responses.FORMAT,
-        anthropic.FORMAT,
-        anthropic.COUNT_TOKENS,
-    )
-}
-
-_VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
-
-
-_SWITCH_SECONDS = 0.0005
-"""How long a thread that searches texts may keep the interpreter while the reactor wants it."""
-
-
-def _behind_the_reactor() -> None:
-    """This thread runs when nobody else wants the core. Where that cannot be said, it runs like any other."""
-    with suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+from twisted_gateway.parts import FORMATS as FORMATS
+from twisted_gateway.parts import Parts
+from twisted_gateway.threads import SWITCH_SECONDS
 
 
 class Options(usage.Options):
@@ -123,279 +61,33 @@ def makeService(options: Options) -> House:
         raise SystemExit(f"aisix: {error}") from None
 
 
-def make_log(settings: Settings, reactor: Any) -> Log:
-    """The process's log on stderr."""
-    seen = settings.observability
-    return Log(LineWriter(reactor), layout_named(seen.log_format, seen.service_name), level_named(seen.log_level))
-
-
 def _reactor() -> Any:
     from twisted.internet import reactor
 
     return reactor
 
 
-def new_id() -> str:
-    """A request id: a UUID of version 4, made without the class."""
-    digits = f"{random.getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
+def make_log(settings: Settings, reactor: Any) -> Log:
+    """The process's log on stderr."""
+    seen = settings.observability
+    return Log(LineWriter(reactor), layout_named(seen.log_format, seen.service_name), level_named(seen.log_level))
 
 
-def choose(letters: str, k: int) -> str:
-    """`k` random ones of at most 256 letters."""
-    return random.getrandbits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
-
-
-@lru_cache
-def _alphabet(letters: str) -> bytes:
-    return (letters.encode("ascii") * 256)[:256]
-
-
-class House(MultiService):
-    """The gateway as one service: listeners, trunk, policies, signals, and the way out.
+class House(Parts, MultiService):
+    """The gateway as one service: listeners, signals, reloads, and the way out.
 
     `alone`: the process is the gateway's own. Otherwise (in a test) it leaves signals, stdout and the collector be.
     """
 
     def __init__(self, settings: Settings, reactor: Any, log: Log | None = None, alone: bool = True) -> None:
-        super().__init__()
-        self.settings = settings
-        self.reactor = reactor
+        MultiService.__init__(self)
+        Parts.__init__(self, settings, reactor, log or make_log(settings, reactor))
         self.alone = alone
-        self.lines = log or make_log(settings, reactor)
         self._has_log = log is not None
         self.log = Logger(namespace="aisix")
-        seen = settings.observability
-        buckets = seen.metrics.buckets
-        self.metrics = Metrics(
-            request_e2e_latency=buckets.request_e2e_latency,
-            request_ttft=buckets.request_ttft,
-            guardrail_latency=buckets.guardrail_latency,
-        )
-        self.state = ConfigState(self.metrics)
-        self.state.applied(load_resources(settings.resources_file, os.environ, time.time()))
-        self.condition = Condition()
         self.ports: list[Any] = []
-        self.demo_port: Any = None
-        self._clients: dict[Any, tuple[Client, Pool]] = {}
-        self._client(None)
-        self._check_tls(self.snapshot())
-        self.books = self._bookkeeping()
-        self.budgets = Budgets(self.books.spending, time.time, reactor.seconds)
-        self.outside = Outside.over_own_pool(reactor, settings.upstream)
-        self.threads = Threads(reactor.callFromThread)
-        callables = _callables(settings.callables)
-        self.checks = Services(self.outside.fetch, self.threads.run, reactor, callables)
-        self._check_callables(self.snapshot())
-        self.accounting = Accounting(
-            self.metrics,
-            self.lines,
-            records=[self.books.records.put] if self.books.records is not None else [],
-            books=self.books.spending,
-            access_log=seen.access_log,
-            client_types=ClientTypes((rule.pattern, rule.client) for rule in seen.metrics.client_type_rules),
-        )
-        self.sharing = Sharing(settings, reactor, self._degraded)
-        self.sharing.spend_together(
-            self.books.spending,
-            lambda: self.snapshot().budgets,
-            lambda: [key.id for key in self.snapshot().caller_keys_by_hash.values() if key.max_calls is not None],
-            self.budgets.running,
-            self.budgets.pending,
-        )
-        self.hook_threads = Threads(reactor.callFromThread, name="hook")
-        self.hooks = self._hooks()
-        self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
-        self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail", begin=_behind_the_reactor)
-        self.guardrails = Guardrails(
-            FORMATS,
-            self.checks.check,
-            self.guard_threads.run,
-            self.metrics,
-            reactor.seconds,
-            settings.proxy.responses_stream_guardrail == "buffer",
-        )
-        self.guardrails.prepare(self.snapshot())
-        self.gateway = self._gateway()
-        self.probes = self._probes()
-        self.metrics.routes.standing = self._standing
-        self.front = Front(
-            serve=self.gateway.serve,
-            snapshot=self.snapshot,
-            identify=lambda headers, snapshot: access.identify(headers, snapshot, time.time()),
-            proxy=settings.proxy,
-            condition=self.condition,
-            clock=reactor,
-            now=time.time,
-            new_id=new_id,
-            endpoints=tuple(row for row in ENDPOINTS if row.format in FORMATS),
-            left=self.gateway.left,
-            listed=self.gateway.streams.listed,
-            stop=self.gateway.streams.stop,
-        )
-        self.site = Site(self.front.resource(), reactor, _bounds(settings), self._refusal, early=self._early)
-        self.pulse = Pulse(reactor, self.metrics.lagged, lambda: self.gateway.in_flight > 0)
         self._stopping = 0
         self.stopped: Deferred[None] = Deferred()
-
-    def snapshot(self) -> Snapshot:
-        """The resources as they are now."""
-        snapshot = self.state.snapshot
-        assert snapshot is not None
-        return snapshot
-
-    # Parts
-
-    def _bookkeeping(self) -> Bookkeeping:
-        files = self.settings.usage
-        try:
-            shared = self.settings.ratelimit.backend != "memory"
-            return Bookkeeping(files, self.reactor, self.metrics, time.time, shared)
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"usage.state_file: {files.state_file} cannot be used: {error}") from None
-
-    def _usage(self) -> Any:
-        snapshot = self.snapshot()
-        return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
-
-    def _hooks(self) -> Hooks:
-        try:
-            hooks = load(self.settings.hooks)
-        except BadHook as bad:
-            raise SettingsError(str(bad)) from None
-        faults = Faults(self.metrics.hook_failed)
-        recheck = access.ModelAccess().admit
-        made = Hooks(hooks, FORMATS, recheck, self.reactor, self.hook_threads.run, faults)
-        if made.wants_records:
-            self.accounting.records.append(made.recorded)
-        return made
-
-    def _degraded(self, store: str, degraded: bool) -> None:
-        self.condition.stores[store] = degraded
-        self.metrics.store_degraded(store, degraded)
-
-    def _quota(self) -> Quota:
-        return Quota(self.sharing.limiter, time.time, namer(), self.metrics, self.reactor)
-
-    def _gateway(self) -> Gateway:
-        settings, accounting = self.settings, self.accounting
-        upstream = settings.upstream
-        return Gateway(
-            before=(
-                accounting,
-                access.Authentication(
-                    time.time,
-                    lambda exchange, denial: accounting.denied(
-                        exchange, denial.reason, api_key_id=denial.key.id if denial.key else None
-                    ),
-                    accounting.allowed,
-                ),
-            ),
-            after=(access.ModelAccess(), self.hooks, self.guardrails, self.budgets, IncludeCost()),
-            limits=(self._quota(), Cache(self._caches())),
-            formats=FORMATS,
-            upstream=Upstream(self._client_of, self.reactor, upstream, upstream.connect_timeout_ms),
-            settings=upstream,
-            clock=self.reactor,
-            now=time.time,
-            choose=choose,
-            uniform=random.uniform,
-            timing=settings.proxy.server_timing,
-            heartbeat_seconds=settings.downstream.sse_keepalive_interval_secs,
-            progress_seconds=settings.downstream.responses_progress_secs,
-            demo_base=self._demo_base,
-            drains=Drains(self.reactor, settings.proxy.max_drains, self.metrics.drained),
-            bridge=settings.proxy.responses_bridge,
-        )
-
-    def _probes(self) -> Probes:
-        gateway = self.gateway
-        return Probes(gateway.means.opener, gateway.health, self.reactor, time.time, new_id, ENDPOINTS[0])
-
-    def _models(self) -> Any:
-        return self.state.models(self.gateway.health, time.time())
-
-    def _standing(self) -> list[tuple[Deployment, bool]]:
-        """The targets of which something is known, and whether each is up."""
-        health = self.gateway.health
-        known = [model for model in self.snapshot().direct_models if health.observed(model.id)]
-        return [(deployment(model), health.report(model).status == "healthy") for model in known]
-
-    def _caches(self) -> dict[str, AnswerStore]:
-        """The caches by the names that policies have for them."""
-        caches: dict[str, AnswerStore] = {"memory": self.kept}
-        if self.sharing.answers is not None:
-            caches["redis"] = self.sharing.answers
-        return caches
-
-    def _client_of(self, key: ProviderKey) -> Client:
-        return self._client(_own_tls(key))
-
-    def _client(self, own: Any) -> Client:
-        """The client for a provider key's own TLS; each has its own pool (`operations.md` 10)."""
-        known = self._clients.get(own)
-        if known is None:
-            boot = self.settings.upstream
-            pool = Pool(self.reactor, boot.pool_idle_timeout_secs, boot.pool_max_idle_per_host, tuner(boot))
-            try:
-                endpoints = Endpoints(self.reactor, boot.tls, own)
-            except (OSError, ValueError) as error:
-                where = "upstream.tls" if own is None else "a provider key's tls"
-                raise SettingsError(f"{where}: {error}") from None
-            timeout = boot.connect_timeout_ms / 1000 or None
-            known = self._clients[own] = Client(Agent(self.reactor, pool, endpoints, timeout)), pool
-        return known[0]
-
-    @property
-    def _pools(self) -> list[Pool]:
-        return [pool for _, pool in self._clients.values()]
-
-    def _check_tls(self, snapshot: Snapshot) -> None:
-        for key in snapshot.provider_keys_by_name.values():
-            self._client_of(key)
-
-    def _check_callables(self, snapshot: Snapshot) -> None:
-        fault = self.checks.missing(snapshot.guardrails)
-        if fault is not None:
-            raise SettingsError(fault)
-
-    def _forget_clients(self, snapshot: Snapshot) -> None:
-        """Clients whose trust no provider key asks for any more: their idle connections are closed."""
-        used = {None, *(_own_tls(key) for key in snapshot.provider_keys_by_name.values())}
-        for own in [own for own in self._clients if own not in used]:
-            self._clients.pop(own)[1].close_idle()
-
-    def _early(self, request: Any, path: bytes) -> Problem | None:
-        """What can be told of a request with a large body before any of it is read (`DESIGN.md` section 7, item 17)."""
-        if not self.front.asks_for_a_key(path):
-            return None
-        try:
-            access.identify(CallerHeaders(request.head.headers), self.snapshot(), time.time())
-        except access.Denied as denial:
-            self.metrics.decided("api_key", "denied", denial.reason)
-            return denial.problem
-        return None
-
-    def _demo_base(self) -> str | None:
-        return None if self.demo_port is None else f"http://127.0.0.1:{self.demo_port.getHost().port}/v1"
-
-    def _refusal(self, problem: Problem, head: RequestHead) -> bytes:
-        label = self.front.plain_path(head.path)
-        endpoint = label if any(label == row.path for row in self.front.endpoints) else "other"
-        if problem.status == 413:
-            self.metrics.too_large(endpoint, "openai", "pending")
-        fields = {
-            "method": head.method.decode("latin-1"),
-            "path": endpoint,
-            "status": problem.status,
-            "error_kind": problem.type,
-            "error": problem.message,
-        }
-        if self.settings.observability.access_log:
-            self.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
-        return self.front.refusal(problem, head)
-
-    # Life
 
     def setServiceParent(self, parent: Any) -> None:
         """Become part of twistd's application, whose log then is ours unless the command line names another."""
@@ -417,7 +109,7 @@ class House(MultiService):
         super().startService()
         self.probes.update(self.snapshot())
         if self.alone:
-            sys.setswitchinterval(_SWITCH_SECONDS)
+            sys.setswitchinterval(SWITCH_SECONDS)
             self.reactor.callWhenRunning(self._running)
 
     def _listen(self) -> None:
@@ -487,7 +179,7 @@ class House(MultiService):
             snapshot = load_resources(
                 self.settings.resources_file, os.environ, time.time(), generation=before.generation + 1
             )
-            self._check_tls(snapshot)
+            self.clients.check(snapshot.provider_keys_by_name.values())
             self._check_callables(snapshot)
         except ResourcesError as error:
             state.failed(error, time.time())
@@ -500,7 +192,7 @@ class House(MultiService):
         state.applied(snapshot)
         self.probes.update(snapshot)
         self.gateway.health.forget({model.id for model in snapshot.direct_models})
-        self._forget_clients(snapshot)
+        self.clients.keep(snapshot.provider_keys_by_name.values())
         self.log.info("reloaded: generation {generation}", generation=snapshot.generation)
         for warning in snapshot.warnings:
             self.log.warn("{warning}", warning=warning)
@@ -551,7 +243,7 @@ class House(MultiService):
         self.probes.stop()
         self.gateway.end_all(shutting_down())
         closing = [maybeDeferred(port.stopListening) for port in self.ports]
-        for pool in (*self._pools, self.outside.pool):
+        for pool in (*self.clients.pools, self.outside.pool):
             pool.close()
         self.threads.stop()
         closing.append(self.hooks.quiet())
@@ -562,30 +254,6 @@ class House(MultiService):
         else:
             self.lines.writer.stop()
         return Deferred.fromCoroutine(self._closed(closing))
-
-
-def _own_tls(key: ProviderKey) -> ProviderTls | None:
-    """A provider key's own trust, None where the boot file's is all there is."""
-    return key.tls if key.tls.ca_cert or not key.tls.verify else None
-
-
-def _callables(paths: Mapping[str, str]) -> dict[str, Callable[..., Any]]:
-    """The operator's own objects. Raises `SettingsError` for one that cannot be had or called."""
-    found = {}
-    for name, path in paths.items():
-        try:
-            found[name] = named_code(path)
-        except ValueError as error:
-            raise SettingsError(f"callables.{name}: {error}") from None
-        if not callable(found[name]):
-            raise SettingsError(f"callables.{name}: {path} cannot be called")
-    return found
-
-
-def _bounds(settings: Settings) -> Bounds:
-    proxy, downstream = settings.proxy, settings.downstream
-    values = {**attrs.asdict(proxy, recurse=False), **attrs.asdict(downstream, recurse=False)}
-    return Bounds(**{field.name: values[field.name] for field in attrs.fields(Bounds)})
 
 
 def _quiet_site(resource: Any, reactor: Any) -> Any:

@@ -6,8 +6,11 @@ waits is never begun, and keeps nothing alive.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -15,6 +18,15 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread that searches texts may keep the interpreter while the reactor wants it."""
+
+
+def behind_the_reactor() -> None:
+    """This thread runs when nobody else wants the core. Where that cannot be said, it runs like any other."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 @attrs.define(eq=False)

@@ -11,19 +11,22 @@ def server_timing(exchange: Exchange, now: float) -> bytes:
     What is not known yet is left out: before the first event there is no rest either.
     """
     parts = []
-    attempt = exchange.attempt
-    spent = 0.0
+    attempt, spent = exchange.attempt, 0.0
     if exchange.attempts:
         spent = exchange.attempts[0].started - exchange.arrived
-        parts.append(("queue", spent))
+        parts.append(_part(b"queue", spent))
     if attempt is not None and attempt.sent is not None:
         connecting = attempt.sent - attempt.started
-        parts.append(("connect", connecting))
+        parts.append(_part(b"connect", connecting))
         spent += connecting
         if attempt.first_event is not None:
             waiting = attempt.first_event - attempt.sent
-            parts.append(("upstream", waiting))
+            parts.append(_part(b"upstream", waiting))
             spent += waiting
     if attempt is None or attempt.first_event is not None or attempt.ended is not None:
-        parts.append(("own", now - exchange.arrived - spent))
-    return ", ".join(f"{name};dur={max(0.0, seconds) * 1000:.1f}" for name, seconds in parts).encode("ascii")
+        parts.append(_part(b"own", now - exchange.arrived - spent))
+    return b", ".join(parts)
+
+
+def _part(name: bytes, seconds: float) -> bytes:
+    return b"%b;dur=%.1f" % (name, seconds * 1000 if seconds > 0 else 0.0)

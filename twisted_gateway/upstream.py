@@ -92,7 +92,7 @@ class Upstream:
             attempt.sent = self._clock.seconds()
             timer.start()
 
-        raw = HeaderLines((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+        raw = HeaderLines([(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers])
         try:
             client = self._client(attempt.target.model.provider_key)
             timer.watch(client.post(url, headers=raw, data=sent.body, started=started))
@@ -100,8 +100,9 @@ class Upstream:
             attempt.status = response.code
             if not 200 <= response.code < 300:
                 await self._refused(response, format, timer)
-            reader = _reader(call, response, self._limits)
-            attempt.content_type = _content_type(call, response)
+            kind = _kind(response)
+            reader = _reader(call, response, kind, self._limits)
+            attempt.content_type = _content_type(call, response, kind)
             accepted()
             answer = Answer(call, format, reader, self._limits)
             timer.watch(answer.opened)
@@ -150,6 +151,15 @@ class Upstream:
 class _Deadline:
     """The one timer of an attempt until its answer is open: it cancels whatever is waited for, and says so."""
 
+    __slots__ = (
+        "_alarm",
+        "_give_up",
+        "_name",
+        "_seconds",
+        "problem",
+        "waiting",
+    )
+
     def __init__(self, clock: IReactorTime, call: Call, wait: Deadlines) -> None:
         self._alarm = Alarm(clock, self._ring)
         self._seconds = wait.first_event if call.stream else wait.request
@@ -180,25 +190,23 @@ class _Deadline:
         self.waiting.cancel()
 
 
-def _reader(call: Call, response: Any, limits: Limits) -> Reader | WholeBody | None:
+def _reader(call: Call, response: Any, kind: bytes, limits: Limits) -> Reader | WholeBody | None:
     """The reader for a 2xx answer; None when its first bytes must tell. Raises `StrayFrame` when it is compressed."""
-    coding = (first_value(response.headers, b"content-encoding") or b"identity").strip().lower()
-    if coding not in (b"identity", b""):
+    coding = first_value(response.headers, b"content-encoding")
+    if coding and coding.strip().lower() not in (b"identity", b""):
         unwanted = ErrorBody()
         response.deliverBody(unwanted)  # a body that nobody takes would keep its connection for ever
         unwanted.stop()
         raise StrayFrame("it is compressed though identity was asked for")
     if not call.stream:
         return WholeBody(limits.max_body_bytes)
-    kind = _kind(response)
     if kind == _STREAM:
         return Reader(limits.max_event_bytes)
     return WholeBody(limits.max_body_bytes) if kind.endswith(_JSON) else None
 
 
-def _content_type(call: Call, response: Any) -> bytes | None:
+def _content_type(call: Call, response: Any, kind: bytes) -> bytes | None:
     """The provider's own word for what was asked for, where it is one that may be told (`streaming.md` 5)."""
-    kind = _kind(response)
     if (kind == _STREAM) if call.stream else kind.endswith(_JSON):
         given: bytes = first_value(response.headers, b"content-type") or b""
         return given.strip() if _TOLD(given) else None

@@ -19,6 +19,12 @@ def by_sizes(data: bytes, sizes: int | Sequence[int]) -> list[bytes]:
     return [piece for piece in [*pieces, data[start:]] if piece]
 
 
+def byte_by_byte(data: bytes, edge: int) -> list[bytes]:
+    """Single bytes for so many at both ends, pieces of one to eight between them."""
+    end = max(edge, len(data) - edge)
+    return by_sizes(data[:edge], 1) + at_random(data[edge:end], len(data), 8) + by_sizes(data[end:], 1)
+
+
 def at_random(data: bytes, seed: int, largest: int = 64) -> list[bytes]:
     """Pieces of 1 to `largest` bytes."""
     choice, pieces, start = random.Random(seed), [], 0

@@ -40,7 +40,7 @@ KNOWLEDGE = (
     "records",
     "deadlines",
     "addresses",
-    "named_code",
+    "named_code", "randomness",
     "config",
 )
 JUDGEMENT = ("policies", "logs", "alarm", "pulse", "layers", "stores", "health")
@@ -60,7 +60,7 @@ MOTION = (
     "drains",
     "streams",
     "replay",
-    "sharing",
+    "sharing", "clients",
     "bookkeeping",
     "usage_file",
     "config.file",
@@ -133,7 +133,7 @@ def test_contracts_of_import_linter() -> None:
 def test_uses_only_what_its_rung_may(name: str, path: Path) -> None:
     places = rung(name)
     if places is None:
-        assert name in ("__init__", "__main__", "command", "tap", "reactor"), f"{name} stands on no rung"
+        assert name in ("__init__", "__main__", "command", "parts", "tap", "reactor"), f"{name} stands on no rung"
         return
     odd = {
         module

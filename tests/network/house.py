@@ -149,7 +149,7 @@ class Running:
     @property
     def pool(self) -> Any:
         """The pool of connections to providers; there is one while no provider key has trust of its own."""
-        (pool,) = self.house._pools
+        (pool,) = self.house.clients.pools
         return pool
 
     @property

@@ -266,11 +266,8 @@ async def test_a_caller_who_leaves_while_the_redis_is_asked(
 
 @needs_redis
 @ensureDeferred
-async def test_without_a_redis_at_the_start(provider: ScriptedProvider, server: RedisServer, cached: Start) -> None:
-    provider.answers(GOOD, GOOD)
+async def test_a_gateway_without_its_redis_does_not_start(server: RedisServer, cached: Start, capfd: Any) -> None:
     server.stop()
-    running = cached(shared(server), backend="redis")
-    assert degraded(running) == 1
-    assert told(await running.ask(whole())) == "miss"
-    server.start()
-    await up(running)
+    with pytest.raises(SystemExit):
+        cached(shared(server), backend="redis")
+    assert ": cache.redis: cannot connect: " in capfd.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import time
@@ -52,6 +53,14 @@ def status(gateway: GatewayProcess) -> dict[str, Any]:
     return answer
 
 
+def cpu_seconds(pid: int) -> float:
+    """What a process has used of a processor, where that can be read."""
+    if not sys.platform.startswith("linux"):
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def pss_kb(pid: int) -> int:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
@@ -62,18 +71,17 @@ def pss_kb(pid: int) -> int:
 
 @pytest.mark.parametrize("command", [COMMAND, (*AISIX, "--config", "{config}")], ids=["twistd", "aisix"])
 def test_is_ready_soon_and_small(tmp_path: Path, command: tuple[str, ...], record_property: Any) -> None:
-    """The target is 1 s on an idle machine; the bound here is for a busy one."""
+    """The targets are 1 s and 60 MB. Only seconds of its own are bounded: others may be busy too."""
     gateway = shipped(tmp_path, command=command)
     begun = time.monotonic()
     with gateway:
-        seconds = time.monotonic() - begun
-        time.sleep(0.5)
+        seconds, own = time.monotonic() - begun, cpu_seconds(gateway.pid)
         kilobytes = pss_kb(gateway.pid) if sys.platform.startswith("linux") else 0
         record_property("ready_seconds", round(seconds, 2))
         record_property("idle_pss_kb", kilobytes)
-        print(f"ready after {seconds:.2f} s, idle PSS {kilobytes} KB")
-        assert seconds < 5
-        assert kilobytes < 120_000
+        print(f"ready after {seconds:.2f} s, {own:.2f} s of its own, idle PSS {kilobytes} KB")
+        assert own < 2
+        assert kilobytes < 75_000
 
 
 def test_says_where_it_is_before_anything_else(tmp_path: Path) -> None:

@@ -350,7 +350,7 @@ def test_a_hook_may_want_nothing_of_an_answer():
     _, request = begun(house)
     assert house.gateway.running
     (relay,) = house.gateway.running
-    assert relay._line._gates is None
+    assert relay._line.gates is None
     house.write(request, sse(STOP, b"[DONE]"))
     house.settled("complete")
 

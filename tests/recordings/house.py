@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import time
 import urllib.request
 from typing import Any
@@ -127,12 +126,15 @@ class House:
                     fields = json.loads(line)
                     self._lines[fields["request_id"]] = fields
 
-    def counted(self, family: str, item: Recording) -> int:
-        """A counter of the metrics listener, summed over all labels but the model."""
+    def counted(self, item: Recording, *families: str) -> list[int]:
+        """Counters of the metrics listener, each summed over all labels but the model."""
         with urllib.request.urlopen(f"{self.gateway.metrics_url}/metrics", timeout=5) as answer:
             text = answer.read().decode()
-        found = re.findall(rf'^{family}\{{[^}}]*model="our-{re.escape(item.name)}"[^}}]*\}} (\S+)$', text, re.MULTILINE)
-        return int(sum(map(float, found)))
+        lines = [line for line in text.splitlines() if f'model="our-{item.name}"' in line]
+        return [
+            int(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(family + "{")))
+            for family in families
+        ]
 
 
 def _chunks(answer: http.client.HTTPResponse) -> list[bytes]:

@@ -19,11 +19,13 @@ from typing import Any
 
 import attrs
 
-from tests.doubles.cutting import at_random, by_sizes, coalesced
+from tests.doubles.cutting import at_random, byte_by_byte, coalesced
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT_HEADERS = ("content-type", "retry-after", "cache-control")
 LARGEST_RANDOM_PIECE = 200
+EDGE = 1000
+"""Bytes at both ends that are sent one by one: each costs a write, a turn of the gateway and a read."""
 PAUSE = 2e-5
 """Seconds between two pieces, so that the network does not join all of them again."""
 
@@ -54,7 +56,7 @@ class Delivery:
     def pieces(self, body: bytes) -> Sequence[bytes]:
         """The body in pieces."""
         if self.cut == "bytes":
-            return by_sizes(body, 1)
+            return byte_by_byte(body, EDGE)
         if self.cut == "random":
             return at_random(body, self.seed, LARGEST_RANDOM_PIECE)
         if self.cut == "coalesced":

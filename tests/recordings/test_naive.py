@@ -89,4 +89,5 @@ def test_hidden_usage_is_counted(item: Recording, house: House) -> None:
 
 def tokens(house: House, item: Recording) -> tuple[int, int]:
     """Prompt and completion tokens of the item's alias so far."""
-    return house.counted("aisix_llm_input_tokens_total", item), house.counted("aisix_llm_output_tokens_total", item)
+    sent, told = house.counted(item, "aisix_llm_input_tokens_total", "aisix_llm_output_tokens_total")
+    return sent, told

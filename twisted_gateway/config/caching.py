@@ -51,4 +51,7 @@ def ranked(policies: Iterable[CachePolicy]) -> tuple[CachePolicy, ...]:
 
 def chosen(policies: Iterable[CachePolicy], model: str, key: str) -> CachePolicy | None:
     """The policy for a call, of those that `ranked` gave; None: no cache."""
-    return next((policy for policy in policies if policy.matches(model, key)), None)
+    for policy in policies:
+        if policy.matches(model, key):
+            return policy
+    return None

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
-import re2
 
 from twisted_gateway.config.checks import Choice, Mistyped, Path, boolean, describe, text
-from twisted_gateway.config.regexes import options
+from twisted_gateway.config.regexes import engine, options
 
 DIMENSIONS = ("team", "member", "api_key", "model", "model_name", "provider")
 MODEL_DIMENSIONS = frozenset(("model", "model_name", "provider"))
@@ -149,6 +148,7 @@ def _matcher(pattern: str, operator: str, place: Path) -> Callable[[str], Any]:
         raise Mistyped(f"expected a regex of at most {LONGEST_REGEX} bytes", place)
     made = options()
     made.case_sensitive = operator == "~~"
+    re2 = engine()
     try:
         compiled = re2.compile(pattern, made)
     except (re2.error, UnicodeError):

@@ -3,16 +3,18 @@
 A streamed text may leave as far as no match can begin in it any more. So beside the regex itself we need one for *what
 may still become a match*: the proper prefixes of its matches. `a(b|cd)` has `(?:a(?:c)?)?`. It is written from the
 syntax tree by `_Reader`; what that does not know, RE2 may still understand, but then nobody knows how long a match is.
+
+The library is only imported for the first regex: it takes 2.5 MB, and most gateways have none.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from functools import cache, partial
 from typing import Any
 
 import attrs
-import re2
 
 MOST_MEMORY = 8 * 2**20
 """Bytes that a compiled program may take."""
@@ -46,9 +48,17 @@ class Regex:
     prefix: str | None
 
 
+@cache
+def engine() -> Any:
+    """The module `re2`."""
+    import re2
+
+    return re2
+
+
 def options(memory: int = MOST_MEMORY) -> Any:
     """RE2's options for every regex of ours. `memory` is for the program and what it learns, in bytes."""
-    made = re2.Options()
+    made = engine().Options()
     made.max_mem = memory
     made.log_errors = False
     return made
@@ -56,6 +66,7 @@ def options(memory: int = MOST_MEMORY) -> Any:
 
 def compiled(pattern: str, memory: int = MOST_MEMORY) -> Any:
     """A compiled regex; raises `BadRegex`. (Not RE2's own cache: it would keep what a reload has thrown away.)"""
+    re2 = engine()
     try:
         return re2._Regexp(pattern, options(memory))
     except re2.error as error:
@@ -63,15 +74,12 @@ def compiled(pattern: str, memory: int = MOST_MEMORY) -> Any:
         raise BadRegex(told.decode("utf-8", "replace") if isinstance(told, bytes) else str(told)) from None
 
 
-ANYWHERE = re2._Anchor.UNANCHORED
-
-
 def search(program: Any) -> Any:
     """The search without the module's own wrappers, which take longer than a short text.
 
-    `search(program)(ANYWHERE, data, at, len(data))[0][0]` is where the first match begins; -1 where there is none.
+    `search(program)(data, at, len(data))[0][0]` is where the first match begins; -1 where there is none.
     """
-    return program._regexp.Match
+    return partial(program._regexp.Match, engine()._Anchor.UNANCHORED)
 
 
 def parse(pattern: str) -> Regex:
@@ -224,7 +232,7 @@ class _Reader:
         if char == ".":
             return _Node("(?s:.)" if "s" in flags else ".", "", 1, 1)
         del text
-        return _char(re2.escape(char), flags)
+        return _char(engine().escape(char), flags)
 
     def _group(self, flags: str) -> _Node:
         found = _GROUP.match(self._text, self._at)
@@ -258,7 +266,7 @@ class _Reader:
             end = text.find("\\E", at + 2)
             inner = text[at + 2 : end if end >= 0 else len(text)]
             self._at = end + 2 if end >= 0 else len(text)
-            return [_char(re2.escape(char), flags) for char in inner]
+            return [_char(engine().escape(char), flags) for char in inner]
         if kind in ("A", "z", "b", "B"):
             self._at += 2
             return _Node(f"\\{kind}", "", 0, 0)

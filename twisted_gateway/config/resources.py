@@ -269,9 +269,12 @@ class CallerKey:
 
     def may_use(self, name: str) -> bool:
         """Whether the list names this model, exactly or by a pattern with one `*` (`policy.md` 3.2)."""
-        return name in self.allowed_models or any(
-            star_capture(pattern, name) is not None for pattern in self.allowed_models
-        )
+        if name in self.allowed_models:
+            return True
+        for pattern in self.allowed_models:  # noqa: SIM110
+            if pattern == "*" or star_capture(pattern, name) is not None:
+                return True
+        return False
 
 
 RECORDS: Mapping[str, type[Any]] = {

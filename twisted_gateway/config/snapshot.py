@@ -64,6 +64,14 @@ class Snapshot:
         default=attrs.Factory(lambda self: _patterns(self.models_by_name), takes_self=True),
     )
 
+    _exact: Mapping[str, Resolution] = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(lambda self: _exactly(self.models_by_name), takes_self=True),
+    )
+    """Of each name that is written out."""
+
     _budgets_by_owner: Mapping[tuple[str, str], tuple[Budget, ...]] = attrs.field(
         init=False,
         repr=False,
@@ -76,8 +84,8 @@ class Snapshot:
 
         None when nothing answers to the name (`policy.md` 3.1).
         """
-        if (model := self.models_by_name.get(name)) is not None:
-            return Resolution(model, model.model_name if isinstance(model, Model) else "", wildcard=False)
+        if (found := self._exact.get(name)) is not None:
+            return found
         for pattern in self._wildcards:
             if (captured := star_capture(pattern.display_name, name)) is not None:
                 return Resolution(pattern, pattern.model_name.replace("*", captured, 1), wildcard=True)
@@ -117,6 +125,13 @@ class Snapshot:
             for key in found
             if key is not None and not key.disabled and (key.expires_at is None or key.expires_at >= now)
         )
+
+
+def _exactly(rows: Mapping[str, Row]) -> dict[str, Resolution]:
+    return {
+        name: Resolution(row, row.model_name if isinstance(row, Model) else "", wildcard=False)
+        for name, row in rows.items()
+    }
 
 
 def _patterns(models: Mapping[str, Row]) -> tuple[Model, ...]:

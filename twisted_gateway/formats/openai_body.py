@@ -42,7 +42,10 @@ def usage_shown(found: Members) -> bool:
 
 def prompt_bytes(messages: list[Message], found: Members) -> int:
     """UTF-8 bytes of the text the model will read, for an estimate (`streaming.md` 14.2)."""
-    total = sum(_content_bytes(bytes(message.content)) for message in messages)
+    total = 0
+    for message in messages:
+        raw = bytes(message.content)
+        total += len(raw) - 2 if raw[:1] == b'"' and b"\\" not in raw else _content_bytes(raw)
     for name in ("tools", "functions", "response_format"):
         if name in found:
             total += len(bytes(found[name]))

@@ -24,14 +24,29 @@ from twisted_gateway.wire.sse import Frame
 _encode = msgspec.json.Encoder().encode
 
 
+class _Asked(msgspec.Struct):
+    """The members that every call has."""
+
+    model: str
+    messages: list[openai_body.Message]
+    stream: bool | None = None
+
+
+_asked = msgspec.json.Decoder(_Asked).decode
+
+
 def read_call(body: bytes, headers: Headers) -> Call:
     """The call in a request body; raises `Refused` with the 400s of `streaming.md` section 2."""
     members = openai_body.members(body, headers)
-    model = openai_body.member(members, "model", str)
-    messages = openai_body.member(members, "messages", list[openai_body.Message])
+    try:
+        asked = _asked(body)
+        model, messages, stream = asked.model, asked.messages, asked.stream
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # member by member, to tell which is wrong
+        model = openai_body.member(members, "model", str)
+        messages = openai_body.member(members, "messages", list[openai_body.Message])
+        stream = openai_body.member(members, "stream", bool | None, None) if messages else None
     if not messages:
         openai_body.refuse("messages array must not be empty")
-    stream = openai_body.member(members, "stream", bool | None, None)
     return Call(
         model=model,
         stream=bool(stream),

@@ -199,8 +199,11 @@ class ChunkTube:
             if not isinstance(choice, dict):
                 raise StrayFrame(f"choices[{position}] is not an object")
             changed = self._edit_choice(choice) or changed
-        seen = self._choices
-        self.complete = bool(seen) and all(choice.finished for choice in seen.values())
+        self.complete = bool(self._choices)
+        for seen in self._choices.values():
+            if seen.finish_reason is None:
+                self.complete = False
+                break
         return self._edit_usage(chunk, choices, changed)
 
     def _edit_envelope(self, chunk: dict[str, Any]) -> bool:

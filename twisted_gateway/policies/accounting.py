@@ -8,7 +8,7 @@ callers who were not let in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import attrs
 from twisted.logger import Logger, LogLevel
@@ -24,7 +24,6 @@ from twisted_gateway.records import (
     ended_at,
     ended_by,
     head_seconds,
-    is_group,
     milliseconds,
     protocol_of,
     record,
@@ -34,6 +33,9 @@ from twisted_gateway.records import (
 )
 from twisted_gateway.route_metrics import RouteMetrics, deployment
 from twisted_gateway.spending import Spending
+
+if TYPE_CHECKING:
+    from twisted_gateway.config.resources import Row
 
 ACCESS = "aisix::access"
 """The target of access and provider call lines."""
@@ -140,21 +142,53 @@ class AccountingTicket(Ticket):
         status = status_of(exchange, outcome)
         if exchange.caller is None and status == 401:
             return
-        charged = charge(exchange, outcome)
-        labels = labels_of(exchange)
-        _count(accounting, exchange, outcome, status, charged, labels)
+        settled = settlement(exchange, outcome, status)
+        labels = labels_of(settled)
+        _count(accounting, settled, labels)
         if exchange.caller is not None:
-            _keep(accounting, exchange, outcome, status, charged, labels)
-        _tell(accounting, exchange, outcome, status, charged)
+            _keep(accounting, settled, labels)
+        _tell(accounting, settled)
 
     def _headed(self) -> None:
         self._waiting = False
         self.accounting.metrics.headed(self.exchange.endpoint.path, protocol_of(self.exchange))
 
 
-def labels_of(exchange: Exchange) -> CallLabels:
+class Settled(NamedTuple):
+    """A call that is over, and what all who tell of it need. Times in seconds."""
+
+    exchange: Exchange
+    outcome: Outcome
+    status: int
+    charged: Charge
+    attempt: Attempt | None
+    row: Row | None
+    head: float
+    """To the response head."""
+    duration: float
+    first: float | None
+    """From the attempt to its first data event."""
+
+
+def settlement(exchange: Exchange, outcome: Outcome, status: int) -> Settled:
+    """All that is to be told of a call."""
+    return Settled(
+        exchange,
+        outcome,
+        status,
+        charge(exchange, outcome),
+        exchange.attempt,
+        row_of(exchange),
+        head_seconds(exchange),
+        max(0.0, ended_at(exchange) - exchange.arrived),
+        ttft(exchange),
+    )
+
+
+def labels_of(settled: Settled) -> CallLabels:
     """The call's labels: configured names only (`operations.md` 5, bounded labels)."""
-    row, attempt, caller = row_of(exchange), exchange.attempt, exchange.caller
+    exchange, attempt, row = settled.exchange, settled.attempt, settled.row
+    caller = exchange.caller
     if row is not None:
         model = row.display_name
     else:
@@ -176,23 +210,21 @@ def labels_of(exchange: Exchange) -> CallLabels:
     )
 
 
-def _count(
-    accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge, labels: CallLabels
-) -> None:
+def _count(accounting: Accounting, settled: Settled, labels: CallLabels) -> None:
     """All metrics of a settled call but those of its usage events."""
+    exchange, outcome, status, charged, attempt, *_ = settled
     metrics = accounting.metrics
     stream = exchange.call is not None and exchange.call.stream
-    attempt, path = exchange.attempt, exchange.endpoint.path
+    path = exchange.endpoint.path
     metrics.handled(
         labels,
         status=status,
         stream=stream,
         fallback=attempt is not None and attempt.kind == "fallback",
         model_endpoint=path not in NO_MODEL_ENDPOINTS,
-        head=head_seconds(exchange),
+        head=settled.head,
     )
-    duration = max(0.0, ended_at(exchange) - exchange.arrived)
-    metrics.timed(labels, status=status, stream=stream, duration=duration, first_event=ttft(exchange))
+    metrics.timed(labels, status=status, stream=stream, duration=settled.duration, first_event=settled.first)
     metrics.ended(path, str(outcome))
     if outcome is Outcome.ABANDONED and exchange.committed is None:
         metrics.left_early(labels)
@@ -206,8 +238,9 @@ def _count(
         _count_attempts(metrics.routes, exchange)
     if exchange.cache is not None and exchange.cache.policy is not None:
         metrics.cached(exchange.cache.policy, exchange.cache.status, exchange.cache.layer)
-    if noise := sum(attempt.noise for attempt in exchange.attempts):
-        metrics.noise("frame", noise)
+    for one in exchange.attempts:
+        if one.noise:
+            metrics.noise("frame", one.noise)
 
 
 def _count_attempts(metrics: RouteMetrics, exchange: Exchange) -> None:
@@ -230,20 +263,18 @@ def _count_attempts(metrics: RouteMetrics, exchange: Exchange) -> None:
             metrics.hedged(row.display_name, result)
 
 
-def _keep(
-    accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge, labels: CallLabels
-) -> None:
+def _keep(accounting: Accounting, settled: Settled, labels: CallLabels) -> None:
     """Count the call's usage events and hand its record to all who want it."""
+    exchange, outcome, status, charged, winner, row, *_ = settled
     handler = exchange.endpoint.format
     dropped = None if accounting.records else "sink_disabled"
     for attempt in exchange.attempts:
         key = attempt.target.model.provider_key
-        code = status if attempt is exchange.attempt else _attempt_status(attempt)
+        code = status if attempt is winner else _attempt_status(attempt)
         accounting.metrics.usage_event(labels, handler, code, (key.id, key.display_name), dropped)
     if not exchange.attempts:
         accounting.metrics.usage_event(labels, handler, status, (UNKNOWN, UNKNOWN), dropped)
     if accounting.books is not None and exchange.caller is not None:
-        row = row_of(exchange)
         owners = {"api_key": exchange.caller.id, "team": exchange.caller.team_id}
         accounting.books.use(charged, **owners, model=row.id if row is not None else None)
     if not accounting.records:
@@ -262,16 +293,16 @@ def _attempt_status(attempt: Attempt) -> int:
     return attempt.problem.status if attempt.problem is not None else 0
 
 
-def _tell(accounting: Accounting, exchange: Exchange, outcome: Outcome, status: int, charged: Charge) -> None:
+def _tell(accounting: Accounting, settled: Settled) -> None:
     """Write a line for each attempt that the provider gave an id, and the call's own line."""
     if not accounting.lines.enabled(LogLevel.info):
         return
-    for attempt in exchange.attempts:
+    for attempt in settled.exchange.attempts:
         if attempt.provider_request_id:
-            fields = provider_fields(exchange, attempt)
+            fields = provider_fields(settled.exchange, attempt)
             accounting.lines.write(LogLevel.info, ACCESS, "provider call completed", fields)
     if accounting.access_log:
-        fields = access_fields(exchange, outcome, status, charged)
+        fields = access_fields(settled)
         accounting.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
 
 
@@ -289,18 +320,19 @@ def provider_fields(exchange: Exchange, attempt: Attempt) -> dict[str, object]:
     }
 
 
-def access_fields(exchange: Exchange, outcome: Outcome, status: int, charged: Charge) -> dict[str, object]:
+def access_fields(settled: Settled) -> dict[str, object]:
     """The fields of an access line (`operations.md` 6.1); None where a field does not apply."""
-    call, attempt, caller = exchange.call, exchange.attempt, exchange.caller
-    stream, first = call is not None and call.stream, ttft(exchange)
+    exchange, outcome, status, charged, attempt, row, head, duration, first = settled
+    call, caller = exchange.call, exchange.caller
+    stream = call is not None and call.stream
     fields: dict[str, object] = {
         "method": exchange.method,
         "path": exchange.path if status != 413 else exchange.endpoint.path,
         "status": status,
         "outcome": str(outcome),
-        "latency_ms": milliseconds(head_seconds(exchange)),
+        "latency_ms": milliseconds(head),
         "ttft_ms": milliseconds(first) if first is not None else None,
-        "duration_ms": milliseconds(ended_at(exchange) - exchange.arrived),
+        "duration_ms": milliseconds(duration),
         "provider": attempt.target.model.provider if attempt is not None else None,
         "model": call.model[:_LONGEST_TEXT] if call is not None else None,
         "api_key_id": caller.id if caller is not None else None,
@@ -312,13 +344,14 @@ def access_fields(exchange: Exchange, outcome: Outcome, status: int, charged: Ch
         fields["total_tokens"] = charged.total
         if not stream:
             fields["provider_request_id"] = attempt.provider_request_id
-        if is_group(exchange):
+        if row is not None and row.id != attempt.target.model.id:  # a group
             fields["served_by_model"] = attempt.target.model.display_name
             fields["routing_attempt_count"] = len(exchange.attempts)
             fields["routing_fallback_count"] = sum(one.kind == "fallback" for one in exchange.attempts)
     fields["frames"], fields["bytes"] = exchange.frames, exchange.bytes
-    fields["ended_by"] = ended_by(exchange, outcome)
-    fields["error_kind"], fields["error"] = _error(exchange, outcome)
+    if outcome is not Outcome.COMPLETE:
+        fields["ended_by"] = ended_by(exchange, outcome)
+        fields["error_kind"], fields["error"] = _error(exchange, outcome)
     return fields
 
 
@@ -327,7 +360,7 @@ def _error(exchange: Exchange, outcome: Outcome) -> tuple[str | None, str | None
     if outcome is Outcome.ABANDONED:
         return LEFT, None
     problem = exchange.problem
-    if outcome is Outcome.COMPLETE or problem is None:
+    if problem is None:
         return None, None
     text = f"{problem.message}: {problem.detail}" if problem.detail else problem.message
     return problem.type, text[:_LONGEST_TEXT]

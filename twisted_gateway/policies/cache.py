@@ -21,6 +21,7 @@ from twisted_gateway.wire.series import Gate
 from twisted_gateway.wire.sse import Frame
 
 PATH = "/v1/chat/completions"
+_DISABLED = CacheUse("disabled")
 _VERSION = 1
 """Of what is hashed: raised when equal calls would get another key."""
 _FINE = 1000
@@ -54,7 +55,7 @@ class Cache:
         policy = chosen(exchange.snapshot.cache_policies, call.model, caller.id)
         store = self.stores.get(policy.backend) if policy is not None else None
         if policy is None or store is None:
-            exchange.cache = CacheUse("disabled")
+            exchange.cache = _DISABLED
             return None
         reads, writes = wishes(exchange.headers)
         try:

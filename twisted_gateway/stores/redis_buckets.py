@@ -2,8 +2,9 @@
 
 Every call is counted in the process too, so when Redis fails the local counters know what this process has going on.
 What is *asked* waits for Redis, as long as `redis.Redis` lets it. What is *told* is kept until Redis has acknowledged
-it, told once more after an outage, and done once (`redis_scripts.TELL`). After an outage Redis is asked again as soon
-as it has heard everything, a piece at a time. `policy.md` 11.5, `extensions.md` 6.
+it, told once more after an outage, and done once (`redis_scripts.TELL`). After an outage Redis hears it a piece at a
+time, and is asked again when all but the last piece was heard: that one goes before the first question, and in a busy
+gateway there is always one. `policy.md` 11.5, `extensions.md` 6.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Shared:
         self._again: deque[tuple[int, list[_Told]]] = deque()
         """Batches of which it is not known whether they were heard."""
         self._ready = False
-        """Redis knows all that we know, and is asked."""
+        """Redis knows all that we know, or hears it before the next question, and is asked."""
         self._number = 0
         self._epoch = 0
         """Connections so far."""
@@ -252,8 +253,8 @@ class Shared:
 
     def _acknowledged(self, _: Any) -> None:
         self._flight.popleft()
-        self._send()
         self._look()
+        self._send()
 
     def _unheard(self, failure: Failure) -> None:
         if failure.check(RedisError):
@@ -261,13 +262,14 @@ class Shared:
             self._acknowledged(None)
 
     def _look(self) -> None:
-        """Whether everything was told."""
-        if self._flight or self._queue or self._again:
+        """Whether Redis has caught up, and whether everything was told."""
+        if self._flight or self._again:
             return
-        if not self._ready and self.redis.up:
+        if not self._ready and self.redis.up and len(self._queue) <= _BATCH:
             self._ready = True
             self._degraded(False)
-        self._all_told()
+        if not self._queue:
+            self._all_told()
 
     def _all_told(self) -> None:
         waiting, self._waiting = self._waiting, []

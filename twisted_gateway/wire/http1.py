@@ -153,7 +153,7 @@ class ResponseReader(Body):
             elif name == b"content-length":
                 lengths.update([part.strip() for part in value.split(b",")])
         self.reusable = (head.minor == 1 and b"close" not in tokens) or (head.minor == 0 and b"keep-alive" in tokens)
-        if len(lengths) > 1 or any(not part.isdigit() or len(part) > 15 for part in lengths):
+        if len(lengths) > 1 or (lengths and any(not part.isdigit() or len(part) > 15 for part in lengths)):
             raise Malformed("conflicting or invalid content-length")
         if codings and (codings != [b"chunked"] or head.minor == 0):
             raise Malformed("a transfer coding other than chunked")

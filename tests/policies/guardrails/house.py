@@ -99,7 +99,7 @@ class Guarded(House):
         self.guardrails = Guardrails(
             FORMATS,
             self.checks.check,
-            run or (lambda function: succeed(function())),
+            lambda function: succeed(None),
             self.metrics,
             self.clock.seconds,
             buffer,
@@ -109,6 +109,8 @@ class Guarded(House):
         resources = attrs.evolve(
             snapshot(shown), caller_keys_by_hash={KEY.key_hash: KEY}, guardrails=guardrails(*entries)
         )
+        self.guardrails.prepare(resources)
+        self.guardrails.run = run or (lambda function: succeed(function()))
         self.front.snapshot = lambda: resources
 
     def call(self, text="hi", stream=True, **members):

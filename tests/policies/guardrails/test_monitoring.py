@@ -8,7 +8,7 @@ from tests.policies.guardrails.answers import sse, whole
 from tests.policies.guardrails.house import Guarded
 from tests.policies.guardrails.making import keyword, say
 from twisted_gateway.formats import openai_chat
-from twisted_gateway.policies.guardrails.gates import Listening
+from twisted_gateway.policies.guardrails.monitoring import Listening
 
 MONITOR = keyword("forbidden", enforcement_mode="monitor")
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from twisted.internet.defer import Deferred
 
+from twisted_gateway.policies.guardrails.unmasking import Placeholders
 from twisted_gateway.policies.guardrails.verdict import ALLOW, Block, Bypass, Mask
 
 from .answers import streamed, whole
@@ -521,6 +522,14 @@ def test_placeholders_do_not_meet_those_of_the_caller():
     assert house.provider.bodies[0]["messages"][0]["content"] == "[EMAIL_1] is [EMAIL_2]"
 
 
+def test_what_puts_values_back_does_not_grow_with_their_number():
+    values = {f"[EMAIL_{number}]": f"a{number}@b.example" for number in range(3000)}
+    scanner = Placeholders(values=values).scanner(pii("email", unmask=True))
+    assert scanner.masked("[EMAIL_2999], [EMAIL_3000], [US_SSN_1]") == "a2999@b.example, [EMAIL_3000], [US_SSN_1]"
+    (rule,) = scanner.masker.rules
+    assert len(rule.regex.pattern) < 100
+
+
 def test_values_come_back_into_the_arguments_of_tools():
     house = Guarded(pii("email", unmask=True))
     ask, request = house.call("mail a@b.example")
@@ -625,3 +634,32 @@ def test_the_caller_leaves_while_a_thread_searches():
     house.flush()
     house.settled("abandoned")
     assert threads.cancelled == 1
+
+
+def test_content_in_parts_is_looked_at():
+    house = Guarded(keyword("forbidden"))
+    ask, request = house.call()
+    for part in ("for", "bidden"):
+        delta = {"content": [{"type": "text", "text": part}]}
+        chunk = {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+        house.write(request, b"data: " + json.dumps(chunk).encode() + b"\n\n")
+    assert b"for" not in ask.got.data.replace(b"by content policy", b"").replace(b'"for', b"")
+    house.settled("blocked")
+
+
+def test_every_guardrail_is_counted_once():
+    house = Guarded(keyword("x1"), pii("email"), pii("us_ssn"), remote(), checks=Verdicts(ALLOW))
+    _, request = house.call("a@b.example")
+    house.play(request, content(house, "a@b.example and 123-45-6789"))
+    exchange = house.settled("complete")
+    told = house.metrics.exposition().decode()
+    lines = [line for line in told.splitlines() if line.startswith("aisix_guardrail_latency_seconds_count")]
+    names = ("guardrail", "phase", "result")
+    labels = [tuple(line.split(f'{name}="')[1].split('"')[0] for name in names) for line in lines]
+    counted = sorted(labels)
+    assert counted == [
+        ("g0", "input", "allowed"), ("g0", "output", "allowed"), ("g1", "input", "masked"), ("g1", "output", "masked"),
+        ("g2", "input", "allowed"), ("g2", "output", "masked"), ("g3", "output", "allowed"),
+    ]  # fmt: skip
+    assert all(line.endswith(" 1.0") for line in lines)
+    assert exchange.guarded.redacted == {"email": 2, "us_ssn": 1}

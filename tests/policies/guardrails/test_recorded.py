@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -15,7 +16,6 @@ from twisted_gateway.formats.slots import REASONING, TEXT, text_of
 from twisted_gateway.line import Line
 from twisted_gateway.policies.guardrails.engine import Release
 from twisted_gateway.policies.guardrails.gates import Incremental
-from twisted_gateway.policies.guardrails.judging import Board
 from twisted_gateway.wire.sse import Reader
 
 from .making import keyword, pii, scanner
@@ -55,21 +55,21 @@ def through(format, body, cuts, *entries):
     if entries:
         made = scanner(*entries)
         release = Release(made, format.texts.hearing(), holds=False, cap=2**30, open=False)
-        gates = [Incremental(release, Board(()), (), Notes())]
+        gates = [Incremental(release, (), (), Notes())]
     call = Call("gpt", True, b"{}", extra={})
     line = Line(Reader(), format.passage(call, Target(model(), "up"), "gpt", 5.0, "x" * 24), gates)
     out = b""
     for piece in pieces(body, cuts):
         out += line.read(piece).data
-        if line.halted is not None:
+        if line.gates is not None and line.gates.halted is not None:
             return out, True
     out += line.stopped(True).data
-    return out, line.halted is not None
+    return out, line.gates is not None and line.gates.halted is not None
 
 
 def pieces(body, cuts):
     places = [0, *cuts, len(body)]
-    return [body[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [body[a:b] for a, b in pairwise(places)]
 
 
 def texts(format, data):

@@ -90,6 +90,12 @@ class Release:
         return self.found is not None or (self.overflowed and not self._open)
 
     @property
+    def undecided(self) -> int:
+        """Characters that will be searched again, or for the first time."""
+        texts = sum(text.end - text.safe for text in self._texts.values())
+        return texts + sum(len(call.arguments) for call in self._calls.values() if not call.done)
+
+    @property
     def held(self) -> int:
         """Frames in the queue: bytes, and never 0 while there is one."""
         return self.waiting + len(self._queue)

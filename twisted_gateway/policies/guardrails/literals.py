@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from twisted_gateway.config.regexes import ANYWHERE, MOST_MEMORY, compiled, search
+from twisted_gateway.config.regexes import MOST_MEMORY, compiled, search
 
 _HEAD = 3
 _MEMORY_PER_CHARACTER = 2048
@@ -40,7 +40,7 @@ class Literals:
 
     def found(self, data: bytes) -> bool:
         """Whether one of them is in a folded text, given as UTF-8."""
-        return bool(self._find(ANYWHERE, data, 0, len(data))[0][0] >= 0)
+        return bool(self._find(data, 0, len(data))[0][0] >= 0)
 
     def pending(self, text: str, start: int) -> int:
         """Where the longest end of the folded text begins, from `start` on, that may still become a literal."""
@@ -53,7 +53,7 @@ class Literals:
             )
         data, find = text.encode(), self._find_head
         while start < size:
-            start = find(ANYWHERE, data, start, size)[0][0]
+            start = find(data, start, size)[0][0]
             if start < 0:
                 return size
             if self._begins(text[start:]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from twisted_gateway.config.regexes import ANYWHERE, BadRegex, compiled, search
+from twisted_gateway.config.regexes import BadRegex, compiled, search
 from twisted_gateway.policies.guardrails.literals import Literals, fold
 from twisted_gateway.policies.guardrails.rules import Guard, Rule
 
@@ -56,7 +56,7 @@ class Matcher:
         ascii_only = len(data) == len(text)
         at = start if ascii_only else len(text[:start].encode())
         for program in self._any:
-            if program(ANYWHERE, data, at, len(data))[0][0] >= 0:
+            if program(data, at, len(data))[0][0] >= 0:
                 hit = True
                 break
         for program in self._bounds:
@@ -77,7 +77,7 @@ class Matcher:
         if not self._any:
             return False
         data = text.encode("utf-8", "replace")
-        return any(program(ANYWHERE, data, 0, len(data))[0][0] >= 0 for program in self._any)
+        return any(program(data, 0, len(data))[0][0] >= 0 for program in self._any)
 
     def others(self, text: str, start: int) -> int:
         """Up to where no match can begin any more but one of a built-in detector."""
@@ -91,7 +91,7 @@ class Matcher:
 
 def _begin(program: Any, data: bytes, at: int, ascii_only: bool) -> int:
     """Where the longest end of the text begins that may still become a match, in characters."""
-    offset: int = program(ANYWHERE, data, at, len(data))[0][0]
+    offset: int = program(data, at, len(data))[0][0]
     if offset < 0:
         offset = len(data)
     return offset if ascii_only else len(data[:offset].decode())

@@ -5,55 +5,35 @@ What is compiled of a snapshot's guardrails is a `Plan`; `Guardrails.prepare` ma
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from twisted_gateway.config.guarding import HOLD, Guardrail
+from twisted_gateway.config.guarding import Guardrail
 from twisted_gateway.config.snapshot import Snapshot
-from twisted_gateway.errors import Refused
-from twisted_gateway.exchange import Exchange, Joint, Outcome, Ticket
+from twisted_gateway.errors import Refused, StrayFrame
+from twisted_gateway.exchange import Call, Exchange, Ticket
+from twisted_gateway.formats import bodies
 from twisted_gateway.formats.row import Format
-from twisted_gateway.policies.guardrails import monitoring, reading
-from twisted_gateway.policies.guardrails.channels import Scanner
-from twisted_gateway.policies.guardrails.engine import Release
-from twisted_gateway.policies.guardrails.gates import Asking, Incremental, Listening, Whole
-from twisted_gateway.policies.guardrails.judging import INLINE, Blocked, Board, Judging, Member, Run
-from twisted_gateway.policies.guardrails.matching import Matcher
-from twisted_gateway.policies.guardrails.notes import INPUT, OUTPUT, Counters, Notes
-from twisted_gateway.policies.guardrails.reading import READ_INLINE, Reading
-from twisted_gateway.policies.guardrails.rules import Guard, guard
-from twisted_gateway.policies.guardrails.unmasking import Placeholders
+from twisted_gateway.formats.slots import Texts, text_of, twins
+from twisted_gateway.policies.guardrails import monitoring
+from twisted_gateway.policies.guardrails.judging import INLINE, Blocked, Judging, Member, Run, fields
+from twisted_gateway.policies.guardrails.notes import INPUT, Counters, Notes
+from twisted_gateway.policies.guardrails.plan import Plan
+from twisted_gateway.policies.guardrails.ticket import GuardTicket
+from twisted_gateway.policies.guardrails.unmasking import Placeholders, bracketed
 from twisted_gateway.policies.guardrails.verdict import Asked, Check
-from twisted_gateway.policies.guardrails.windows import Windows
-from twisted_gateway.wire.series import Gate
-
-T = TypeVar("T")
 
 _REMEMBERED = 4
-
-
-class Plan:
-    """The guardrails of one snapshot, compiled, by what they look at and whether they act."""
-
-    def __init__(self, guardrails: Sequence[Guardrail], checks: Callable[[Guardrail], Check]) -> None:
-        self.guardrails = tuple(guardrails)
-        members = [Member(one, guard=guard(one)) if one.local else Member(one, check=checks(one)) for one in guardrails]
-        acting = [member for member in members if not member.guardrail.monitor]
-        self.input = Board([member for member in acting if member.guardrail.input])
-        self.output = Board([member for member in acting if member.guardrail.output])
-        self.monitors = tuple(member for member in members if member.guardrail.monitor)
-        self.unmasking = next((one for one in guardrails if getattr(one.own, "unmask", False)), None)
-        self.thoughtful = tuple(one for one in self.output.guards if one.guardrail.scan_reasoning)
-        self.thoughts = Matcher(self.thoughtful)
-        self.maskers = tuple(one for one in self.output.guards if one.masks)
-        self.later = [Matcher((one,)) for one in self.maskers]
-        self.asked = tuple(member for member in self.output.members if member.check is not None)
+LARGE = 256 * 1024
+"""Bytes of a request from which on it is taken apart in a thread."""
+_encode = msgspec.json.Encoder().encode
 
 
 @attrs.define(eq=False)
@@ -74,11 +54,14 @@ class Guardrails:
 
     def prepare(self, snapshot: Snapshot) -> Plan:
         """Compile what a snapshot says; the same guardrails are not compiled twice."""
-        for known, plan in self._plans:
+        for known, made in self._plans:
             if known is snapshot:
-                return plan
-        same = next((plan for _, plan in self._plans if plan.guardrails == snapshot.guardrails), None)
-        plan = same if same is not None else Plan(snapshot.guardrails, self.checks)
+                return made
+        plan = next((old for _, old in self._plans if old.guardrails == snapshot.guardrails), None)
+        if plan is None:
+            plan = Plan(snapshot.guardrails, self.checks)
+            if plan.guardrails:
+                self.run(plan.warm).addErrback(_lukewarm)
         self._plans = [(snapshot, plan), *self._plans[: _REMEMBERED - 1]]
         return plan
 
@@ -91,6 +74,15 @@ class Guardrails:
             return None
         guarding = Guarding(self, self.prepare(exchange.snapshot), exchange)
         return guarding.begin()
+
+
+@attrs.frozen(eq=False)
+class Reading:
+    """A request, taken apart: the members that hold texts, who judges them, and what those look at who take notes."""
+
+    document: dict[str, Any]
+    judging: Judging
+    originals: dict[Member, list[str]]
 
 
 @attrs.define(eq=False)
@@ -120,71 +112,55 @@ class Guarding:
         for member in (*plan.input.members, *watching):
             self.notes.applied(member.guardrail, INPUT)
         if not plan.input.members and not watching:
-            return self._ticket()
-        read = partial(Reading, exchange.call, texts, plan.input, watching)
-        if reading.size(exchange.call, texts) > READ_INLINE:
-            return self._read_aside(read)
-        return self._looked(self._guarded(read))
-
-    async def _read_aside(self, read: Callable[[], Reading]) -> Ticket | None:
-        """A large body is read in a thread, so that other calls go on meanwhile."""
+            return GuardTicket(self)
+        if len(exchange.call.body) > LARGE:
+            return self._judge_large(watching, texts)
+        reading = self._read(watching, texts)
         try:
-            made = await self.policy.run(read)
-        except CancelledError:
-            raise
+            ready = reading.judging.now()
+        except Blocked as blocked:
+            raise self._refused(blocked) from None
         except Exception:
             raise self._faulty() from None
-        looked = self._looked(made)
-        return looked if isinstance(looked, Ticket) else await looked
+        if ready:
+            return self._judged(reading)
+        return self._judge(reading)
 
-    def _guarded(self, step: Callable[[], T]) -> T:
-        """What a step of ours gives; a fault in it is a refusal."""
-        try:
-            return step()
-        except Exception:
-            raise self._faulty() from None
-
-    def _looked(self, read: Reading) -> Ticket | Awaitable[Ticket | None]:
-        """Judge what was read."""
+    def _read(self, watching: Sequence[Member], texts: Texts) -> Reading:
+        """The texts of the request, and who looks at them."""
+        call, plan = self.exchange.call, self.plan
+        assert call is not None
+        document = _members(call, texts.members)
+        slots = texts.asked(document)
         token = None
-        if self.plan.unmasking is not None:
-            self.placeholders.texts = read.bracketed
+        if plan.unmasking is not None:
+            self.placeholders.taken = bracketed(map(text_of, slots))
             token = self.placeholders.token
         about = partial(self.about, INPUT, True)
-        judging = Judging(self.plan.input, read.slots, INPUT, self.notes, about, self.policy.run, token)
-        judging.ambiguous = read.ambiguous
+        judging = Judging(plan.input, slots, INPUT, self.notes, about, self.policy.run, token)
+        judging.ambiguous = bool(plan.input.members) and _ambiguous(call, document)
+        return Reading(document, judging, {member: fields(member.sees(slots)) for member in watching})
+
+    async def _judge_large(self, watching: Sequence[Member], texts: Texts) -> Ticket:
+        """Taking a large request apart takes a while, too."""
         try:
-            ready = judging.now()
-        except Blocked as blocked:
-            raise self._refused(blocked) from None
+            reading = await self.policy.run(partial(self._read, watching, texts))
+        except CancelledError:
+            raise
         except Exception:
             raise self._faulty() from None
-        if ready and not read.large:
-            if judging.changed or judging.ambiguous:
-                self._changed(self._guarded(read.written))
-            self._watch(read)
-            return self._ticket()
-        return self._judge(judging, read, ready)
+        return await self._judge(reading)
 
-    async def _judge(self, judging: Judging, read: Reading, ready: bool) -> Ticket:
+    async def _judge(self, reading: Reading) -> Ticket:
         try:
-            if not ready:
-                await judging.judge()
-            if judging.changed or judging.ambiguous:
-                self._changed(await self.policy.run(read.written) if read.large else read.written())
+            await reading.judging.judge()
         except Blocked as blocked:
             raise self._refused(blocked) from None
         except CancelledError:
             raise
         except Exception:
             raise self._faulty() from None
-        self._watch(read)
-        return self._ticket()
-
-    def _changed(self, body: bytes) -> None:
-        """Send what the masks have made of the request."""
-        exchange = self.exchange
-        exchange.call = self.policy.formats[exchange.endpoint.format].read_call(body, exchange.headers)
+        return self._judged(reading)
 
     def _refused(self, blocked: Blocked) -> Refused:
         member = blocked.member.guardrail
@@ -195,20 +171,26 @@ class Guarding:
         self.policy.log.failure("a guardrail failed at {id}", id=self.exchange.id)
         return Refused(self.notes.blocked(None, INPUT, 0.0, "a fault of the gateway"))
 
-    def _watch(self, read: Reading) -> None:
-        for member, texts in read.originals.items():
+    def _judged(self, reading: Reading) -> GuardTicket:
+        """Send what the masks have made of the request; let those who take notes look at what it was."""
+        exchange = self.exchange
+        if reading.judging.changed or reading.judging.ambiguous:
+            assert exchange.call is not None
+            body = _written(exchange.call.extra, reading.document)
+            exchange.call = self.policy.formats[exchange.endpoint.format].read_call(body, exchange.headers)
+        for member, texts in reading.originals.items():
             self.observe(member, texts, INPUT)
+        return GuardTicket(self)
 
     def observe(self, member: Member, texts: list[str], hook: str) -> None:
         """One that takes notes looks at some texts; nobody waits for it."""
         if member.guard is None:
             about = partial(self._about_now, hook)
             running = monitoring.ask(member, tuple(texts), hook, self.notes, about)
-        elif sum(map(len, texts)) > INLINE:
+        elif _size(texts) > INLINE:
             running = self.policy.run(partial(monitoring.look, member, texts, hook, self.notes))
         else:
-            monitoring.look(member, texts, hook, self.notes)
-            return
+            running = maybeDeferred(monitoring.look, member, texts, hook, self.notes)
         self.besides(running)
 
     def besides(self, running: Deferred[Any]) -> None:
@@ -242,159 +224,37 @@ class Guarding:
             final=final,
         )
 
-    def _ticket(self) -> GuardTicket:
-        return GuardTicket(self)
+
+def _lukewarm(failure: Failure) -> None:
+    """It was only a kindness: whatever went wrong shows when somebody needs it."""
 
 
-@attrs.define(eq=False)
-class GuardTicket(Ticket):
-    """The guardrails' gates on the answers of one exchange."""
-
-    guarding: Guarding
-    _made: list[Incremental | Asking | Whole] = attrs.field(factory=list)
-    _listening: Listening | None = None
-    _applied: bool = False
-
-    def gates(self, joint: Joint) -> Sequence[Gate]:
-        """What judges an answer, and what only listens."""
-        guarding, plan = self.guarding, self.guarding.plan
-        call = guarding.exchange.call
-        assert call is not None
-        self._made.clear()
-        made: list[Gate] = []
-        watching = [member for member in plan.monitors if member.guardrail.output]
-        if not self._applied:
-            self._applied = True
-            for member in (*plan.output.members, *watching):
-                guarding.notes.applied(member.guardrail, OUTPUT)
-        if watching:
-            cap = max(member.guardrail.max_buffer_bytes for member in watching)
-            self._listening = Listening(self._texts, call.stream, 16 * cap)
-            made.append(self._listening)
-        if plan.output.members:
-            self._made += self._streamed(joint) if call.stream else [self._whole(joint)]
-        return [*made, *self._made]
-
-    def last_gates(self, joint: Joint) -> Sequence[Gate]:
-        """What puts the caller's own values back."""
-        guarding = self.guarding
-        call, values = guarding.exchange.call, guarding.placeholders.values
-        if not values or guarding.plan.unmasking is None:
-            return ()
-        assert call is not None
-        scanner = guarding.placeholders.scanner(guarding.plan.unmasking)
-        quiet = Quiet()
-        notes = Notes(attrs.evolve(guarding.exchange, guarded=None), quiet, guarding.policy.clock)
-        if call.stream:
-            release = Release(scanner, self._texts.hearing(), holds=False, cap=2**62, open=True, thoughts=scanner)
-            return (Incremental(release, Board(()), (), notes),)
-        (restoring,) = scanner.guards
-        own = attrs.evolve(guarding.plan.unmasking, scan_reasoning=True)
-        board = Board((Member(own, guard=restoring),))
-        return (Whole(self._texts, board, notes, self._about, guarding.policy.run, joint.wake),)
-
-    def settle(self, outcome: Outcome) -> None:
-        """Stop what is still asked, note what was done, let the listeners look."""
-        guarding = self.guarding
-        for gate in self._made:
-            gate.settle()
-        if outcome in (Outcome.ABANDONED, Outcome.BROKEN):
-            for running in tuple(guarding.beside):
-                running.cancel()
-            return
-        listening = self._listening
-        if listening is not None and listening.large:
-            running = guarding.policy.run(listening.heard)
-            guarding.besides(running.addCallback(self._observe))
-        elif listening is not None:
-            self._observe(listening.heard())
-
-    def _observe(self, heard: tuple[list[str], list[str]]) -> None:
-        every, spoken = heard
-        for member in self.guarding.plan.monitors:
-            if member.guardrail.output:
-                self.guarding.observe(member, every if member.guardrail.scan_reasoning else spoken, OUTPUT)
-
-    @property
-    def _texts(self) -> Any:
-        guarding = self.guarding
-        return guarding.policy.formats[guarding.exchange.endpoint.format].texts
-
-    def _about(self, name: str, texts: tuple[str, ...], final: bool) -> Asked:
-        return self.guarding.about(OUTPUT, final, name, texts)
-
-    def _whole(self, joint: Joint) -> Whole:
-        guarding = self.guarding
-        return Whole(self._texts, guarding.plan.output, guarding.notes, self._about, guarding.policy.run, joint.wake)
-
-    def _streamed(self, joint: Joint) -> list[Incremental | Asking]:
-        """First what blocks here, then whoever must be asked, then the masks (`guardrails.md` 3)."""
-        plan = self.guarding.plan
-        made: list[Incremental | Asking] = []
-        maskers = list(zip(plan.maskers, plan.later, strict=True))
-        if plan.output.guards:
-            first = maskers.pop(0)[0] if maskers and not plan.asked else None
-            made.append(self._incremental(joint, plan.output.guards, plan.output.matcher, first))
-        if plan.asked:
-            made.append(self._asking(plan.asked, joint))
-        made += [self._incremental(joint, (masker,), matcher, masker, blocks=False) for masker, matcher in maskers]
-        return made
-
-    def _incremental(
-        self, joint: Joint, guards: Sequence[Guard], matcher: Matcher, masker: Guard | None, blocks: bool = True
-    ) -> Incremental:
-        plan, notes = self.guarding.plan, self.guarding.notes
-        about = [one.guardrail for one in guards]
-        scanner = Scanner(guards if blocks else (), masker, matcher)
-        thoughts = None
-        thoughtful = [one for one in plan.thoughtful if one in guards]
-        if thoughtful:
-            thoughts = Scanner(
-                thoughtful if blocks else (),
-                masker if masker in thoughtful else None,
-                plan.thoughts if blocks else matcher,
-            )
-        release = Release(
-            scanner,
-            self._texts.hearing(),
-            holds=self._holds(about),
-            cap=min(one.max_buffer_bytes for one in about),
-            open=all(one.on_buffer_exceeded == "fail_open" for one in about),
-            thoughts=thoughts,
-        )
-        members = [member for member in plan.output.members if member.guard in guards]
-        shown = [member for member in members if blocks or member.guard is masker]
-        scanners = [scanner] if thoughts is None else [scanner, thoughts]
-        board = plan.output if blocks else Board(shown)
-        return Incremental(release, board, scanners, notes, self.guarding.policy.run, joint.wake)
-
-    def _asking(self, members: Sequence[Member], joint: Joint) -> Asking:
-        guardrails = [member.guardrail for member in members]
-        holds = self._holds(guardrails)
-        windows = Windows(
-            self._texts.hearing(),
-            size=0 if holds else min(one.window_size for one in guardrails),
-            overlap=max(one.window_overlap_size for one in guardrails),
-            cap=min(one.max_buffer_bytes for one in guardrails),
-            open=all(one.on_buffer_exceeded == "fail_open" for one in guardrails),
-            reasoning=any(one.scan_reasoning for one in guardrails),
-        )
-        return Asking(windows, members, self.guarding.notes, self._about, joint.wake)
-
-    def _holds(self, guardrails: Sequence[Guardrail]) -> bool:
-        return self.guarding.exchange.late_head or any(one.stream_output == HOLD for one in guardrails)
+def _members(call: Call, names: Sequence[str]) -> dict[str, Any]:
+    """Those members of a request that hold texts, decoded; one that cannot be is taken as a text."""
+    found: Mapping[str, Any] = call.extra  # what the format took the body apart into
+    made: dict[str, Any] = {}
+    for name in found:
+        if name.lower() in names:  # some providers' parsers do not care for case
+            raw = bytes(found[name])
+            try:
+                made[name], _ = bodies.read(raw)
+            except StrayFrame:
+                made[name] = raw.decode("utf-8", "replace")
+    return made
 
 
-class Quiet:
-    """Counts nothing."""
+def _ambiguous(call: Call, document: Mapping[str, Any]) -> bool:
+    """Whether a provider might read something else in these members than we do: then it is sent what we read."""
+    return any(not isinstance(value, str) and twins(value, bytes(call.extra[name])) for name, value in document.items())
 
-    def guarded(
-        self, guardrail: str, kind: str, phase: str, result: str, seconds: float, error_type: str = "none"
-    ) -> None:
-        """Nothing."""
 
-    def guard_blocked(self) -> None:
-        """Nothing."""
+def _written(extra: Mapping[str, Any], document: Mapping[str, Any]) -> bytes:
+    """The body with these members as they are now; the others keep their bytes."""
+    found: dict[str, Any] = dict(extra)
+    for name, value in document.items():
+        found[name] = _encode(value)
+    return bodies.joined(found)
 
-    def guard_bypassed(self, reason: str) -> None:
-        """Nothing."""
+
+def _size(texts: Iterable[str]) -> int:
+    return sum(map(len, texts))

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
 
 import attrs
 
 from twisted_gateway.config.guarding import Guardrail
-from twisted_gateway.config.regexes import compiled, parse
+from twisted_gateway.config.regexes import Regex, compiled, parse
 from twisted_gateway.policies.guardrails.channels import Scanner
 from twisted_gateway.policies.guardrails.masking import placeholder, token
 from twisted_gateway.policies.guardrails.matching import Matcher
 from twisted_gateway.policies.guardrails.rules import Guard, Rule
 
+_BRACKETED = re.compile(r"\[[^\[\]]*\]")
+
+
+def bracketed(texts: Iterable[str]) -> frozenset[str]:
+    """What in these texts could be taken for a placeholder."""
+    return frozenset(found for text in texts if "[" in text for found in _BRACKETED.findall(text))
+
 
 @attrs.define
 class Placeholders:
-    """The placeholders of one call. `texts` are those of the request: what they hold already is not used again."""
+    """The placeholders of one call. `taken` is what the request holds already: that is not used again."""
 
-    texts: tuple[str, ...] = ()
+    taken: frozenset[str] = frozenset()
     values: dict[str, str] = attrs.field(factory=dict)
     _given: dict[tuple[str, str], str] = attrs.field(factory=dict)
     _numbers: dict[str, int] = attrs.field(factory=dict)
@@ -34,7 +44,7 @@ class Placeholders:
         while True:
             number += 1
             made = placeholder(name, number)
-            if made not in self.values and not any(made in text for text in self.texts):
+            if made not in self.values and made not in self.taken:
                 break
         self._numbers[name] = number
         self._given[(name, found)] = made
@@ -51,10 +61,18 @@ class Placeholders:
 
 
 def _restoring(guardrail: Guardrail, values: dict[str, str]) -> Scanner:
-    pattern = "|".join(_quoted(sorted(values)))
-    rule = Rule("unmask", parse(pattern), compiled(pattern), False, values.__getitem__)
+    labels = {made[1 : made.rindex("_")] for made in values}
+    regex, program = _shaped(tuple(sorted(labels)))
+    rule = Rule("unmask", regex, program, False, values.__getitem__, check=values.__contains__)
     guard = Guard(guardrail, (), (rule,))
     return Scanner((guard,), guard, Matcher((guard,)))
+
+
+@lru_cache(64)
+def _shaped(labels: tuple[str, ...]) -> tuple[Regex, Any]:
+    """What placeholders with these labels look like: it must not grow with a caller's number of values."""
+    pattern = rf"\[(?:{'|'.join(_quoted(labels))})_[0-9]{{1,8}}\]"
+    return parse(pattern), compiled(pattern)
 
 
 def _quoted(texts: Iterable[str]) -> list[str]:

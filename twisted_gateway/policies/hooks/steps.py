@@ -56,6 +56,8 @@ class Hooks:
 
     def admit(self, exchange: Exchange) -> Ticket | Awaitable[Ticket | None] | None:
         """Ask every `pre_call`, one after the other, each about what the one before made of the body."""
+        if not self.hooks:
+            return None
         first = [hook for hook in self.hooks if hook.pre_call is not None]
         return self._asked(first, exchange) if first else self._ticket(exchange)
 
