@@ -401,3 +401,13 @@ def test_a_mask_over_blocks_stands_where_it_begins():
         " or [EMAIL_REDACTED] now",
     ]
     assert house.settled("complete").guarded.redacted == {"email": 2}
+
+
+def test_a_request_that_trips_us_up_is_refused():
+    house = Guarded(keyword(SECRET))
+    nested = '{"x":' * 900 + '"forbidden"' + "}" * 900
+    ask, request = asked(
+        house, f'{{"model":"gpt","messages":[{{"role":"user","content":"hi","x":{nested}}}]}}'.encode()
+    )
+    assert request is None
+    assert ask.response.code in (400, 422)

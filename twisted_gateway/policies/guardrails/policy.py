@@ -115,15 +115,16 @@ class Guarding:
             return GuardTicket(self)
         if len(exchange.call.body) > LARGE:
             return self._judge_large(watching, texts)
-        reading = self._read(watching, texts)
         try:
-            ready = reading.judging.now()
+            reading = self._read(watching, texts)
+            if reading.judging.now():
+                return self._judged(reading, self._written(reading))
         except Blocked as blocked:
             raise self._refused(blocked) from None
+        except Refused:
+            raise
         except Exception:
             raise self._faulty() from None
-        if ready:
-            return self._judged(reading)
         return self._judge(reading)
 
     def _read(self, watching: Sequence[Member], texts: Texts) -> Reading:
@@ -149,18 +150,20 @@ class Guarding:
             raise
         except Exception:
             raise self._faulty() from None
-        return await self._judge(reading)
+        return await self._judge(reading, large=True)
 
-    async def _judge(self, reading: Reading) -> Ticket:
+    async def _judge(self, reading: Reading, large: bool = False) -> Ticket:
+        write = partial(self._written, reading)
         try:
             await reading.judging.judge()
+            body = await self.policy.run(write) if large else write()
         except Blocked as blocked:
             raise self._refused(blocked) from None
         except CancelledError:
             raise
         except Exception:
             raise self._faulty() from None
-        return self._judged(reading)
+        return self._judged(reading, body)
 
     def _refused(self, blocked: Blocked) -> Refused:
         member = blocked.member.guardrail
@@ -171,12 +174,17 @@ class Guarding:
         self.policy.log.failure("a guardrail failed at {id}", id=self.exchange.id)
         return Refused(self.notes.blocked(None, INPUT, 0.0, "a fault of the gateway"))
 
-    def _judged(self, reading: Reading) -> GuardTicket:
+    def _written(self, reading: Reading) -> bytes | None:
+        """The request as the masks have made it, where they have."""
+        call = self.exchange.call
+        assert call is not None
+        changed = reading.judging.changed or reading.judging.ambiguous
+        return _written(call.extra, reading.document) if changed else None
+
+    def _judged(self, reading: Reading, body: bytes | None) -> GuardTicket:
         """Send what the masks have made of the request; let those who take notes look at what it was."""
         exchange = self.exchange
-        if reading.judging.changed or reading.judging.ambiguous:
-            assert exchange.call is not None
-            body = _written(exchange.call.extra, reading.document)
+        if body is not None:
             exchange.call = self.policy.formats[exchange.endpoint.format].read_call(body, exchange.headers)
         for member, texts in reading.originals.items():
             self.observe(member, texts, INPUT)
