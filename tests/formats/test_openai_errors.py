@@ -7,7 +7,7 @@ import pytest
 from twisted_gateway.errors import Problem, bad_request, broken_off, no_room, quoted, shown, timed_out, too_large
 from twisted_gateway.exchange import Usage
 from twisted_gateway.formats.complaints import ANTHROPIC, BY_DIALECT, OPENAI, dialect_of
-from twisted_gateway.formats.openai_errors import before_commit, embedded_status, error_body, in_band
+from twisted_gateway.formats.openai_errors import before_commit, error_body, in_band
 from twisted_gateway.formats.openai_usage import count, read_usage
 from twisted_gateway.wire.sse import encode
 
@@ -128,7 +128,7 @@ def test_errors_inside_good_answers(error, embedded, expected):
         assert problem is None
         return
     assert (problem.status, problem.message, problem.code) == expected
-    assert embedded_status({"error": error}) == embedded
+    assert problem.embedded == embedded
     assert (problem.type, problem.frame_type) == ("upstream_error", "upstream_in_band_error")
 
 
@@ -144,7 +144,7 @@ def test_errors_inside_good_answers(error, embedded, expected):
 )
 def test_before_the_commit_a_5xx_hides_its_text(error, expected):
     answer = {"error": error}
-    problem = before_commit(in_band(answer), answer)
+    problem = before_commit(in_band(answer))
     assert (problem.status, problem.message) == expected
 
 

@@ -103,10 +103,11 @@ class Whole:
 
 @attrs.frozen
 class Number:
-    """A finite number from `low` to `high`, both included; an integer will do."""
+    """A finite number from `low` to `high`, both included, and `above` another; an integer will do."""
 
     low: float = -math.inf
     high: float = math.inf
+    above: float = -math.inf
 
     def read(self, value: Any) -> float:
         """Give the number as a float."""
@@ -121,6 +122,8 @@ class Number:
         if not self.low <= number <= self.high:
             upper = "" if math.isinf(self.high) else f" and at most {self.high:g}"
             raise Mistyped(f"expected a number of at least {self.low:g}{upper}")
+        if number <= self.above:
+            raise Mistyped(f"expected a number above {self.above:g}")
         return number
 
 

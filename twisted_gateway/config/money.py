@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import attrs
 
-from twisted_gateway.config.checks import Choice, Count, Mistyped, NonEmpty, Number, Parsed, Text, Whole
+from twisted_gateway.config.checks import Choice, Count, NonEmpty, Number, Text, Whole
 
 if TYPE_CHECKING:
     from twisted_gateway.config.resources import CallerKey, Model
@@ -29,14 +29,6 @@ class Cost:
     cache_write_1h_per_1k: Price | None = None
 
 
-def read_limit(value: Any) -> float:
-    """Read an amount of money that is more than nothing."""
-    amount = Number().read(value)
-    if amount <= 0:
-        raise Mistyped("expected a number above 0")
-    return amount
-
-
 @attrs.frozen(slots=True)
 class Budget:
     """How much one caller key, or a team's keys together, may spend in a period (`extensions.md` 6.2).
@@ -48,7 +40,7 @@ class Budget:
     name: Annotated[str, Text(r"(?s).{1,120}", "1 to 120 characters")]
     scope: Annotated[str, Choice(("api_key", "team"))]
     scope_ref: NonEmpty
-    limit_usd: Annotated[float, Parsed(read_limit)]
+    limit_usd: Annotated[float, Number(above=0)]
     period: Annotated[str, Choice(("hour", "day", "week", "month", "total"))] = "month"
     on_exhausted: Annotated[str, Choice(("refuse", "stop"))] = "refuse"
 

@@ -5,7 +5,7 @@ Times are in the unit that a key's name says; statuses are HTTP statuses.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import attrs
 
@@ -15,10 +15,8 @@ from twisted_gateway.config.checks import (
     Count,
     Filled,
     Flag,
-    Mistyped,
     NonEmpty,
     Number,
-    Parsed,
     Whole,
 )
 from twisted_gateway.config.readers import LONGEST_MS, WholeSeconds
@@ -30,19 +28,11 @@ Status = Annotated[int, Whole(low=100, high=599)]
 LongSeconds = Annotated[int, Whole(low=1, high=LONGEST_MS // 1000)]
 
 
-def read_rate(value: Any) -> float:
-    """Read a number that must be more than nothing."""
-    number = Number().read(value)
-    if number <= 0:
-        raise Mistyped("expected a number above 0")
-    return number
-
-
 @attrs.frozen(slots=True)
 class ThroughputFloor:
     """How slow a stream may be: estimated tokens per second over the last `window_secs` (`extensions.md` 5)."""
 
-    tokens_per_second: Annotated[float, Parsed(read_rate)]
+    tokens_per_second: Annotated[float, Number(above=0)]
     window_secs: Annotated[float, Number(low=1, high=LONGEST_MS // 1000)] = 10.0
 
 

@@ -177,7 +177,7 @@ def _judged(call: Call, frame: Frame) -> dict[str, Any] | Problem | bool:
     if not isinstance(answer, dict):
         return False if call.stream else undecodable("not a JSON object")
     problem = anthropic_errors.in_band(answer, frame.event)
-    return answer if problem is None else anthropic_errors.before_commit(problem, answer)
+    return answer if problem is None else anthropic_errors.before_commit(problem)
 
 
 def passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:

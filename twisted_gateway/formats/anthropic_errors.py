@@ -72,13 +72,12 @@ def in_band(answer: dict[str, Any], event: bytes = b"") -> Problem | None:
     )
 
 
-def before_commit(problem: Problem, answer: dict[str, Any]) -> Problem:
+def before_commit(problem: Problem) -> Problem:
     """An in-band error as a JSON error: the text of a 5xx is hidden like that of a 5xx status."""
-    facts = _facts(answer)
-    status = _status(facts)
+    status = problem.embedded
     if status is None or status < 500:
         return problem
-    return _hidden(status, _type(facts), kind=problem.kind, detail=problem.message, embedded=status)
+    return _hidden(status, problem.anthropic_type, kind=problem.kind, detail=problem.message, embedded=status)
 
 
 def _hidden(

@@ -46,7 +46,7 @@ def judge(call: Call, frame: Frame) -> Problem | bool:
         return False if call.stream else undecodable("not a JSON object")
     problem = openai_errors.in_band(answer)
     if problem is not None:
-        return openai_errors.before_commit(problem, answer)
+        return openai_errors.before_commit(problem)
     if "choices" not in answer:
         return False if call.stream else undecodable("no choices in it")
     return True

@@ -52,10 +52,9 @@ def in_band(answer: dict[str, Any]) -> Problem | None:
     )
 
 
-def before_commit(problem: Problem, answer: dict[str, Any]) -> Problem:
+def before_commit(problem: Problem) -> Problem:
     """An in-band error as a JSON error: the text of a 5xx is hidden like that of a 5xx status."""
-    error = answer.get("error")
-    status = _status(error) if isinstance(error, dict) else None
+    status = problem.embedded
     if status is None or status < 500:
         return problem
     return Problem(
@@ -66,12 +65,6 @@ def before_commit(problem: Problem, answer: dict[str, Any]) -> Problem:
         detail=problem.message,
         embedded=status,
     )
-
-
-def embedded_status(answer: dict[str, Any]) -> int | None:
-    """The status an in-band error carries, if any."""
-    error = answer.get("error")
-    return _status(error) if isinstance(error, dict) else None
 
 
 def _status(facts: dict[str, Any]) -> int | None:

@@ -111,7 +111,7 @@ def judge(call: Call, frame: Frame) -> Problem | bool:
     facts = _error_facts(answer)
     problem = openai_errors.in_band(facts)
     if problem is not None:
-        return openai_errors.before_commit(problem, facts)
+        return openai_errors.before_commit(problem)
     if call.stream:
         return isinstance(answer.get("type"), str) or bool(frame.event) or _is_response(answer)
     return True if _is_response(answer) else undecodable("no response in it")
