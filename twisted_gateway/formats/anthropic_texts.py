@@ -9,8 +9,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from twisted_gateway.errors import StrayFrame
-from twisted_gateway.formats import bodies
 from twisted_gateway.formats.slots import (
     EVERYTHING,
     REASONING,
@@ -20,6 +18,8 @@ from twisted_gateway.formats.slots import (
     Heard,
     Slot,
     Texts,
+    document_of,
+    kind_of,
     others,
     strings,
 )
@@ -53,14 +53,10 @@ class Events:
             found = _TEXT_DELTA(frame.data)
             if found is not None:
                 return Heard((), (), (), None, _WORDS, found[1].decode("ascii"))
-        try:
-            event, _ = bodies.read(frame.data)
-        except StrayFrame:
+        event = document_of(frame)
+        if event is None:
             return None
-        if not isinstance(event, dict):
-            return None
-        named = event.get("type")
-        kind = named if isinstance(named, str) and named else frame.event.decode("ascii", "replace")
+        kind = kind_of(frame, event)
         about = _ABOUT.get(kind)
         heard = about(event) if about is not None else Heard(wholes=list(others(event, (), _WORDS)))
         return heard._replace(document=event)

@@ -7,14 +7,14 @@ numbers survive, and a member that is written twice is sent on once, as it was u
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
 from twisted_gateway.errors import Problem, Refused, StrayFrame, bad_request
-from twisted_gateway.exchange import Headers, Target
+from twisted_gateway.exchange import Call, Headers, Target
 
 T = TypeVar("T")
 Members = dict[str, msgspec.Raw]
@@ -57,6 +57,21 @@ def members(body: bytes, headers: Headers) -> Members:
         return _members_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         refuse(INVALID)
+
+
+def call(body: bytes, headers: Headers, measured: Callable[[Members], int]) -> Call:
+    """The call in a body of Messages or Responses; raises `Refused` with the 400s of `streaming.md` section 2.
+
+    `measured` gives the UTF-8 bytes of the text the model will read.
+    """
+    found = members(body, headers)
+    model = plain(found.get("model"))
+    if not isinstance(model, str):
+        refuse("`model` field missing", "model")
+    stream = plain(found.get("stream"))
+    if stream is not None and not isinstance(stream, bool):
+        del found["stream"]  # ignored, also by the provider
+    return Call(model=model, stream=stream is True, body=body, prompt_bytes=measured(found), extra=found)
 
 
 def member(found: Members, name: str, kind: type[T] | Any, default: Any = _MISSING) -> Any:

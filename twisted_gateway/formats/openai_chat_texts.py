@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted_gateway.errors import StrayFrame
-from twisted_gateway.formats import bodies
 from twisted_gateway.formats.slots import (
     EVERYTHING,
     NEVER,
@@ -16,18 +14,16 @@ from twisted_gateway.formats.slots import (
     TOOL,
     Channel,
     Heard,
-    Shape,
+    Shapes,
     Slot,
     Texts,
+    document_of,
     others,
-    shape,
     spelled,
     strings,
-    twins,
 )
 from twisted_gateway.wire.sse import Frame
 
-_MOST_SHAPES = 4
 _CHANNELS = {"content": TEXT, "refusal": REFUSAL, "reasoning_content": REASONING, "reasoning": REASONING}
 _CHOICE = ("delta",)
 _CALL = ("function", "custom")
@@ -58,24 +54,19 @@ class Chunks:
 
     def __init__(self) -> None:
         self._open: dict[Any, Channel] = {}
-        self._shapes: list[Shape] = []
+        self._shapes = Shapes()
 
     def heard(self, frame: Frame, decoded: bool = False) -> Heard | None:
         """See `slots.Hearing`."""
         data = frame.data
-        if not decoded:
-            for known in self._shapes:
-                found = known.heard(data)
-                if found is not None:
-                    return found
+        known = None if decoded else self._shapes.heard(data)
+        if known is not None:
+            return known
         if data == b"[DONE]":
             return Heard(ends=(EVERYTHING,))
-        try:
-            chunk, _ = bodies.read(data)
-        except StrayFrame:
-            return None
-        choices = chunk.get("choices") if isinstance(chunk, dict) else None
-        if not isinstance(choices, list):
+        chunk = document_of(frame)
+        choices = chunk.get("choices") if chunk is not None else None
+        if chunk is None or not isinstance(choices, list):
             return None
         if not choices:
             return Heard((), list(others(chunk, ("choices",), (0, TEXT))), (), chunk)
@@ -88,16 +79,11 @@ class Chunks:
         return Heard(heard.slots, heard.wholes, heard.ends, chunk)
 
     def _learn(self, data: bytes, chunk: dict[str, Any], heard: _Choices) -> None:
-        if len(heard.slots) != 1 or heard.wholes or heard.ends or len(self._shapes) >= _MOST_SHAPES:
+        if len(heard.slots) != 1 or heard.wholes or heard.ends:
             return
         (slot,) = heard.slots
-        if slot.channel[1] not in (TEXT, REASONING) or slot.spelled is None or slot.spelled.get("logprobs"):
-            return
-        if twins(chunk, data):
-            return
-        made = shape(data, slot.key, slot.holder[slot.key], slot.channel)
-        if made is not None:
-            self._shapes.append(made)
+        if slot.channel[1] in (TEXT, REASONING) and slot.spelled is not None and not slot.spelled.get("logprobs"):
+            self._shapes.learn(data, chunk, slot)
 
     def empty(self, document: Any) -> bool:
         """See `slots.Hearing`."""

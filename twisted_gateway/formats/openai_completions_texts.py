@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted_gateway.errors import StrayFrame
-from twisted_gateway.formats import bodies
 from twisted_gateway.formats.slots import (
     EVERYTHING,
     TEXT,
     Channel,
     Heard,
-    Shape,
+    Shapes,
     Slot,
     Texts,
+    document_of,
     others,
-    shape,
     spelled,
     strings,
-    twins,
 )
 from twisted_gateway.wire.sse import Frame
-
-_MOST_SHAPES = 4
 
 
 def asked(document: dict[str, Any]) -> list[Slot]:
@@ -57,24 +52,19 @@ class Chunks:
     """Hears the chunks of one stream."""
 
     def __init__(self) -> None:
-        self._shapes: list[Shape] = []
+        self._shapes = Shapes()
 
     def heard(self, frame: Frame, decoded: bool = False) -> Heard | None:
         """See `slots.Hearing`."""
         data = frame.data
-        if not decoded:
-            for known in self._shapes:
-                found = known.heard(data)
-                if found is not None:
-                    return found
+        known = None if decoded else self._shapes.heard(data)
+        if known is not None:
+            return known
         if data == b"[DONE]":
             return Heard(ends=(EVERYTHING,))
-        try:
-            chunk, _ = bodies.read(data)
-        except StrayFrame:
-            return None
-        choices = chunk.get("choices") if isinstance(chunk, dict) else None
-        if not isinstance(choices, list):
+        chunk = document_of(frame)
+        choices = chunk.get("choices") if chunk is not None else None
+        if chunk is None or not isinstance(choices, list):
             return None
         slots, wholes = _texts(chunk)
         ends: list[Channel] = [
@@ -82,11 +72,9 @@ class Chunks:
             for choice in choices
             if isinstance(choice, dict) and choice.get("finish_reason") is not None
         ]
-        learnt = len(self._shapes) >= _MOST_SHAPES or any(choice.get("logprobs") for choice in choices)
-        if len(slots) == 1 and not (wholes or ends or learnt or twins(chunk, data)):
-            made = shape(data, "text", slots[0].holder["text"], slots[0].channel)
-            if made is not None:
-                self._shapes.append(made)
+        spelt = any(choice.get("logprobs") for choice in choices if isinstance(choice, dict))
+        if len(slots) == 1 and not (wholes or ends or spelt):
+            self._shapes.learn(data, chunk, slots[0])
         return Heard(slots, wholes, ends, chunk)
 
     def empty(self, document: Any) -> bool:

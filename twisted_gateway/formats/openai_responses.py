@@ -65,14 +65,7 @@ _decode_response = msgspec.json.Decoder(_Response).decode
 
 def read_call(body: bytes, headers: Headers) -> Call:
     """The call in a request body; raises `Refused` with the 400s of `streaming.md` section 2."""
-    found = bodies.members(body, headers)
-    model = bodies.plain(found.get("model"))
-    if not isinstance(model, str):
-        bodies.refuse("`model` field missing", "model")
-    stream = bodies.plain(found.get("stream"))
-    if stream is not None and not isinstance(stream, bool):
-        del found["stream"]  # ignored, also by the provider
-    return Call(model=model, stream=stream is True, body=body, prompt_bytes=_prompt_bytes(found), extra=found)
+    return bodies.call(body, headers, _prompt_bytes)
 
 
 def _prompt_bytes(found: bodies.Members) -> int:

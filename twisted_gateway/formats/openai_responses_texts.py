@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted_gateway.errors import StrayFrame
-from twisted_gateway.formats import bodies
 from twisted_gateway.formats.slots import (
     EVERYTHING,
     REASONING,
@@ -16,6 +14,8 @@ from twisted_gateway.formats.slots import (
     Heard,
     Slot,
     Texts,
+    document_of,
+    kind_of,
     others,
     spelled,
     strings,
@@ -71,14 +71,10 @@ class Events:
 
     def heard(self, frame: Frame, decoded: bool = False) -> Heard | None:
         """See `slots.Hearing`."""
-        try:
-            event, _ = bodies.read(frame.data)
-        except StrayFrame:
+        event = document_of(frame)
+        if event is None:
             return None
-        if not isinstance(event, dict):
-            return None
-        named = event.get("type")
-        kind = named if isinstance(named, str) and named else frame.event.decode("ascii", "replace")
+        kind = kind_of(frame, event)
         place = event.get("output_index", 0)
         if kind in _TERMINAL or kind in _ECHOES:
             wholes = [*answered(event.get("response")), *others(event, ("response",), (place, TEXT))]

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import attrs
 import msgspec
 
+from twisted_gateway.errors import StrayFrame
+from twisted_gateway.formats import bodies
 from twisted_gateway.wire.sse import Frame, escape_separators
 
 _encode = msgspec.json.Encoder().encode
@@ -29,6 +31,8 @@ TOOL = "tool"
 """A tool call's name and arguments."""
 
 EVERYTHING: Channel = ()
+
+_MOST_SHAPES = 4
 
 
 class Slot(NamedTuple):
@@ -101,6 +105,21 @@ def put(slot: Slot, text: str) -> None:
         slot.spelled["logprobs"] = [] if isinstance(slot.spelled["logprobs"], list) else None
 
 
+def document_of(frame: Frame) -> dict[str, Any] | None:
+    """The JSON object in a frame of a stream, None where there is none."""
+    try:
+        document, _ = bodies.read(frame.data)
+    except StrayFrame:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def kind_of(frame: Frame, event: dict[str, Any]) -> str:
+    """What an event is: its own `type`, else its name on the wire."""
+    named = event.get("type")
+    return named if isinstance(named, str) and named else frame.event.decode("ascii", "replace")
+
+
 def written(frame: Frame, document: Any) -> Frame:
     """The frame of a stream with its document as it is now."""
     return Frame(escape_separators(_encode(document)), frame.event)
@@ -108,7 +127,7 @@ def written(frame: Frame, document: Any) -> Frame:
 
 def twins(document: Any, data: bytes) -> bool:
     """Whether a name stands twice in an object of this JSON: then others may read something else than `document`."""
-    if len(_encode(document)) == len(data):
+    if _encode(document) == data:
         return False
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
@@ -262,6 +281,36 @@ def shape(data: bytes, name: str, text: str, channel: Channel) -> Shape | None:
         return None
     at = data.index(hole) + len(name) + 4
     return Shape(data[:at], data[at + len(inner) :], channel)
+
+
+class Shapes:
+    """The shapes of one stream's frames, learnt as they come."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: list[Shape] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether no more are learnt."""
+        return len(self._known) >= _MOST_SHAPES
+
+    def heard(self, data: bytes) -> Heard | None:
+        """The text of a frame of a known shape."""
+        for known in self._known:
+            found = known.heard(data)
+            if found is not None:
+                return found
+        return None
+
+    def learn(self, data: bytes, document: Any, slot: Slot) -> None:
+        """This frame, of which `slot` is the only text, may be the first of many."""
+        if self.full or twins(document, data):
+            return
+        made = shape(data, slot.key, slot.holder[slot.key], slot.channel)
+        if made is not None:
+            self._known.append(made)
 
 
 _EASY = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]+").fullmatch

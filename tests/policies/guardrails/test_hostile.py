@@ -319,6 +319,15 @@ def test_twin_members_of_a_request_are_read_as_they_are_sent_on():
     assert SECRET not in sent_by(house).decode()
 
 
+def test_twins_are_not_hidden_by_numbers_that_are_longer_in_our_writing():
+    said = b'{"messages":[{"role":"user","content":"forbidden","content":"hi","z":['
+    numbers = [b"1e5"] * 100
+    for count in range(1, 12):  # 1e5 becomes 100000.0: five bytes more each, for the 22 of the twin
+        house = Guarded(keyword(SECRET))
+        asked(house, said + b",".join(numbers[:count]) + b'],"a":' + b" " * (5 * count - 22) + b'1}],"model":"gpt"}')
+        assert SECRET not in sent_by(house).decode()
+
+
 def test_a_monitor_does_not_touch_twins():
     house = Guarded(keyword(SECRET, enforcement_mode="monitor"))
     asked(house, b'{"model":"gpt","messages":[{"role":"user","content":"forbidden","content":"hi"}]}')
