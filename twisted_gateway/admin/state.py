@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import attrs
@@ -12,6 +11,7 @@ from twisted_gateway.config.resources import Model, Row
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.health import Health, Report
 from twisted_gateway.metrics import Metrics
+from twisted_gateway.records import rfc3339_seconds
 
 _MOST_REJECTED = 256
 """Remembered rejections (`configuration.md` 6)."""
@@ -85,29 +85,30 @@ class ConfigState:
     def report(self) -> dict[str, Any]:
         """The body of `/status/config`."""
         failure = self.last_failure
+        observed = rfc3339_seconds(self.observed_at) if self.observed_at is not None else None
         made: dict[str, Any] = {
             "state": self.state,
             "source": {
                 "type": self.source,
                 "source_hash": self.observed_hash or None,
-                "observed_at": _time(self.observed_at),
+                "observed_at": observed,
             },
         }
         if (snapshot := self.snapshot) is not None:
             made["applied"] = {
                 "config_hash": snapshot.config_hash,
                 "apply_seq": snapshot.generation,
-                "applied_at": _time(snapshot.applied_at),
+                "applied_at": rfc3339_seconds(snapshot.applied_at),
                 "resource_counts": snapshot.resource_counts,
             }
         last = None
         if self._succeeded is not None:
-            last = {"successful": self._succeeded, "at": _time(self.observed_at)}
+            last = {"successful": self._succeeded, "at": observed}
         made["last_reload"] = last
         made["last_failure"] = None
         if failure is not None:
             made["last_failure"] = {
-                "at": _time(failure.at),
+                "at": rfc3339_seconds(failure.at),
                 "last_error_kind": failure.kind,
                 "last_error": failure.error,
             }
@@ -163,8 +164,8 @@ def _rejected_item(key: Rejection, first: float, last: float) -> dict[str, Any]:
         "resource_id": identity,
         "last_error_kind": reason,
         "last_error": error,
-        "first_seen_at": _time(first),
-        "last_seen_at": _time(last),
+        "first_seen_at": rfc3339_seconds(first),
+        "last_seen_at": rfc3339_seconds(last),
     }
 
 
@@ -175,7 +176,3 @@ def _refused_by_kind(error: ResourcesError) -> dict[str, int]:
     for kind, _ in refused:
         counts[kind] = counts.get(kind, 0) + 1
     return counts
-
-
-def _time(at: float | None) -> str | None:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)) if at is not None else None
