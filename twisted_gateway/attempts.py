@@ -14,14 +14,12 @@ from twisted_gateway.config.routes import Hedge
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.downstream import Downstream
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, over_target_limit
-from twisted_gateway.exchange import Attempt, Exchange, Target, Ticket
+from twisted_gateway.exchange import CHAT, Attempt, Exchange, Target, Ticket
 from twisted_gateway.health import Health
 from twisted_gateway.hedging import Race
 from twisted_gateway.opening import Opened, Opener, Way, begun
 from twisted_gateway.records import HEDGE_LOST
 from twisted_gateway.retrying import HedgeRatios, RetryBudgets, allowance, pause, retryable
-
-_CHAT = "/v1/chat/completions"
 
 TakeBack = Callable[[], None]
 
@@ -287,7 +285,7 @@ class Attempts:
                     reserved.append(found)
         except Refused as refused:
             problem = refused.problem
-            if self._group is not None and self.exchange.endpoint.path == _CHAT:
+            if self._group is not None and self.exchange.endpoint.path == CHAT:
                 problem = over_target_limit(attempt.target.model.display_name, problem)
             attempt.problem, attempt.ended_by, attempt.ended = problem, refused.problem.type, self._now
             raise Skipped(problem) from None

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from twisted_gateway.config.snapshot import Resolution, Snapshot
     from twisted_gateway.formats.row import Learnt
 
+CHAT = "/v1/chat/completions"
+"""The endpoint of which some rules speak by name."""
+
 
 class Outcome(StrEnum):
     """How a call ended (`extensions.md` 9)."""

@@ -22,7 +22,7 @@ from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.drains import Drains
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
-from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket, Usage
+from twisted_gateway.exchange import CHAT, Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket, Usage
 from twisted_gateway.formats.neutral import Prompt
 from twisted_gateway.formats.row import Format, Told
 from twisted_gateway.health import Health
@@ -40,7 +40,6 @@ from twisted_gateway.wire.sse import Frame, encode
 _LETTERS = string.ascii_letters + string.digits
 _HEX = "0123456789abcdef"
 _LONGEST_SILENT_WAIT = 15.0
-_CHAT = "/v1/chat/completions"
 
 
 @attrs.define
@@ -271,7 +270,7 @@ class Gateway:
 
     def _good_headers(self, exchange: Exchange, opened: Opened, tickets: Sequence[Ticket]) -> HeadLines:
         headers = self._answer_headers(exchange, opened.way.road, tickets)
-        if exchange.endpoint.path == _CHAT and is_group(exchange):
+        if exchange.endpoint.path == CHAT and is_group(exchange):
             name = opened.attempt.target.model.display_name
             if name.isascii() and name.isprintable():
                 headers.append((b"x-aisix-served-by", name.encode("ascii")))
@@ -282,7 +281,7 @@ class Gateway:
         headers: HeadLines = []
         for ticket in tickets:
             headers += ticket.headers()
-        if exchange.endpoint.path == _CHAT:
+        if exchange.endpoint.path == CHAT:
             headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
         attempt = exchange.attempt
         keeps = road is not None and road.native and road.format.keeps_type
