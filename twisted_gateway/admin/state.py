@@ -43,16 +43,12 @@ class ConfigState:
     observed_hash: str = attrs.field(default="", init=False)
     observed_at: float | None = attrs.field(default=None, init=False)
     last_failure: LoadFailure | None = attrs.field(default=None, init=False)
-    reloads: int = attrs.field(default=0, init=False)
-    """Loads so far, the first and the refused ones included."""
-    failures: int = attrs.field(default=0, init=False)
     _succeeded: bool | None = attrs.field(default=None, init=False)
     _rejected: dict[Rejection, tuple[float, float]] = attrs.field(factory=dict, init=False)
 
     def applied(self, snapshot: Snapshot) -> None:
         """This snapshot serves from now on."""
         self.snapshot, self.observed_hash, self.observed_at = snapshot, snapshot.config_hash, snapshot.applied_at
-        self.reloads += 1
         self._succeeded = True
         self._rejected = {}
         if self.metrics is not None:
@@ -62,8 +58,6 @@ class ConfigState:
         """A load was refused; what served before goes on."""
         self.observed_at = at
         self.observed_hash = error.source_hash or self.observed_hash
-        self.reloads += 1
-        self.failures += 1
         self._succeeded = False
         fetched = error.stage != "fetch"
         kind = error.findings[0].reason if fetched and error.findings else "fetch"
