@@ -30,7 +30,7 @@ KNOWLEDGE = (
     "retrying",
     "floor",
     "timing",
-    "route_metrics",
+    "route_metrics", "call_metrics",
     "metrics",
     "tallies",
     "client_types",
