@@ -22,7 +22,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 from tests.doubles.caller import Caller, post
 from tests.doubles.process import merged
 from tests.doubles.waiting import PATIENCE, Conditions, NeverCame
-from twisted_gateway.config.settings import structure
+from twisted_gateway.config.boot import structure
 from twisted_gateway.logs import Log, json_layout
 from twisted_gateway.tap import House
 
