@@ -13,7 +13,7 @@ import msgspec
 from twisted_gateway.errors import Problem, StrayFrame, undecodable
 from twisted_gateway.exchange import Call, Target, Usage
 from twisted_gateway.formats import openai_errors
-from twisted_gateway.formats.bodies import read
+from twisted_gateway.formats.bodies import first_object, read
 from twisted_gateway.formats.learning import Learning
 from twisted_gateway.formats.openai_delta import MOST
 from twisted_gateway.formats.openai_usage import read_usage, usage_object
@@ -37,14 +37,9 @@ def judge(call: Call, frame: Frame) -> Problem | bool:
     data = frame.data.strip()
     if call.stream and data == b"[DONE]":
         return True
-    if call.stream and data[:1] not in (b"{", b"["):
-        return False
-    try:
-        answer = loads(data)
-    except StrayFrame as stray:
-        return undecodable(str(stray))
+    answer = first_object(data, call.stream)
     if not isinstance(answer, dict):
-        return False if call.stream else undecodable("not a JSON object")
+        return answer
     problem = openai_errors.in_band(answer)
     if problem is not None:
         return openai_errors.before_commit(problem)

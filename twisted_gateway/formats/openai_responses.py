@@ -93,15 +93,9 @@ def sent(call: Call, target: Target, ask_usage: bool) -> Sent:
 
 def judge(call: Call, frame: Frame) -> Problem | bool:
     """Whether a first event begins the answer, is noise, or is an error (`streaming.md` 7 and 11.2)."""
-    data = frame.data.strip()
-    if call.stream and (data[:1] not in (b"{", b"[") or data == b"[DONE]"):
-        return False
-    try:
-        answer, _ = bodies.read(data)
-    except StrayFrame as stray:
-        return undecodable(str(stray))
+    answer = bodies.first_object(frame.data.strip(), call.stream)
     if not isinstance(answer, dict):
-        return False if call.stream else undecodable("not a JSON object")
+        return answer
     facts = _error_facts(answer)
     problem = openai_errors.in_band(facts)
     if problem is not None:
