@@ -105,18 +105,18 @@ class Attempts:
             except AttemptFailed as failed:
                 self._failed(failed)
 
-    def broke(self, opened: Opened, failed: AttemptFailed) -> None:
-        """The relayed answer failed before a data frame of it was written. Raises `failed` when that was the last."""
+    def broke(self, attempt: Attempt, failed: AttemptFailed) -> None:
+        """Its relayed answer failed before a data frame of it was written. Raises `failed` when that was the last."""
         exchange = self.exchange
         exchange.serving = None
-        self._give_back(opened.attempt.target)
+        self._give_back(attempt.target)
         if exchange.committed is None and not self.downstream.gone:
-            self._note(opened.attempt, failed)
+            self._note(attempt, failed)
         self._failed(failed)
 
-    def left(self, opened: Opened) -> None:
-        """The relay is done with this answer."""
-        self.means.health.ended(opened.attempt.target.model)
+    def left(self, attempt: Attempt) -> None:
+        """The relay is done with its answer."""
+        self.means.health.ended(attempt.target.model)
 
     # Which target, and when
 

@@ -230,21 +230,23 @@ class Gateway:
             if isinstance(opened, bytes):
                 downstream.answer(opened, [])
                 return Outcome.COMPLETE
+            answer, attempt = opened.answer, opened.attempt
             relay: Relay | None = None
             try:
                 relay = self._joined(exchange, opened, downstream, tickets)
                 headers = self._good_headers(exchange, opened, tickets)
+                del opened  # and with it what was sent
                 self.running.add(relay)
                 return await relay.start(headers)
             except AttemptFailed as failed:
-                attempts.broke(opened, failed)
+                attempts.broke(attempt, failed)
             except Exception:
-                opened.answer.cut()
+                answer.cut()
                 raise
             finally:
                 if relay is not None:
                     self.running.discard(relay)
-                attempts.left(opened)
+                attempts.left(attempt)
 
     async def _replay(
         self, exchange: Exchange, target: Target, body: bytes, downstream: Downstream, tickets: Sequence[Ticket]
