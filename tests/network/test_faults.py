@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 
 from tests.doubles.caller import Caller
+from tests.doubles.process import free_port
 from tests.doubles.provider import (
     Close,
     End,
@@ -121,10 +122,7 @@ def check_record(record: dict[str, Any], expected: Result, stream: bool) -> None
 @pytest.mark.parametrize("stream", [True, False])
 @ensureDeferred
 async def test_the_provider_refuses_connections(stream: bool, provider: ScriptedProvider, start: Starter) -> None:
-    other = ScriptedProvider().start()
-    url = other.url
-    await other.stop()
-    running = start(BOOT, dead=url)
+    running = start(BOOT, dead=f"http://127.0.0.1:{free_port()}")
     expected = Told(502, "transport_error", "transport error: connection refused")
     caller = await running.ask(chat(stream, "dead"))
     check_answer(caller, expected, stream)
@@ -226,7 +224,7 @@ async def test_a_connection_is_kept_when_only_the_transfer_ends_late(
     running = start()
     for _ in range(3):
         assert contents(await running.ask(chat())) == "Hello"
-        await running.quiet(0.5)
+        await running.quiet()
     assert provider.connections_opened == 1
 
 
