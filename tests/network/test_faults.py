@@ -158,6 +158,7 @@ async def test_the_provider_accepts_and_resets(stream: bool, start: Starter) -> 
 STATUS_LINE = b"HTTP/1.1 200"
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize(
     ("scripts", "status", "requests"),
     [
@@ -215,6 +216,7 @@ async def test_an_idle_connection_that_ends_is_forgotten(
     assert provider.connections_opened == 2
 
 
+@pytest.mark.usefixtures("unhurried")
 @ensureDeferred
 async def test_a_connection_is_kept_when_only_the_transfer_ends_late(
     provider: ScriptedProvider, start: Starter
@@ -228,6 +230,7 @@ async def test_a_connection_is_kept_when_only_the_transfer_ends_late(
     assert provider.connections_opened == 1
 
 
+@pytest.mark.usefixtures("unhurried")
 @ensureDeferred
 async def test_connections_are_used_again(provider: ScriptedProvider, start: Starter) -> None:
     provider.answers(GOOD, json_answer(chat_object("Hello")), json_answer(ERROR, 400), GOOD)

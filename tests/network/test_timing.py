@@ -109,6 +109,7 @@ async def test_the_head_comes_with_the_first_frame(provider: ScriptedProvider, s
     await caller.when_ended()
 
 
+@pytest.mark.usefixtures("unhurried")
 @ensureDeferred
 async def test_done_ends_the_answer_though_the_provider_does_not(provider: ScriptedProvider, start: Starter) -> None:
     gate = Gate()
