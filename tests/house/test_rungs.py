@@ -124,7 +124,7 @@ def test_contracts_of_import_linter() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert told.returncode == 0, told.stdout + told.stderr
 
