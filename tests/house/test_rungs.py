@@ -57,6 +57,7 @@ MOTION = (
     "demo",
     "outside",
     "threads",
+    "reloading",
     "drains",
     "streams",
     "replay",

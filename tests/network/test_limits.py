@@ -217,7 +217,7 @@ async def test_a_reload_keeps_what_was_counted(provider: ScriptedProvider, start
     provider.answers(WHOLE)
     running = starts({"rpd": 2})
     await running.ask(chat(stream=False))
-    running.house.reload()
+    await running.house.reload()
     assert (await running.ask(chat(stream=False))).answer.status == 200
     assert (await running.ask(chat(stream=False))).answer.status == 429
 
