@@ -13,9 +13,10 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from types import NoneType
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import msgspec
@@ -31,6 +32,8 @@ ATOMIC = 4096
 _LONGEST_VALUE = 2048
 _LONGEST_TRACEBACK = 16384
 _SEPARATORS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029))
+_HARMLESS = bytes(range(0x20, 0x7F)).replace(b"\\", b"")
+"""Characters that may be in a line as they are; to see whether there are others costs a third of `isprintable`."""
 _OURS = ("aisix", "twisted_gateway")
 _LEVELS = {
     "trace": LogLevel.debug,
@@ -70,28 +73,36 @@ def clean(text: str, longest: int = _LONGEST_VALUE) -> str:
 
 def text_layout(when: str, level: str, target: str, message: str, fields: Fields) -> str:
     """`TIME LEVEL target: message key="text" key=1`; None is left out, quotes and backslashes are escaped."""
-    parts = [f"{when} {level.upper():>5} {target}: {message}"]
-    quotes = 0
-    for name, value in fields.items():
-        kind = type(value)
-        if kind is str:
-            parts.append(f'{name}="{value}"')
-            quotes += 2
+    values = fields.values()
+    form, quotes = _form(*fields, *map(type, values))
+    if form:
+        line = form % (when, level.upper(), target, message, *values)
+        if line.count('"') == quotes and "\\" not in line and "\n" not in line:
+            return line
+    return _escaped(f"{when} {level.upper():>5} {target}: {message}", fields)
+
+
+@lru_cache(maxsize=512)
+def _form(*names_and_types: Any) -> tuple[str, int]:
+    """How lines with such fields look where no value has a quote of its own, and their quotes; empty for flags."""
+    half = len(names_and_types) // 2
+    names = [name.replace("%", "%%") for name in names_and_types[:half]]
+    form, quotes = "%s %5s %s: %s", 0
+    for name, kind in zip(names, names_and_types[half:], strict=True):
+        if kind is bool:
+            return "", 0
+        if kind is NoneType:
+            form += "%.0s"
         elif kind is int or kind is float:
-            parts.append(f"{name}={value}")
-        elif kind is bool:
-            parts.append(f"{name}=true" if value else f"{name}=false")
-        elif value is not None:
-            parts.append(f'{name}="{value}"')
+            form += f" {name}=%s"
+        else:
+            form += f' {name}="%s"'
             quotes += 2
-    line = " ".join(parts)
-    if line.count('"') == quotes and "\\" not in line and "\n" not in line:
-        return line
-    return _escaped(parts[0], fields)
+    return form, quotes
 
 
 def _escaped(head: str, fields: Fields) -> str:
-    """The same where some value has a quote or a backslash of its own."""
+    """The same for all fields: flags, and values with a quote or a backslash of their own."""
     parts = [head]
     for name, value in fields.items():
         kind = type(value)
@@ -280,8 +291,14 @@ class Log:
 
     def write(self, level: NamedConstant, target: str, message: str, fields: Fields) -> None:
         """Show a line with the next batch. Field names must be our own; values are cleaned here. None is left out."""
+        self.write_all(level, target, [(message, fields)])
+
+    def write_all(self, level: NamedConstant, target: str, lines: Iterable[tuple[str, Fields]]) -> None:
+        """Show lines, messages and their fields, that tell of the same moment."""
         if self.enabled(level):
-            self._put(self._line(self.now(), level, target, message, fields))
+            shown_when = self._time(self.now())
+            for message, fields in lines:
+                self._put(self._line(shown_when, level, target, message, fields))
 
     def __call__(self, event: LogEvent) -> None:
         """Show an event of `twisted.logger` at once: its message, its fields if it is ours, its failure's text."""
@@ -299,21 +316,23 @@ class Log:
             traceback = failure_text(failure)
             if "isError" in event and "log_text" in event:
                 message = str(event.get("why") or "unhandled error")
-        self._put(self._line(event.get("log_time") or self.now(), level, target, message, fields, traceback))
+        shown_when = self._time(event.get("log_time") or self.now())
+        self._put(self._line(shown_when, level, target, message, fields, traceback))
         self.writer.flush()
 
     def _put(self, line: bytes) -> None:
         lost = self.writer.dropped
         if lost != self._told:
             fields = {"count": lost - self._told}
-            self.writer.put(self._line(self.now(), LogLevel.warn, "aisix::logs", "log lines lost", fields))
+            shown_when = self._time(self.now())
+            self.writer.put(self._line(shown_when, LogLevel.warn, "aisix::logs", "log lines lost", fields))
             if self.writer.dropped == lost:
                 self._told = lost
         self.writer.put(line)
 
     def _line(
         self,
-        when: float,
+        shown_when: str,
         level: NamedConstant,
         target: str,
         message: str,
@@ -321,14 +340,14 @@ class Log:
         traceback: str | None = None,
     ) -> bytes:
         """Lay a line out. Most have nothing to take out, which one look at the whole line tells."""
-        shown_when = self._time(when)
         if traceback is None:
             try:
                 line = self.layout(shown_when, level.name, target, message, fields)
+                data = line.encode()
             except UnicodeEncodeError:
-                line = ""
-            if 0 < len(line) <= _LONGEST_VALUE and line.isprintable() and "\\" not in line:
-                return (line + "\n").encode()
+                line, data = "", b""
+            if 0 < len(line) <= _LONGEST_VALUE and _as_it_is(line, data):
+                return data + b"\n"
         shown = {name: value if isinstance(value, _PLAIN) else clean(str(value)) for name, value in fields.items()}
         if traceback is not None:
             shown["traceback"] = "\n".join(clean(part) for part in traceback.splitlines())
@@ -340,6 +359,11 @@ class Log:
         if second != self._second:
             self._second, self._prefix = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         return f"{self._prefix}.{int((when - second) * 1e6):06d}Z"
+
+
+def _as_it_is(line: str, data: bytes) -> bool:
+    """Whether nothing need be taken out of a line, or be doubted; `data` is what it is encoded to."""
+    return not data.translate(None, _HARMLESS) or (line.isprintable() and "\\" not in line)
 
 
 def failure_text(failure: Failure) -> str:

@@ -7,7 +7,7 @@ callers who were not let in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import attrs
@@ -57,8 +57,8 @@ class AccessLog(Protocol):
     def enabled(self, level: object) -> bool:
         """Whether lines of this level are shown."""
 
-    def write(self, level: object, target: str, message: str, fields: Mapping[str, object]) -> None:
-        """Show a line; None is left out."""
+    def write_all(self, level: object, target: str, lines: Iterable[tuple[str, Mapping[str, object]]]) -> None:
+        """Show lines, messages and their fields, that tell of the same moment; None is left out."""
 
 
 @attrs.define
@@ -297,13 +297,15 @@ def _tell(accounting: Accounting, settled: Settled) -> None:
     """Write a line for each attempt that the provider gave an id, and the call's own line."""
     if not accounting.lines.enabled(LogLevel.info):
         return
-    for attempt in settled.exchange.attempts:
-        if attempt.provider_request_id:
-            fields = provider_fields(settled.exchange, attempt)
-            accounting.lines.write(LogLevel.info, ACCESS, "provider call completed", fields)
+    exchange = settled.exchange
+    lines = [
+        ("provider call completed", provider_fields(exchange, attempt))
+        for attempt in exchange.attempts
+        if attempt.provider_request_id
+    ]
     if accounting.access_log:
-        fields = access_fields(settled)
-        accounting.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
+        lines.append(("proxy request completed", access_fields(settled)))
+    accounting.lines.write_all(LogLevel.info, ACCESS, lines)
 
 
 def provider_fields(exchange: Exchange, attempt: Attempt) -> dict[str, object]:
