@@ -10,7 +10,7 @@ when: `policies.accounting` does for calls, `admin.state` for the configuration.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from twisted_gateway.route_metrics import RouteMetrics
-from twisted_gateway.tallies import Histogram, Labels, Summary, Table
+from twisted_gateway.tallies import Histogram, Labels, Spread, Sum, Summary, Table
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 UNKNOWN = "unknown"
@@ -76,12 +76,15 @@ def status_outcome(status: int) -> str:
 
 
 class _Handled:
-    """Requests with the same labels: how many, and the seconds to their response heads."""
+    """Requests with the same labels: how many, the seconds to their response heads, and to their ends."""
 
-    __slots__ = ("count", "head", "model_endpoint")
+    __slots__ = ("count", "first_tokens", "head", "labels", "latency", "model_endpoint")
 
-    def __init__(self, model_endpoint: bool) -> None:
-        self.count, self.head, self.model_endpoint = 0, 0.0, model_endpoint
+    def __init__(self, labels: Labels, model_endpoint: bool, latency: Spread) -> None:
+        self.labels, self.model_endpoint, self.latency = labels, model_endpoint, latency
+        self.count, self.head = 0, 0.0
+        self.first_tokens: tuple[Spread, Sum] | None = None
+        """Seconds to those of streams, where one came."""
 
 
 class _Tokens:
@@ -105,8 +108,9 @@ class Metrics(Collector):
     ) -> None:
         self.registry = CollectorRegistry()
         self._tables: list[Table | Summary | Histogram] = []
-        self._calls: dict[Labels, _Handled] = {}
+        self._calls: dict[tuple[CallLabels, int, bool, bool], _Handled] = {}
         self._charged: defaultdict[tuple[CallLabels, str], _Tokens] = defaultdict(_Tokens)
+        self._usage_events: defaultdict[tuple[str, int, str, str, str, str, str | None], int] = defaultdict(int)
         self._hash: str | None = None
         self.routes = RouteMetrics()
         self._declare_calls()
@@ -128,7 +132,8 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All families, for the registry."""
-        for table in (*self._tables, *_request_families(self._calls), *_token_families(self._charged)):
+        calls, charged, events = self._calls.values(), self._charged, self._usage_events
+        for table in (*self._tables, *_request_families(calls), *_token_families(charged), *_event_families(events)):
             yield from table.families()
         yield from self.routes.families()
 
@@ -151,31 +156,40 @@ class Metrics(Collector):
         self._open_streams[(endpoint,)] -= 1
 
     def handled(
-        self, labels: CallLabels, *, status: int, stream: bool, fallback: bool, model_endpoint: bool, head: float
+        self,
+        labels: CallLabels,
+        *,
+        status: int,
+        stream: bool,
+        fallback: bool,
+        model_endpoint: bool,
+        head: float,
+        duration: float,
+        first_event: float | None,
     ) -> None:
-        """A request was handled: `operations.md` 5.1, first six. `head` is seconds to the response head."""
-        key = (
-            *labels,
-            "true" if stream else "false",
-            str(status),
-            status_outcome(status),
-            "true" if fallback else "false",
-        )
+        """A request was handled: `operations.md` 5.1, first six, and 5.7.
+
+        Seconds: `head` to the response head, `duration` to the end, `first_event` to a stream's first token (None:
+        none came).
+        """
+        key = (labels, status, stream, fallback)
         cell = self._calls.get(key)
         if cell is None:
-            cell = self._calls[key] = _Handled(model_endpoint)
+            cell = self._calls[key] = self._first_handled(*key, model_endpoint)
         cell.count += 1
         cell.head += head
-
-    def timed(
-        self, labels: CallLabels, *, status: int, stream: bool, duration: float, first_event: float | None
-    ) -> None:
-        """How long a call took to its end, and a stream to its first token (None: none came). Seconds."""
-        where = (UNKNOWN, labels.endpoint, labels.model, labels.provider, status_class(status))
-        self._e2e.observe((*where, "true" if stream else "false"), duration)
+        cell.latency.add(duration)
         if stream and first_event is not None:
-            self._ttft.observe((*where, "true"), first_event)
-            self._llm_ttft[labels].add(first_event)
+            if cell.first_tokens is None:
+                cell.first_tokens = self._ttft[_latency_labels(labels, status, stream)], self._llm_ttft[labels]
+            for one in cell.first_tokens:
+                one.add(first_event)
+
+    def _first_handled(
+        self, labels: CallLabels, status: int, stream: bool, fallback: bool, model_endpoint: bool
+    ) -> _Handled:
+        flags = ("true" if stream else "false", str(status), status_outcome(status), "true" if fallback else "false")
+        return _Handled((*labels, *flags), model_endpoint, self._e2e[_latency_labels(labels, status, stream)])
 
     def ended(self, endpoint: str, outcome: str) -> None:
         """A call is settled with this outcome (`extensions.md` 9)."""
@@ -216,9 +230,7 @@ class Metrics(Collector):
 
         `key` is id and name of the attempt's provider key.
         """
-        self._usage_events[handler, status_class(status), labels.inbound_protocol, labels.model, *key] += 1
-        if dropped is not None:
-            self._usage_drops[dropped, labels.model, *key] += 1
+        self._usage_events[handler, status, labels.inbound_protocol, labels.model, *key, dropped] += 1
 
     def decided(self, method: str, result: str, reason: str) -> None:
         """Who is calling was decided (`operations.md` 5.4): method, `allowed` or `denied`, and why."""
@@ -253,7 +265,7 @@ class Metrics(Collector):
         self, guardrail: str, kind: str, phase: str, result: str, seconds: float, error_type: str = "none"
     ) -> None:
         """A guardrail has looked at something; `phase` is `input` or `output`, `result` as in `operations.md` 5.4."""
-        self._guardrail_latency.observe((UNKNOWN, guardrail, kind, phase, result, error_type), seconds)
+        self._guardrail_latency[UNKNOWN, guardrail, kind, phase, result, error_type].add(seconds)
 
     def guard_blocked(self) -> None:
         """A guardrail has blocked a chat."""
@@ -265,7 +277,7 @@ class Metrics(Collector):
 
     def lagged(self, seconds: float) -> None:
         """A timer of the reactor fired so much later than it should have."""
-        self._lag.observe((), seconds)
+        self._lag[()].add(seconds)
 
     def noise(self, kind: str, count: int = 1) -> None:
         """Frames of a provider that say nothing and were ignored (`streaming.md` 7); `kind` is from a fixed set."""
@@ -326,14 +338,6 @@ class Metrics(Collector):
             (*door, "outcome"),
         )
         self._spend = self._counter("aisix_llm_spend_micro_usd_total", "Cost in millionths of a US dollar.", _U)
-        self._usage_events = self._counter(
-            "aisix_usage_events_emitted_total",
-            "Usage events, one per attempt, or one for a call without any.",
-            ("handler", "status_code", "inbound_protocol", "model", *_KEY),
-        )
-        self._usage_drops = self._counter(
-            "aisix_usage_event_drops_total", "Usage events that reached no sink.", ("reason", "model", *_KEY)
-        )
         self._auth = self._counter(
             "aisix_auth_decisions_total", "Decisions about who is calling.", ("method", "result", "reason")
         )
@@ -412,7 +416,12 @@ class Metrics(Collector):
         )
 
 
-def _request_families(calls: Mapping[Labels, _Handled]) -> Iterator[Table | Summary]:
+def _latency_labels(labels: CallLabels, status: int, stream: bool) -> Labels:
+    where = (UNKNOWN, labels.endpoint, labels.model, labels.provider)
+    return (*where, status_class(status), "true" if stream else "false")
+
+
+def _request_families(calls: Iterable[_Handled]) -> Iterator[Table | Summary]:
     """The six request families of `operations.md` 5.1, summed up of the cells of handled requests."""
     few = ("provider", "model", "status")
     head = "Time to the response head of a handled request."
@@ -425,7 +434,8 @@ def _request_families(calls: Mapping[Labels, _Handled]) -> Iterator[Table | Summ
     proxy_duration = Summary("aisix_proxy_request_duration_seconds", head, _R)
     llm = Table(CounterMetricFamily, "aisix_llm_requests_total", "Requests to model endpoints.", _COUNTED)
     llm_duration = Summary("aisix_llm_request_duration_seconds", head, _R)
-    for key, cell in calls.items():
+    for cell in calls:
+        key = cell.labels
         provider, model, (code, outcome) = key[2], key[3], key[-3:-1]
         requests[provider, model, code, outcome] += cell.count
         duration[provider, model, code].add(cell.head, cell.count)
@@ -463,3 +473,24 @@ def _token_families(charged: Mapping[tuple[CallLabels, str], _Tokens]) -> Iterat
         if cell.total:
             consumed[labels.provider, labels.model] += cell.total
     yield from (*named.values(), consumed, by_client)
+
+
+def _event_families(events: Mapping[tuple[str, int, str, str, str, str, str | None], int]) -> Iterator[Table]:
+    """Usage events and those that were lost (`operations.md` 5.6)."""
+    emitted = Table(
+        CounterMetricFamily,
+        "aisix_usage_events_emitted_total",
+        "Usage events, one per attempt, or one for a call without any.",
+        ("handler", "status_code", "inbound_protocol", "model", *_KEY),
+    )
+    lost = Table(
+        CounterMetricFamily,
+        "aisix_usage_event_drops_total",
+        "Usage events that reached no sink.",
+        ("reason", "model", *_KEY),
+    )
+    for (handler, status, protocol, model, id, name, dropped), count in events.items():
+        emitted[handler, status_class(status), protocol, model, id, name] += count
+        if dropped is not None:
+            lost[dropped, model, id, name] += count
+    yield from (emitted, lost)

@@ -223,8 +223,9 @@ def _count(accounting: Accounting, settled: Settled, labels: CallLabels) -> None
         fallback=attempt is not None and attempt.kind == "fallback",
         model_endpoint=path not in NO_MODEL_ENDPOINTS,
         head=settled.head,
+        duration=settled.duration,
+        first_event=settled.first,
     )
-    metrics.timed(labels, status=status, stream=stream, duration=settled.duration, first_event=settled.first)
     metrics.ended(path, str(outcome))
     if outcome is Outcome.ABANDONED and exchange.committed is None:
         metrics.left_early(labels)
@@ -275,8 +276,8 @@ def _keep(accounting: Accounting, settled: Settled, labels: CallLabels) -> None:
     if not exchange.attempts:
         accounting.metrics.usage_event(labels, handler, status, (UNKNOWN, UNKNOWN), dropped)
     if accounting.books is not None and exchange.caller is not None:
-        owners = {"api_key": exchange.caller.id, "team": exchange.caller.team_id}
-        accounting.books.use(charged, **owners, model=row.id if row is not None else None)
+        caller, model = exchange.caller, row.id if row is not None else None
+        accounting.books.use(charged, api_key=caller.id, team=caller.team_id, model=model)
     if not accounting.records:
         return
     made = record(exchange, outcome, charged)
