@@ -26,6 +26,7 @@ def _unbuffered(content_type: bytes) -> HeadLines:
 
 
 _STREAM = _unbuffered(b"text/event-stream")
+_STREAM_LINES = b"\r\n".join([name + b": " + value for name, value in _STREAM])
 
 
 def when_left(request: Any, tell: Callable[[Any], None]) -> None:
@@ -208,13 +209,16 @@ class Downstream:
         request = self._request
         if status != 200:
             request.setResponseCode(status)
-        headers = (*first, *more, *(self.also() if self.also is not None else ()))
+        headers = more if self.also is None else more + self.also()
         put = getattr(request, "put", None)
-        if put is not None:
+        if put is None:
+            for name, value in first + headers:
+                request.responseHeaders.setRawHeaders(name, [value])
+        elif first is _STREAM:
+            request.lines.append(_STREAM_LINES)
             put(headers)
-            return
-        for name, value in headers:
-            request.responseHeaders.setRawHeaders(name, [value])
+        else:
+            put(first + headers)
 
     def _mark_committed(self, status: int) -> None:
         self._exchange.committed = self._clock.seconds()

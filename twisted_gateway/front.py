@@ -49,7 +49,6 @@ ENDPOINTS = (
 """The table: a new endpoint is a row here, and a format."""
 
 _SERVER = f"AISIX/{__version__}".encode("ascii")
-_SERVER_LINE = b"Server: " + _SERVER
 _VISIBLE = re.compile(rb"[\x21-\x7e]{1,256}")
 
 
@@ -143,11 +142,14 @@ class Front:
     app: Klein = attrs.field(init=False)
     _fast: dict[tuple[bytes, bytes], Endpoint] = attrs.field(init=False, factory=dict)
     _id_headers: tuple[bytes, ...] = attrs.field(init=False)
+    _behind_id: bytes = attrs.field(init=False)
+    """The lines of each answer's head that come behind the one with its id."""
     _cors: CorsRules | None = attrs.field(init=False)
     _log: Logger = attrs.field(init=False, factory=Logger)
 
     def __attrs_post_init__(self) -> None:
         self._id_headers = tuple(name.lower().encode("ascii") for name in self.proxy.request_id.accept_headers)
+        self._behind_id = b"\r\nServer: " + _SERVER if self.proxy.server_header else b""
         self._cors = CorsRules(self.proxy.cors) if self.proxy.cors is not None else None
         self.app = self._routes()
 
@@ -264,9 +266,7 @@ class Front:
         request.aisix_id = self.request_id(headers)
         lines = getattr(request, "lines", None)
         if lines is not None:
-            lines.append(b"X-Aisix-Request-Id: " + request.aisix_id.encode("ascii"))
-            if self.proxy.server_header:
-                lines.append(_SERVER_LINE)
+            lines.append(b"X-Aisix-Request-Id: " + request.aisix_id.encode("ascii") + self._behind_id)
         else:
             self._begin_elsewhere(request)
         if self.proxy.url_rewrites:

@@ -88,7 +88,7 @@ class Request(server.Request):
         self.clientproto = b"HTTP/1.1" if head.minor else b"HTTP/1.0"
         self.client = channel.peer
         self.lines: list[bytes] = []
-        """Lines of the answer's head, beside `responseHeaders`."""
+        """Lines of the answer's head, beside `responseHeaders`; one piece may be several."""
         self._leaving: list[Callable[[Failure], object]] = []
         self._data: bytes | bytearray = b""
 
@@ -194,14 +194,15 @@ class Request(server.Request):
 
     def _begin(self, data: bytes) -> None:
         self.startedWriting = 1
-        head = self._head()
-        if self._bodiless:
+        bodiless = self._bodiless
+        head = self._head(bodiless)
+        if bodiless:
             data = b""
         elif self.chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self.channel.write(head + data)
 
-    def _head(self) -> bytes:
+    def _head(self, bodiless: bool) -> bytes:
         """Status line and headers; decides whether the body is chunked."""
         channel, lines = self.channel, self.lines
         if self.code == 200:
@@ -219,7 +220,7 @@ class Request(server.Request):
             channel.persistent = False
         if not channel.persistent and self.head.minor:
             lines.append(b"Connection: close")
-        if not counted and self.head.minor and not self._bodiless:
+        if not counted and self.head.minor and not bodiless:
             lines.append(b"Transfer-Encoding: chunked")
             self.chunked = 1
         return b"\r\n".join((first, *lines, b"", b""))
