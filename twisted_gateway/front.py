@@ -60,33 +60,22 @@ def _raw_name(name: str) -> bytes:
 class CallerHeaders:
     """The caller's request headers as policies read them. A repeated header counts with its first value."""
 
-    __slots__ = ("_pairs",)
+    __slots__ = ("_first", "_pairs")
 
     def __init__(self, given: Headers | Sequence[tuple[bytes, bytes]]) -> None:
         if isinstance(given, Headers):
             given = [(name.lower(), value) for name, values in given.getAllRawHeaders() for value in values]
         self._pairs = given
-
-    @classmethod
-    def of(cls, request: Any) -> CallerHeaders:
-        """Those of a request, be it of our own listener or of twisted.web."""
-        head = getattr(request, "head", None)
-        return cls(request.requestHeaders if head is None else head.headers)
+        self._first = dict(reversed(given))
 
     def raw(self, name: bytes) -> bytes | None:
         """The first value of a header (lower case) as it came, or None."""
-        for key, value in self._pairs:
-            if key == name:
-                return value
-        return None
+        return self._first.get(name)
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
-        wanted = _raw_name(name)
-        for key, value in self._pairs:
-            if key == wanted:
-                return value.decode("utf-8", "surrogateescape")
-        return None
+        value = self._first.get(_raw_name(name))
+        return None if value is None else value.decode("utf-8", "surrogateescape")
 
     def all(self, name: str) -> list[str]:
         """All values of a header, in order."""
@@ -262,7 +251,8 @@ class Front:
 
     def begin(self, request: Any) -> bool:
         """Choose the request id and set the headers of every answer. False when the answer is given already."""
-        request.caller_headers = headers = CallerHeaders.of(request)
+        head = getattr(request, "head", None)  # of our own listener
+        request.caller_headers = headers = CallerHeaders(request.requestHeaders if head is None else head.headers)
         request.aisix_id = self.request_id(headers)
         lines = getattr(request, "lines", None)
         if lines is not None:
@@ -271,7 +261,6 @@ class Front:
             self._begin_elsewhere(request)
         if self.proxy.url_rewrites:
             request.path = rewrite(request.path, self.proxy.url_rewrites).encode("latin-1")
-            request.postpath = request.path[1:].split(b"/")
         return self._cors is None or self._cors.begin(request, self._known_path)
 
     def _begin_elsewhere(self, request: Any) -> None:
@@ -346,7 +335,9 @@ class Front:
 
     def _peer(self, request: Any, headers: CallerHeaders) -> str:
         real_ip = self.proxy.real_ip
-        peer = getattr(request.getClientAddress(), "host", "") or ""
+        peer = getattr(request, "client_host", None)
+        if peer is None:
+            peer = getattr(request.getClientAddress(), "host", "") or ""
         if not real_ip.trusted_proxies and not peer.startswith("::ffff:"):
             return peer
         return client_address(peer, headers.all(real_ip.header), real_ip.trusted_proxies, recursive=real_ip.recursive)
@@ -418,6 +409,7 @@ class _Root(KleinResource):
         endpoint = front.model_endpoint(request.method, request.path)
         if endpoint is None:
             if _readable(request.path):
+                request.prepath, request.postpath = [], request.path[1:].split(b"/")
                 return super().render(request)
             request.write(front.problem(request, _router_problem(404, "unknown_url", "unknown URL")))
             request.finish()

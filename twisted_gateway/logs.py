@@ -297,8 +297,10 @@ class Log:
         """Show lines, messages and their fields, that tell of the same moment."""
         if self.enabled(level):
             shown_when = self._time(self.now())
+            if self.writer.dropped != self._told:
+                self._tell_lost(shown_when)
             for message, fields in lines:
-                self._put(self._line(shown_when, level, target, message, fields))
+                self.writer.put(self._line(shown_when, level, target, message, fields))
 
     def __call__(self, event: LogEvent) -> None:
         """Show an event of `twisted.logger` at once: its message, its fields if it is ours, its failure's text."""
@@ -317,18 +319,17 @@ class Log:
             if "isError" in event and "log_text" in event:
                 message = str(event.get("why") or "unhandled error")
         shown_when = self._time(event.get("log_time") or self.now())
-        self._put(self._line(shown_when, level, target, message, fields, traceback))
+        if self.writer.dropped != self._told:
+            self._tell_lost(self._time(self.now()))
+        self.writer.put(self._line(shown_when, level, target, message, fields, traceback))
         self.writer.flush()
 
-    def _put(self, line: bytes) -> None:
+    def _tell_lost(self, shown_when: str) -> None:
         lost = self.writer.dropped
-        if lost != self._told:
-            fields = {"count": lost - self._told}
-            shown_when = self._time(self.now())
-            self.writer.put(self._line(shown_when, LogLevel.warn, "aisix::logs", "log lines lost", fields))
-            if self.writer.dropped == lost:
-                self._told = lost
-        self.writer.put(line)
+        fields = {"count": lost - self._told}
+        self.writer.put(self._line(shown_when, LogLevel.warn, "aisix::logs", "log lines lost", fields))
+        if self.writer.dropped == lost:
+            self._told = lost
 
     def _line(
         self,
@@ -346,7 +347,9 @@ class Log:
                 data = line.encode()
             except UnicodeEncodeError:
                 line, data = "", b""
-            if 0 < len(line) <= _LONGEST_VALUE and _as_it_is(line, data):
+            if 0 < len(line) <= _LONGEST_VALUE and (
+                not data.translate(None, _HARMLESS) or (line.isprintable() and "\\" not in line)
+            ):
                 return data + b"\n"
         shown = {name: value if isinstance(value, _PLAIN) else clean(str(value)) for name, value in fields.items()}
         if traceback is not None:
@@ -359,11 +362,6 @@ class Log:
         if second != self._second:
             self._second, self._prefix = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
         return f"{self._prefix}.{int((when - second) * 1e6):06d}Z"
-
-
-def _as_it_is(line: str, data: bytes) -> bool:
-    """Whether nothing need be taken out of a line, or be doubted; `data` is what it is encoded to."""
-    return not data.translate(None, _HARMLESS) or (line.isprintable() and "\\" not in line)
 
 
 def failure_text(failure: Failure) -> str:

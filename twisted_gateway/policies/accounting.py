@@ -80,7 +80,7 @@ class Accounting:
 
     def admit(self, exchange: Exchange) -> AccountingTicket:
         """Begin to count a call; nobody is ever refused here."""
-        self.metrics.arrived(exchange.endpoint.path, protocol_of(exchange))
+        self.metrics.arrived(exchange.endpoint.path, exchange.endpoint.dialect)
         return AccountingTicket(self, exchange)
 
     def allowed(self, exchange: Exchange, method: str = "api_key") -> None:
@@ -151,7 +151,8 @@ class AccountingTicket(Ticket):
 
     def _headed(self) -> None:
         self._waiting = False
-        self.accounting.metrics.headed(self.exchange.endpoint.path, protocol_of(self.exchange))
+        endpoint = self.exchange.endpoint
+        self.accounting.metrics.headed(endpoint.path, endpoint.dialect)
 
 
 class Settled(NamedTuple):

@@ -114,6 +114,11 @@ class RequestReader(Body):
     def body(self) -> bytes:
         """The bytes of the body that are there. Raises `Malformed`."""
         data, at = self.rest, 0
+        if self._state is Body._counted and len(data) <= self._left:  # mostly: nothing behind it has come yet
+            self.rest = b""
+            self._left -= len(data)
+            self.finished = self._left == 0
+            return data
         parts: list[bytes] = []
         while not self.finished and at < len(data):
             moved = self._state(self, data, at, parts)
