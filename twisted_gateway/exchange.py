@@ -33,7 +33,9 @@ class Outcome(StrEnum):
 
 @attrs.frozen
 class Endpoint:
-    """A URL of ours. `path` is also its label in logs and metrics; `dialect` is that of its errors."""
+    """A URL of ours. `path` is also its label in logs and metrics; `dialect` is that of its errors, and the label
+    `inbound_protocol`: `anthropic` on the messages routes, else `openai`.
+    """
 
     path: str
     format: str

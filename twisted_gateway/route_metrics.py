@@ -9,7 +9,7 @@ from typing import NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from twisted_gateway.config.resources import Model
-from twisted_gateway.tallies import Table
+from twisted_gateway.tallies import Labels, Table
 
 
 class Deployment(NamedTuple):
@@ -48,7 +48,7 @@ class RouteMetrics:
 
     def __init__(self) -> None:
         self.standing: Callable[[], Iterable[tuple[Deployment, bool]]] = tuple
-        self._attempts: defaultdict[Deployment, _Attempts] = defaultdict(_Attempts)
+        self._attempts: defaultdict[Labels, _Attempts] = defaultdict(_Attempts)
         pair = ("model", "fallback_model")
         self._fell_well = self._counter(
             "aisix_routing_successful_fallbacks_total", "Attempts at another target that were answered.", pair
@@ -65,9 +65,9 @@ class RouteMetrics:
     def _counter(name: str, text: str, labels: tuple[str, ...]) -> Table:
         return Table(CounterMetricFamily, name, text, labels)
 
-    def attempted(self, target: Deployment, *, good: bool | None, cooled: bool) -> None:
+    def attempted(self, target: Model, *, good: bool | None, cooled: bool) -> None:
         """An attempt reached a provider. `good` is None where it was ended before its answer was known."""
-        cell = self._attempts[target]
+        cell = self._attempts[target.provider, target.display_name, target.model_name, target.provider_key.id]
         cell.all += 1
         if good is not None:
             if good:

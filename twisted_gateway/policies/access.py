@@ -11,7 +11,7 @@ from twisted_gateway.errors import Problem, Refused, bad_request, ip_restricted,
 from twisted_gateway.exchange import Exchange, Headers
 
 _BEARER = "Bearer "
-_REMEMBERED = 1024
+_REMEMBERED, _LONGEST_REMEMBERED = 1024, 512
 
 
 def credential(headers: Headers) -> str | None:
@@ -81,7 +81,7 @@ class Authentication:
         except Denied as denial:
             self._denied(exchange, denial)
             raise
-        if given is not None and key.expires_at is None:
+        if given is not None and len(given) <= _LONGEST_REMEMBERED and key.expires_at is None:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[given] = key

@@ -23,15 +23,13 @@ from twisted_gateway.records import (
     Record,
     ended_at,
     ended_by,
-    head_seconds,
     milliseconds,
-    protocol_of,
     record,
     row_of,
     status_of,
     ttft,
 )
-from twisted_gateway.route_metrics import RouteMetrics, deployment
+from twisted_gateway.route_metrics import RouteMetrics
 from twisted_gateway.spending import Spending
 
 if TYPE_CHECKING:
@@ -165,7 +163,7 @@ class Settled(NamedTuple):
     attempt: Attempt | None
     row: Row | None
     head: float
-    """To the response head."""
+    """To the response head, or to the end when none was written."""
     duration: float
     first: float | None
     """From the attempt to its first data event."""
@@ -173,6 +171,8 @@ class Settled(NamedTuple):
 
 def settlement(exchange: Exchange, outcome: Outcome, status: int) -> Settled:
     """All that is to be told of a call."""
+    ended = ended_at(exchange)
+    head = ended if exchange.committed is None else exchange.committed
     return Settled(
         exchange,
         outcome,
@@ -180,8 +180,8 @@ def settlement(exchange: Exchange, outcome: Outcome, status: int) -> Settled:
         charge(exchange, outcome),
         exchange.attempt,
         row_of(exchange),
-        head_seconds(exchange),
-        max(0.0, ended_at(exchange) - exchange.arrived),
+        max(0.0, head - exchange.arrived),
+        max(0.0, ended - exchange.arrived),
         ttft(exchange),
     )
 
@@ -198,7 +198,7 @@ def labels_of(settled: Settled) -> CallLabels:
     key = target.provider_key if target is not None else None
     return CallLabels(
         exchange.endpoint.path,
-        protocol_of(exchange),
+        exchange.endpoint.dialect,
         target.provider if target is not None else UNKNOWN,
         model,
         target.model_name if target is not None else UNKNOWN,
@@ -231,13 +231,14 @@ def _count(accounting: Accounting, settled: Settled, labels: CallLabels) -> None
     if outcome is Outcome.ABANDONED and exchange.committed is None:
         metrics.left_early(labels)
     if exchange.problem is not None and exchange.problem.kind == "request_too_large":
-        metrics.too_large(path, protocol_of(exchange), exchange.body_drain or UNKNOWN)
+        metrics.too_large(path, exchange.endpoint.dialect, exchange.body_drain or UNKNOWN)
     if charged.total:
         client = accounting.client_types.of(exchange.headers.get("user-agent"))
         metrics.tokens(labels, client, prompt=charged.prompt, completion=charged.completion, total=charged.total)
-    metrics.spent(labels, charged.cost_usd * 1e6)
+    if charged.cost_usd:
+        metrics.spent(labels, charged.cost_usd * 1e6)
     if path in ROUTED_ENDPOINTS:
-        _count_attempts(metrics.routes, exchange)
+        _count_attempts(metrics.routes, exchange, settled.row)
     if exchange.cache is not None and exchange.cache.policy is not None:
         metrics.cached(exchange.cache.policy, exchange.cache.status, exchange.cache.layer)
     for one in exchange.attempts:
@@ -245,15 +246,14 @@ def _count(accounting: Accounting, settled: Settled, labels: CallLabels) -> None
             metrics.noise("frame", one.noise)
 
 
-def _count_attempts(metrics: RouteMetrics, exchange: Exchange) -> None:
+def _count_attempts(metrics: RouteMetrics, exchange: Exchange, row: Row | None) -> None:
     """Each attempt that turned to a provider, and what it was made for."""
-    row = row_of(exchange)
     for attempt in exchange.attempts:
         model = attempt.target.model
         lost = attempt.ended_by == HEDGE_LOST
         good = None if lost else True if attempt.first_event is not None else False if attempt.problem else None
         if attempt.contacted:
-            metrics.attempted(deployment(model), good=good, cooled=attempt.cooled)
+            metrics.attempted(model, good=good, cooled=attempt.cooled)
         if attempt.unretried:
             metrics.unretried(model.display_name)
         if row is None:
