@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from types import NoneType
 from typing import Any, Protocol
@@ -29,6 +29,7 @@ from zope.interface import implementer
 ATOMIC = 4096
 """Bytes that a pipe found writable takes without waiting, and without another process's bytes between them."""
 
+_MOST_NOTED = 32
 _LONGEST_VALUE = 2048
 _LONGEST_TRACEBACK = 16384
 _SEPARATORS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029))
@@ -146,6 +147,9 @@ class Writer(Protocol):
     def put(self, line: bytes) -> None:
         """Take a line, its end included; it may be kept for a while."""
 
+    def expect(self, make: Callable[[], None]) -> None:
+        """Call that before the next write, and soon: it has lines to put, which are not laid out yet."""
+
     def flush(self) -> None:
         """Write what is kept, as far as that needs no waiting."""
 
@@ -179,6 +183,7 @@ class LineWriter:
         self._lines: deque[bytes] = deque()
         self._kept = 0
         self._stuck = False
+        self._expected: Callable[[], None] | None = None
         self._timer: IDelayedCall | None = None
         self._lock = threading.RLock()
         self._thread = threading.get_ident()
@@ -200,6 +205,11 @@ class LineWriter:
                 self._write(0)
             self._arm()
 
+    def expect(self, make: Callable[[], None]) -> None:
+        """Call that before the next write, within the delay. For the reactor's thread only."""
+        self._expected = make
+        self._arm()
+
     def flush(self) -> None:
         """Write what is kept, as far as the descriptor takes it at once."""
         with self._lock:
@@ -214,16 +224,21 @@ class LineWriter:
             self._write(patience)
 
     def _arm(self) -> None:
-        if self._lines and self._timer is None:
+        if self._timer is None and (self._lines or self._expected is not None):
             self._timer = self._clock.callLater(self._delay, self._due)
 
     def _due(self) -> None:
-        self._timer = None
-        self.flush()
-        with self._lock:
-            self._arm()
+        try:
+            self.flush()
+        finally:
+            with self._lock:
+                self._timer = None
+                self._arm()
 
     def _write(self, patience: float) -> None:
+        make, self._expected = self._expected, None
+        if make is not None:
+            make()
         until = time.monotonic() + patience if patience else 0.0
         while self._lines:
             wait = max(0, int((until - time.monotonic()) * 1000)) if patience else 0
@@ -274,16 +289,21 @@ class LineWriter:
 class Log:
     """All lines of the process: an observer of `twisted.logger`, and `write` for lines that come with every call.
 
-    `level` is the least that is shown, `now` gives seconds since the epoch for lines that bring no time of their own.
+    The latter are laid out some calls at a time, which takes half as long as one after each call. `level` is the least
+    that is shown, `now` gives seconds since the epoch for lines that bring no time of their own.
     """
 
     writer: Writer
     layout: Layout = text_layout
     level: NamedConstant = LogLevel.info
     now: Callable[[], float] = time.time
-    _second: int = attrs.field(default=-1, init=False)
-    _prefix: str = attrs.field(default="", init=False)
+    _second: tuple[int, str] = attrs.field(default=(-1, ""), init=False)
+    """The one that was shown last, and how."""
     _told: int = attrs.field(default=0, init=False)
+    _noted: deque[tuple[float, NamedConstant, str, Sequence[tuple[str, Fields]]]] = attrs.field(
+        factory=deque, init=False
+    )
+    """Lines that are not laid out yet, with their moments."""
 
     def enabled(self, level: NamedConstant) -> bool:
         """Whether lines of this level are shown."""
@@ -293,10 +313,24 @@ class Log:
         """Show a line with the next batch. Field names must be our own; values are cleaned here. None is left out."""
         self.write_all(level, target, [(message, fields)])
 
-    def write_all(self, level: NamedConstant, target: str, lines: Iterable[tuple[str, Fields]]) -> None:
+    def write_all(self, level: NamedConstant, target: str, lines: Sequence[tuple[str, Fields]]) -> None:
         """Show lines, messages and their fields, that tell of the same moment."""
         if self.enabled(level):
-            shown_when = self._time(self.now())
+            noted = self._noted
+            noted.append((self.now(), level, target, lines))
+            if len(noted) == 1:
+                self.writer.expect(self._lay_out)
+            elif len(noted) >= _MOST_NOTED:
+                self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Put the lines that are noted; another thread may be doing the same."""
+        while True:
+            try:
+                when, level, target, lines = self._noted.popleft()
+            except IndexError:
+                return
+            shown_when = self._time(when)
             if self.writer.dropped != self._told:
                 self._tell_lost(shown_when)
             for message, fields in lines:
@@ -319,6 +353,7 @@ class Log:
             if "isError" in event and "log_text" in event:
                 message = str(event.get("why") or "unhandled error")
         shown_when = self._time(event.get("log_time") or self.now())
+        self._lay_out()
         if self.writer.dropped != self._told:
             self._tell_lost(self._time(self.now()))
         self.writer.put(self._line(shown_when, level, target, message, fields, traceback))
@@ -358,10 +393,12 @@ class Log:
         return (line + "\n").encode("utf-8", "replace")
 
     def _time(self, when: float) -> str:
-        second = int(when)
-        if second != self._second:
-            self._second, self._prefix = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._prefix}.{int((when - second) * 1e6):06d}Z"
+        now = int(when)
+        second, shown = self._second
+        if now != second:
+            shown = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            self._second = now, shown
+        return f"{shown}.{int((when - now) * 1e6):06d}Z"
 
 
 def failure_text(failure: Failure) -> str:

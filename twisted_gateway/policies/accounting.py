@@ -7,7 +7,7 @@ callers who were not let in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import attrs
@@ -55,7 +55,7 @@ class AccessLog(Protocol):
     def enabled(self, level: object) -> bool:
         """Whether lines of this level are shown."""
 
-    def write_all(self, level: object, target: str, lines: Iterable[tuple[str, Mapping[str, object]]]) -> None:
+    def write_all(self, level: object, target: str, lines: Sequence[tuple[str, Mapping[str, object]]]) -> None:
         """Show lines, messages and their fields, that tell of the same moment; None is left out."""
 
 
