@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import attrs
 
 from twisted_gateway.errors import Problem
+from twisted_gateway.facts import fact
 from twisted_gateway.wire.series import Gate
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Headers(Protocol):
         """Lower-case name and first value of the headers that a pattern with one `*` names."""
 
 
-@attrs.frozen
+@fact
 class Call:
     """What the caller asked, as far as the gateway must know it. `body` is what came, byte for byte."""
 
@@ -116,7 +117,7 @@ class Usage:
             self.reasoning = reasoning
 
 
-@attrs.frozen
+@fact
 class Target:
     """One place where an alias can be served: a direct model, with the upstream id to ask for there."""
 
@@ -249,7 +250,7 @@ class Halt(NamedTuple):
     outcome: Outcome
 
 
-@attrs.frozen
+@fact
 class Joint:
     """Where policies put their gates on the line of an open answer.
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 
-import attrs
-
+from twisted_gateway.facts import fact
 from twisted_gateway.wire.framing import TOKEN, Body, Headers, Malformed, header_pairs
 
 _MOST_HEADERS = 500
@@ -28,7 +27,7 @@ class TooLarge(Malformed):
     """The head is longer than it may be."""
 
 
-@attrs.frozen
+@fact
 class RequestHead:
     """Request line and headers. `length` is the body's declared length, None where it comes in chunks."""
 
