@@ -105,7 +105,7 @@ class Downstream:
 
     def commit(self, headers: HeadLines, content_type: bytes = b"text/event-stream") -> None:
         """Write status 200 and the headers of a stream with the next write (or heartbeat)."""
-        if self.committed or self.gone:
+        if self._exchange.committed is not None or self.gone:
             return
         self._head(200, _STREAM if content_type == b"text/event-stream" else _unbuffered(content_type), headers)
         self._mark_committed(200)

@@ -121,11 +121,13 @@ class AccountingTicket(Ticket):
         """The response head was written: told by the trunk at once, for the gauges to be right while a stream runs."""
         if not self._waiting or self._settled:
             return
-        self._headed()
-        call = self.exchange.call
+        self._waiting = False
+        exchange, metrics = self.exchange, self.accounting.metrics
+        endpoint, call = exchange.endpoint, exchange.call
+        metrics.headed(endpoint.path, endpoint.dialect)
         if call is not None and call.stream:
             self._streaming = True
-            self.accounting.metrics.stream_opened(self.exchange.endpoint.path)
+            metrics.stream_opened(endpoint.path)
 
     def settle(self, outcome: Outcome) -> None:
         """Write everything about the call, once; a second time does nothing."""
@@ -134,7 +136,7 @@ class AccountingTicket(Ticket):
         self._settled = True
         exchange, accounting = self.exchange, self.accounting
         if self._waiting:
-            self._headed()
+            accounting.metrics.headed(exchange.endpoint.path, exchange.endpoint.dialect)
         if self._streaming:
             accounting.metrics.stream_closed(exchange.endpoint.path)
         status = status_of(exchange, outcome)
@@ -146,11 +148,6 @@ class AccountingTicket(Ticket):
         if exchange.caller is not None:
             _keep(accounting, settled, labels)
         _tell(accounting, settled)
-
-    def _headed(self) -> None:
-        self._waiting = False
-        endpoint = self.exchange.endpoint
-        self.accounting.metrics.headed(endpoint.path, endpoint.dialect)
 
 
 class Settled(NamedTuple):
