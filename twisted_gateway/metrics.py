@@ -10,18 +10,29 @@ when: `policies.accounting` does for calls, `admin.state` for the configuration.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from twisted_gateway.call_metrics import (
+    CALL,
+    UNKNOWN,
+    CallLabels,
+    Handled,
+    Tokens,
+    UsageEvent,
+    event_families,
+    request_families,
+    status_class,
+    status_outcome,
+    token_families,
+)
 from twisted_gateway.route_metrics import RouteMetrics
-from twisted_gateway.tallies import Histogram, Labels, Spread, Sum, Summary, Table
+from twisted_gateway.tallies import Histogram, Labels, Summary, Table
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
-UNKNOWN = "unknown"
 
 E2E_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 420, 600)
 """Seconds (`operations.md` 5.7)."""
@@ -38,62 +49,8 @@ RESOURCE_KINDS = (
 """The collections of the configuration (`configuration.md` 5.1): the values of the label `kind`."""
 
 
-class CallLabels(NamedTuple):
-    """U of `operations.md` 5.1: where a call came in, where it went, and whose it is. Absent values are `unknown`."""
-
-    endpoint: str
-    inbound_protocol: str
-    provider: str = UNKNOWN
-    model: str = UNKNOWN
-    upstream_model: str = UNKNOWN
-    provider_key_id: str = UNKNOWN
-    provider_key_name: str = UNKNOWN
-    api_key_id: str = UNKNOWN
-    team_id: str = UNKNOWN
-    user_id: str = UNKNOWN
-    user_name: str = UNKNOWN
-
-
-_U: tuple[str, ...] = CallLabels._fields
-_R = (*_U, "stream", "status", "outcome")
-_COUNTED = (*_R, "is_fallback")
 _LATENCY = ("env_id", "endpoint", "model", "provider", "status_class", "streaming")
 _KEY = ("provider_key_id", "provider_key_name")
-
-
-def status_class(status: int) -> str:
-    """`2xx`, `3xx`, `4xx`, `5xx` or `other`."""
-    return f"{status // 100}xx" if 200 <= status < 600 else "other"
-
-
-def status_outcome(status: int) -> str:
-    """The label `outcome` of the request families, from the status alone (`operations.md` 5)."""
-    if status == 429:
-        return "rate_limited"
-    if 200 <= status < 400:
-        return "success"
-    return "client_error" if 400 <= status < 500 else "upstream_error"
-
-
-class _Handled:
-    """Requests with the same labels: how many, the seconds to their response heads, and to their ends."""
-
-    __slots__ = ("count", "first_tokens", "head", "labels", "latency", "model_endpoint")
-
-    def __init__(self, labels: Labels, model_endpoint: bool, latency: Spread) -> None:
-        self.labels, self.model_endpoint, self.latency = labels, model_endpoint, latency
-        self.count, self.head = 0, 0.0
-        self.first_tokens: tuple[Spread, Sum] | None = None
-        """Seconds to those of streams, where one came."""
-
-
-class _Tokens:
-    """Tokens of calls with the same labels and client."""
-
-    __slots__ = ("completion", "prompt", "total")
-
-    def __init__(self) -> None:
-        self.prompt, self.completion, self.total = 0, 0, 0
 
 
 class Metrics(Collector):
@@ -108,9 +65,9 @@ class Metrics(Collector):
     ) -> None:
         self.registry = CollectorRegistry()
         self._tables: list[Table | Summary | Histogram] = []
-        self._calls: dict[tuple[CallLabels, int, bool, bool], _Handled] = {}
-        self._charged: defaultdict[tuple[CallLabels, str], _Tokens] = defaultdict(_Tokens)
-        self._usage_events: defaultdict[tuple[str, int, str, str, str, str, str | None], int] = defaultdict(int)
+        self._calls: dict[tuple[CallLabels, int, bool, bool], Handled] = {}
+        self._charged: defaultdict[tuple[CallLabels, str], Tokens] = defaultdict(Tokens)
+        self._usage_events: defaultdict[UsageEvent, int] = defaultdict(int)
         self._hash: str | None = None
         self.routes = RouteMetrics()
         self._declare_calls()
@@ -133,7 +90,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families, for the registry."""
         calls, charged, events = self._calls.values(), self._charged, self._usage_events
-        for table in (*self._tables, *_request_families(calls), *_token_families(charged), *_event_families(events)):
+        for table in (*self._tables, *request_families(calls), *token_families(charged), *event_families(events)):
             yield from table.families()
         yield from self.routes.families()
 
@@ -167,7 +124,7 @@ class Metrics(Collector):
         duration: float,
         first_event: float | None,
     ) -> None:
-        """A request was handled: `operations.md` 5.1, first six, and 5.7.
+        """A request was handled: `operations.md` 5.1 and 5.7.
 
         Seconds: `head` to the response head, `duration` to the end, `first_event` to a stream's first token (None:
         none came).
@@ -187,9 +144,9 @@ class Metrics(Collector):
 
     def _first_handled(
         self, labels: CallLabels, status: int, stream: bool, fallback: bool, model_endpoint: bool
-    ) -> _Handled:
+    ) -> Handled:
         flags = ("true" if stream else "false", str(status), status_outcome(status), "true" if fallback else "false")
-        return _Handled((*labels, *flags), model_endpoint, self._e2e[_latency_labels(labels, status, stream)])
+        return Handled((*labels, *flags), model_endpoint, self._e2e[_latency_labels(labels, status, stream)])
 
     def ended(self, endpoint: str, outcome: str) -> None:
         """A call is settled with this outcome (`extensions.md` 9)."""
@@ -337,7 +294,7 @@ class Metrics(Collector):
             "Requests refused because of their body's size, by how draining the rest ended.",
             (*door, "outcome"),
         )
-        self._spend = self._counter("aisix_llm_spend_micro_usd_total", "Cost in millionths of a US dollar.", _U)
+        self._spend = self._counter("aisix_llm_spend_micro_usd_total", "Cost in millionths of a US dollar.", CALL)
         self._auth = self._counter(
             "aisix_auth_decisions_total", "Decisions about who is calling.", ("method", "result", "reason")
         )
@@ -348,7 +305,7 @@ class Metrics(Collector):
             "aisix_request_e2e_latency_seconds", "Time to the end of the answer, streams included.", _LATENCY, e2e
         )
         self._ttft = self._histogram("aisix_request_ttft_seconds", text, _LATENCY, ttft)
-        self._llm_ttft = Summary("aisix_llm_time_to_first_token_seconds", text, _U)
+        self._llm_ttft = Summary("aisix_llm_time_to_first_token_seconds", text, CALL)
         self._tables.append(self._llm_ttft)
 
     def _declare_config(self) -> None:
@@ -419,78 +376,3 @@ class Metrics(Collector):
 def _latency_labels(labels: CallLabels, status: int, stream: bool) -> Labels:
     where = (UNKNOWN, labels.endpoint, labels.model, labels.provider)
     return (*where, status_class(status), "true" if stream else "false")
-
-
-def _request_families(calls: Iterable[_Handled]) -> Iterator[Table | Summary]:
-    """The six request families of `operations.md` 5.1, summed up of the cells of handled requests."""
-    few = ("provider", "model", "status")
-    head = "Time to the response head of a handled request."
-    requests = Table(CounterMetricFamily, "aisix_requests_total", "Handled requests.", (*few, "outcome"))
-    duration = Summary("aisix_request_duration_seconds", head, few)
-    proxy = Table(CounterMetricFamily, "aisix_proxy_requests_total", "Handled requests.", _COUNTED)
-    failed = Table(
-        CounterMetricFamily, "aisix_proxy_failed_requests_total", "Handled requests that did not succeed.", _COUNTED
-    )
-    proxy_duration = Summary("aisix_proxy_request_duration_seconds", head, _R)
-    llm = Table(CounterMetricFamily, "aisix_llm_requests_total", "Requests to model endpoints.", _COUNTED)
-    llm_duration = Summary("aisix_llm_request_duration_seconds", head, _R)
-    for cell in calls:
-        key = cell.labels
-        provider, model, (code, outcome) = key[2], key[3], key[-3:-1]
-        requests[provider, model, code, outcome] += cell.count
-        duration[provider, model, code].add(cell.head, cell.count)
-        proxy[key] = cell.count
-        proxy_duration[key[:-1]].add(cell.head, cell.count)
-        if outcome != "success":
-            failed[key] = cell.count
-        if cell.model_endpoint:
-            llm[key] = cell.count
-            llm_duration[key[:-1]].add(cell.head, cell.count)
-    yield from (requests, duration, proxy, failed, proxy_duration, llm, llm_duration)
-
-
-def _token_families(charged: Mapping[tuple[CallLabels, str], _Tokens]) -> Iterator[Table]:
-    """The token families of `operations.md` 5.2. Zeros make no series."""
-    named = {
-        "input": Table(CounterMetricFamily, "aisix_llm_input_tokens_total", "Prompt tokens, cache included.", _U),
-        "output": Table(CounterMetricFamily, "aisix_llm_output_tokens_total", "Completion tokens.", _U),
-        "total": Table(CounterMetricFamily, "aisix_llm_total_tokens_total", "Prompt and completion tokens.", _U),
-    }
-    consumed = Table(
-        CounterMetricFamily, "aisix_tokens_consumed_total", "Prompt and completion tokens.", ("provider", "model")
-    )
-    by_client = Table(
-        CounterMetricFamily,
-        "aisix_llm_tokens_by_client_total",
-        "Tokens by client software.",
-        ("client_type", "model", "token_type"),
-    )
-    for (labels, client), cell in charged.items():
-        for kind, number in (("input", cell.prompt), ("output", cell.completion), ("total", cell.total)):
-            if number:
-                named[kind][labels] += number
-                by_client[client, labels.model, kind] += number
-        if cell.total:
-            consumed[labels.provider, labels.model] += cell.total
-    yield from (*named.values(), consumed, by_client)
-
-
-def _event_families(events: Mapping[tuple[str, int, str, str, str, str, str | None], int]) -> Iterator[Table]:
-    """Usage events and those that were lost (`operations.md` 5.6)."""
-    emitted = Table(
-        CounterMetricFamily,
-        "aisix_usage_events_emitted_total",
-        "Usage events, one per attempt, or one for a call without any.",
-        ("handler", "status_code", "inbound_protocol", "model", *_KEY),
-    )
-    lost = Table(
-        CounterMetricFamily,
-        "aisix_usage_event_drops_total",
-        "Usage events that reached no sink.",
-        ("reason", "model", *_KEY),
-    )
-    for (handler, status, protocol, model, id, name, dropped), count in events.items():
-        emitted[handler, status_class(status), protocol, model, id, name] += count
-        if dropped is not None:
-            lost[dropped, model, id, name] += count
-    yield from (emitted, lost)
