@@ -16,6 +16,7 @@ from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.errors import AttemptFailed, Problem, ended_by, without
 from twisted_gateway.exchange import Attempt, Exchange, Target
+from twisted_gateway.facts import fact
 from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.roads import Road
 from twisted_gateway.upstream import Upstream
@@ -23,7 +24,7 @@ from twisted_gateway.upstream import Upstream
 _USAGE_MEMORY = 600.0
 
 
-@attrs.frozen
+@fact
 class Way:
     """How one target is asked: where it is, in which dialect, and how long it may take."""
 
@@ -39,7 +40,7 @@ class Way:
     """An answer that needs no provider."""
 
 
-@attrs.frozen
+@fact
 class Opened:
     """An open answer, and the attempt that gave it."""
 
