@@ -240,6 +240,9 @@ class Connection(Protocol):
         self.reused = False
         self.alive = False
         self.idle_since = 0.0
+        self._reading = True
+        self._paused = False
+        self._held = False
         self._is_up = False
         self._waiting: Deferred[Connection] | None = None
         self._secure = secure
@@ -328,11 +331,10 @@ class Connection(Protocol):
             self._fail(BrokenConnection(f"malformed response: {error}", self._received))
             self.abort()
             return
-        if self._answer is not None and reader.head is not None:
-            answer, self._answer = self._answer, None
-            answer.callback(Response(self, reader, None))
-            if self._reader is not reader:
-                return
+        if self._answer is not None:
+            if reader.head is not None:
+                self._headed(reader, body)
+            return
         if body:
             if self._body is not None:
                 self._body.dataReceived(body)
@@ -341,8 +343,21 @@ class Connection(Protocol):
         if self._reader is reader:
             if reader.finished:
                 self._finish()
-            elif reader.head is not None and self._body is None:
+            elif self._body is None:
                 self.pause(True)
+
+    def _headed(self, reader: ResponseReader, body: bytes) -> None:
+        """The head is there, and perhaps some of the body or all of it, which whoever wants it may have at once."""
+        answer, self._answer = self._answer, None
+        assert answer is not None
+        self._unread, self._over = body, reader.finished
+        self._held = True
+        answer.callback(Response(self, reader, None))
+        self._held = False
+        if self._reader is reader and self._body is None and not self._over:
+            self.pause(True)
+        else:
+            self._obey()
 
     def deliver(self, protocol: IProtocol) -> None:
         """Hand the body to its protocol: what is there now, the rest as it comes."""
@@ -352,14 +367,12 @@ class Connection(Protocol):
         self._body = protocol
         self._handle = BodyTransport(self)
         protocol.makeConnection(self._handle)
+        self.pause(False)
         data, self._unread = self._unread, b""
-        reader = self._reader
         if data:
             protocol.dataReceived(data)
         if self._over:
             self._tell_end()
-        elif self._reader is reader and self.alive:
-            self.pause(False)
 
     def _finish(self) -> None:
         """The response is whole. The connection goes back to the pool, if it may, before anybody is told."""
@@ -433,12 +446,18 @@ class Connection(Protocol):
         return address
 
     def pause(self, on: bool) -> None:
-        """Stop or go on reading."""
-        if self.alive:
-            if on:
-                self.transport.pauseProducing()
-            else:
+        """Stop or go on reading. While a head is told, what was asked for last is done when that is over."""
+        self._paused = on
+        if not self._held:
+            self._obey()
+
+    def _obey(self) -> None:
+        if self._paused is self._reading and self.alive:
+            self._reading = not self._paused
+            if self._reading:
                 self.transport.resumeProducing()
+            else:
+                self.transport.pauseProducing()
 
     def abort(self) -> None:
         """Close at once."""

@@ -82,7 +82,7 @@ class Upstream:
         wait: Deadlines,
         accepted: Callable[[], None],
     ) -> Answer:
-        """Send the request and give the open answer; `accepted` is called when a 2xx head has come.
+        """Send the request and give the open answer; `accepted` is called when a 2xx head has come and no event with it.
 
         Raises `AttemptFailed`. Cancelled, it closes the connection at once.
         """
@@ -103,11 +103,13 @@ class Upstream:
             kind = _kind(response)
             reader = _reader(call, response, kind, self._limits)
             attempt.content_type = _content_type(call, response, kind)
-            accepted()
             answer = Answer(call, format, reader, self._limits)
-            timer.watch(answer.opened)
             response.deliverBody(answer)
-            await timer.waiting
+            waited = answer.waited()
+            if waited is not None:
+                accepted()
+                timer.watch(waited)
+                await waited
         except AttemptFailed:
             raise
         except BaseException:
