@@ -6,8 +6,9 @@ reactor's timers, which is the earliest's.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -32,11 +33,15 @@ class Alarm:
 
     def set(self, seconds: float) -> None:
         """Ring that many seconds from now, instead of when it was to ring before."""
-        due = self._due = self._clock.seconds() + seconds
+        self.at(self._clock.seconds() + seconds)
+
+    def at(self, due: float) -> None:
+        """Ring at that time of the clock."""
+        self._due = due
         place = self._place
         if place is None:
             self._place = self._board.put(due, self)
-        elif place.due > due:
+        elif place[0] > due:
             self._board.remove(place)
             self._place = self._board.put(due, self)
 
@@ -69,15 +74,8 @@ def _nobody() -> None:
     """Nobody is told."""
 
 
-class _Place:
-    """When an alarm looks at the clock again; nobody's once it is given up."""
-
-    __slots__ = ("alarm", "due")
-
-    def __init__(self, due: float, alarm: Alarm) -> None:
-        self.due = due
-        self.alarm: Alarm | None = alarm
-
+_Place = list[Any]
+"""When an alarm looks at the clock again: the time, a number of its own, the alarm (None once it is given up)."""
 
 class _Board:
     """All alarms of one clock, the earliest first."""
@@ -86,31 +84,31 @@ class _Board:
 
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = ref(clock)
-        self._places: list[tuple[float, int, _Place]] = []
+        self._places: list[_Place] = []
         self._given_up = 0
         self._put = 0
         self._call: IDelayedCall | None = None
 
     def put(self, due: float, alarm: Alarm) -> _Place:
         """A place for an alarm."""
-        place = _Place(due, alarm)
-        places = self._places
         self._put += 1
-        heapq.heappush(places, (due, self._put, place))
-        if self._call is None or places[0][2] is place:
+        place: _Place = [due, self._put, alarm]
+        places = self._places
+        heappush(places, place)
+        if places[0] is place or self._call is None:
             self._arm()
         return place
 
     def remove(self, place: _Place) -> None:
         """Nobody waits for it any more."""
-        place.alarm = None
+        place[2] = None
         self._given_up += 1
         given_up, places = self._given_up, self._places
         if given_up == len(places):
             self._arm()
         elif given_up > _MANY and given_up * 2 > len(places):
-            self._places = [entry for entry in places if entry[2].alarm is not None]
-            heapq.heapify(self._places)
+            self._places = [entry for entry in places if entry[2] is not None]
+            heapify(self._places)
             self._given_up = 0
 
     def _arm(self) -> None:
@@ -135,7 +133,7 @@ class _Board:
         now = clock.seconds()
         try:
             while self._places and self._places[0][0] - now <= 1e-9:
-                alarm = heapq.heappop(self._places)[2].alarm
+                alarm = heappop(self._places)[2]
                 if alarm is None:
                     self._given_up -= 1
                 else:

@@ -6,7 +6,7 @@ Deferred, or `abortConnection()` on the body's transport, closes the socket at o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -29,12 +29,13 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from twisted_gateway.wire.http1 import Malformed, ResponseReader, request_head
+from twisted_gateway.wire.http1 import Lines, Malformed, ResponseReader, header_lines
 
 if TYPE_CHECKING:
     from twisted_gateway.agent import Pool
 
 _SLICE = 65_536
+_NO_LINES = Lines()
 _DONE = Failure(ResponseDone())
 _LOST = Failure(PotentialDataLoss())
 
@@ -48,26 +49,34 @@ class BrokenConnection(Exception):
 
 
 class HeaderLines(Headers):
-    """Headers that stay the lines they were given as, until somebody asks for more than lines."""
+    """Headers that stay the lines they were given as, until somebody asks for more than lines.
 
-    def __init__(self, lines: Iterable[tuple[bytes, bytes]]) -> None:
-        self.lines = list(lines)
+    `shared` are those before them that other messages have too.
+    """
+
+    def __init__(self, lines: Sequence[tuple[bytes, bytes]], shared: Lines = _NO_LINES) -> None:
+        self.lines = lines
+        self.shared = shared
         self._made: Headers | None = None
 
     @property
     def _rawHeaders(self) -> Any:  # type: ignore[override]
         if self._made is None:
             self._made = Headers()
-            for name, value in self.lines:
+            for name, value in (*self.shared.headers, *self.lines):
                 self._made.addRawHeader(name, value)
         return self._made._rawHeaders
+
+    def written(self) -> bytes:
+        """The lines of a request. Raises `Malformed` for what cannot be sent."""
+        return self.shared.data + header_lines(self.lines)
 
     def copy(self) -> Headers:
         """A copy, as ordinary headers."""
         return Headers(dict(self._rawHeaders))
 
     def first(self, name: bytes) -> bytes | None:
-        """The first value of a header (`name` in the case of the lines), or None."""
+        """The first value of a header of a response (`name` in the case of the lines), or None."""
         for key, value in self.lines:
             if key == name:
                 return value
@@ -245,6 +254,7 @@ class Connection(Protocol):
         self._held = False
         self._is_up = False
         self._waiting: Deferred[Connection] | None = None
+        self._second: Deferred[Response] | None = None
         self._secure = secure
         self._pool = pool
         self._clear()
@@ -252,6 +262,7 @@ class Connection(Protocol):
     def _clear(self) -> None:
         self._reader: ResponseReader | None = None
         self._answer: Deferred[Response] | None = None
+        self._again: Callable[[], Deferred[Response]] | None = None
         self._request: Any = None
         self._body: Any = None
         self._handle: BodyTransport | None = None
@@ -294,15 +305,20 @@ class Connection(Protocol):
 
     # One request
 
-    def send(self, method: bytes, path: bytes, headers: list[tuple[bytes, bytes]], body: Any) -> Deferred[Response]:
-        """Write a request; the Deferred gives the response's head. Cancelling it closes the connection."""
-        data = body.data if isinstance(body, Body) else b""
+    def send(
+        self, method: bytes, head: bytes, body: Body | None, again: Callable[[], Deferred[Response]] | None = None
+    ) -> Deferred[Response]:
+        """Write a request; the Deferred gives the response's head. Cancelling it closes the connection.
+
+        `again`: where the request is made once more if the connection breaks before a byte of the response came.
+        """
+        data = b""
         if body is not None:
-            headers = [*headers, (b"content-length", b"%d" % len(data))]
+            data = body.data
             body.started()
-        head = request_head(method, path, headers)
         self._clear()
         self._reader = ResponseReader(method)
+        self._again = again
         answer: Deferred[Response] = Deferred(self._cancel)
         self._answer = answer
         if len(data) <= _SLICE:
@@ -314,6 +330,9 @@ class Connection(Protocol):
         return answer
 
     def _cancel(self, answer: Deferred[Response]) -> None:
+        if self._second is not None:
+            self._second.cancel()
+            return
         self._answer = None
         self.abort()
         answer.errback(CancelledError())
@@ -350,6 +369,7 @@ class Connection(Protocol):
         """The head is there, and perhaps some of the body or all of it, which whoever wants it may have at once."""
         answer, self._answer = self._answer, None
         assert answer is not None
+        self._again = None
         self._unread, self._over = body, reader.finished
         self._held = True
         answer.callback(Response(self, reader, None))
@@ -408,8 +428,13 @@ class Connection(Protocol):
         """The response will not be whole: whoever waits for it is told."""
         self._reader = None
         answer, self._answer = self._answer, None
+        again, self._again = self._again, None
         if answer is not None:
-            answer.errback(Failure(error))
+            if again is not None and not self._received:
+                self._second = again()
+                self._second.chainDeferred(answer)
+            else:
+                answer.errback(Failure(error))
         elif self._body is not None:
             self._tell_end(Failure(error))
 

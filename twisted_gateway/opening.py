@@ -13,6 +13,7 @@ from twisted_gateway.answer import Answer
 from twisted_gateway.config.resources import Group
 from twisted_gateway.config.routes import ThroughputFloor
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
+from twisted_gateway.connection import HeaderLines
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.errors import AttemptFailed, Problem, ended_by, without
 from twisted_gateway.exchange import Attempt, Exchange, Target
@@ -102,9 +103,10 @@ class Opener:
         """The only place where an upstream is opened."""
         road, reach = way.road, way.reach
         attempt.contacted = True
-        headers = providers.headers(exchange, way.target, reach, sent.accept, road.native)
         url = reach.url(sent.path, providers.forwarded_query(exchange, reach))
         try:
+            own = providers.headers(exchange, way.target, reach, road.native)
+            headers = HeaderLines(own, reach.lines(sent.accept))
             return await self.upstream.open(road.call, attempt, road.speaks, url, headers, sent, way.wait, accepted)
         except AttemptFailed as failed:
             if attempt.ended_by is not None:  # it was cancelled, and its connection calls that a failure

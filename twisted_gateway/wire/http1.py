@@ -7,7 +7,7 @@ A `ResponseReader` gives one batch of body bytes per read, however many chunks t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import attrs
 
@@ -39,16 +39,34 @@ class Head:
         return int(given[0].split(b",")[0]) if given and not self.values(b"transfer-encoding") else None
 
 
-def request_head(method: bytes, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The bytes of a request's head. Raises `Malformed` for anything that would break its lines."""
-    given = list(headers)
-    names, values = [name for name, _ in given], [value for _, value in given]
-    if not all(names) or _NAMES.fullmatch(b"".join(names)) is None or BAD_VALUE.search(b"".join(values)):
-        raise Malformed("a header that cannot be sent")
+def request_line(method: bytes, path: bytes) -> bytes:
+    """The first line of a request, without its end. Raises `Malformed` for a path that would break it."""
     if BAD_VALUE.search(path) or b" " in path:
         raise Malformed("a path that cannot be sent")
-    lines = [name + b": " + value for name, value in given]
-    return b"\r\n".join((method + b" " + path + b" HTTP/1.1", *lines, b"\r\n"))
+    return method + b" " + path + b" HTTP/1.1"
+
+
+def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Header lines, a line end before each. Raises `Malformed` for anything that would break them."""
+    names, values = [name for name, _ in headers], [value for _, value in headers]
+    if not all(names) or _NAMES.fullmatch(b"".join(names)) is None or BAD_VALUE.search(b"".join(values)):
+        raise Malformed("a header that cannot be sent")
+    return b"".join([b"\r\n" + name + b": " + value for name, value in headers])
+
+
+def request_head(method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The bytes of a request's head. Raises `Malformed` for anything that would break its lines."""
+    return request_line(method, path) + header_lines(headers) + b"\r\n\r\n"
+
+
+@attrs.frozen
+class Lines:
+    """Headers that many requests have in common: checked once (raises `Malformed`), and written once."""
+
+    headers: Headers = attrs.field(default=(), repr=False)
+    data: bytes = attrs.field(
+        init=False, repr=False, eq=False, default=attrs.Factory(lambda self: header_lines(self.headers), takes_self=True)
+    )
 
 
 _TAKEN = Head(1, 200, b"", ())
