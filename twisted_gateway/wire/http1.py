@@ -15,6 +15,7 @@ from twisted_gateway.wire.framing import BAD_VALUE, HEADER_LINES, MAX_HEAD, TOKE
 from twisted_gateway.wire.framing import Malformed as Malformed
 
 _MOST_HEADS = 100
+_FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _NAMES = re.compile(TOKEN + rb"|")
 
@@ -31,6 +32,16 @@ class Head:
     def values(self, name: bytes) -> list[bytes]:
         """All values of one header (lower case), in order."""
         return [value for key, value in self.headers if key == name]
+
+    def framing(self) -> dict[bytes, bytes]:
+        """What is said about the message itself, perhaps among other headers: a value for each name.
+
+        Those of several lines have commas between them.
+        """
+        found = dict(self.headers)
+        if len(found) < len(self.headers):
+            return {name: b",".join(self.values(name)) for name in _FRAMING if name in found}
+        return found
 
     @property
     def length(self) -> int | None:
@@ -162,27 +173,25 @@ class ResponseReader(Body):
 
     def _choose_body(self, head: Head) -> None:
         self.head = head
-        tokens, codings, lengths = [], [], set()
-        for name, value in head.headers:
-            if name == b"connection":
-                tokens += [token.strip() for token in value.lower().split(b",")]
-            elif name == b"transfer-encoding":
-                codings += [coding.strip() for coding in value.lower().split(b",")]
-            elif name == b"content-length":
-                lengths.update([part.strip() for part in value.split(b",")])
-        self.reusable = (head.minor == 1 and b"close" not in tokens) or (head.minor == 0 and b"keep-alive" in tokens)
-        if len(lengths) > 1 or (lengths and any(not part.isdigit() or len(part) > 15 for part in lengths)):
-            raise Malformed("conflicting or invalid content-length")
-        if codings and (codings != [b"chunked"] or head.minor == 0):
+        said = head.framing()
+        connection = said.get(b"connection")
+        if connection is None:
+            self.reusable = head.minor == 1
+        else:
+            tokens = [token.strip() for token in connection.lower().split(b",")]
+            self.reusable = b"close" not in tokens if head.minor == 1 else b"keep-alive" in tokens
+        length = _one_length(said.get(b"content-length"))
+        coding = said.get(b"transfer-encoding")
+        if coding is not None and (head.minor == 0 or coding.strip().lower() != b"chunked"):
             raise Malformed("a transfer coding other than chunked")
         if self._method == b"HEAD" or head.status in (204, 304):
             self.finished = True
-        elif codings:
-            if lengths:
+        elif coding is not None:
+            if length is not None:
                 self.reusable = False
             self._state = Body._chunk_size
-        elif lengths:
-            self._left = int(lengths.pop())
+        elif length is not None:
+            self._left = length
             self._state = Body._counted
             self.finished = self._left == 0
         else:
@@ -195,12 +204,25 @@ class ResponseReader(Body):
         return len(data)
 
 
+def _one_length(said: bytes | None) -> int | None:
+    """What `content-length` says, which may say it more than once. Raises `Malformed`."""
+    if said is None:
+        return None
+    if b"," in said:
+        lengths = {part.strip() for part in said.split(b",")}
+        said = lengths.pop() if len(lengths) == 1 else b""
+    if not said.isdigit() or len(said) > 15:
+        raise Malformed("conflicting or invalid content-length")
+    return int(said)
+
+
 def _parse_head(data: bytes) -> Head:
-    first, *rest = data.split(b"\r\n")
+    lines = data.split(b"\r\n")
+    first = lines.pop(0)
     match = _STATUS_LINE.fullmatch(first)
     if match is None:
         raise Malformed("an invalid status line")
     minor, status, phrase = match.groups()
     if HEADER_LINES.fullmatch(data, len(first)) is None:
         raise Malformed("an invalid header line")
-    return Head(int(minor), int(status), phrase or b"", header_pairs(rest))
+    return Head(int(minor), int(status), phrase or b"", header_pairs(lines))
