@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from bench.targets import BOOT, CALLER_KEY, PLAIN, RESOURCES, STREAM
-from twisted_gateway.config.settings import structure
+from twisted_gateway.config.boot import structure
 from twisted_gateway.logs import Log
 from twisted_gateway.tap import House
 

@@ -504,13 +504,6 @@ def test_no_timer_is_left_behind(talk, clock, resource):
     assert clock.getDelayedCalls() == []
 
 
-class Buffer:
-    """The unsent bytes of a real transport."""
-
-    def __init__(self):
-        self.dataBuffer, self.offset, self._tempDataLen = b"", 0, 0
-
-
 @pytest.mark.parametrize("progress", [False, True])
 def test_a_caller_who_takes_nothing_has_left(clock, resource, progress):
     house = site(resource, clock, front(), send_stall_timeout_secs=60.0)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from twisted_gateway.metrics import CallLabels, Metrics, status_class, status_outcome
+from twisted_gateway.call_metrics import CallLabels, status_class, status_outcome
+from twisted_gateway.metrics import Metrics
 
 LABELS = CallLabels("/v1/chat/completions", "openai", "openai", "gpt", "gpt-4o", "pk-1", "prod", "ck", "t", "u", "U")
 

@@ -45,7 +45,6 @@ class Pool:
         while idle:
             connection = idle.pop()
             if connection.alive:
-                connection.reused = True
                 return connection
         return None
 

@@ -246,7 +246,6 @@ class Connection(Protocol):
 
     def __init__(self, pool: Pool, origin: Origin, secure: bool) -> None:
         self.origin = origin
-        self.reused = False
         self.alive = False
         self.idle_since = 0.0
         self._reading = True

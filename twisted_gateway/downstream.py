@@ -119,7 +119,7 @@ class Downstream:
             return
         exchange = self._exchange
         if exchange.bound is None:
-            exchange.bound = self._clock.seconds()
+            self._bind()
         exchange.frames += frames
         exchange.bytes += len(data)
         self._request.write(data)
@@ -220,6 +220,14 @@ class Downstream:
         self._exchange.committed = self._clock.seconds()
         self._exchange.status = status
         self._told_committed()
+
+    def _bind(self) -> None:
+        """What was only needed to ask a provider is let go: the prompt, and its share of the budget for bodies."""
+        self._exchange.bind(self._clock.seconds())
+        self.headers_of_stream = None
+        let_go = getattr(self._request, "let_go", None)
+        if let_go is not None:
+            let_go()
 
     def _set_beat(self, seconds: float) -> None:
         if self._beat is None:

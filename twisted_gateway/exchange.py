@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from twisted_gateway.config.snapshot import Resolution, Snapshot
     from twisted_gateway.formats.row import Learnt
 
+CHAT = "/v1/chat/completions"
+"""The endpoint of which some rules speak by name."""
+_NOTHING: Mapping[str, Any] = {}
+
 
 class Outcome(StrEnum):
     """How a call ended (`extensions.md` 9)."""
@@ -57,9 +61,12 @@ class Headers(Protocol):
         """Lower-case name and first value of the headers that a pattern with one `*` names."""
 
 
-@attrs.frozen
+@attrs.define
 class Call:
-    """What the caller asked, as far as the gateway must know it. `body` is what came, byte for byte."""
+    """What the caller asked, as far as the gateway must know it. `body` is what came, byte for byte.
+
+    A fact but for its end: once nobody can be asked any more, body and `extra` are let go, whoever still has the call.
+    """
 
     model: str
     stream: bool
@@ -70,6 +77,10 @@ class Call:
     """UTF-8 bytes of the text the model reads, for estimates."""
     extra: Mapping[str, Any] = attrs.field(factory=dict)
     """What this format's own functions want to remember between reading and sending."""
+
+    def let_go(self) -> None:
+        """Forget what only an attempt needs: a prompt may be of megabytes, and its answer of minutes."""
+        self.body, self.extra = b"", _NOTHING
 
 
 @attrs.define
@@ -219,6 +230,12 @@ class Exchange:
     """What guardrails did, where any looked at the call."""
     body_drain: str | None = None
     """After a 413 for the body's size, how reading the rest of it ended (a word from a fixed set, for the metric)."""
+
+    def bind(self, now: float) -> None:
+        """The first data frame is written: its target stays responsible, and nobody else will be asked."""
+        self.bound, self.body = now, b""
+        if self.call is not None:
+            self.call.let_go()
 
     @property
     def attempt(self) -> Attempt | None:

@@ -257,6 +257,11 @@ class Request(server.Request):
         self._data = b""
         self._release()
 
+    def let_go(self) -> None:
+        """Nobody needs the body any more, though its answer goes on."""
+        self.body = b""
+        self._release()
+
     def _release(self) -> None:
         reserved, self._reserved = self._reserved, 0
         if reserved:

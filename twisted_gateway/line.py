@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from twisted_gateway.formats.row import Passage, Taken
+from twisted_gateway.formats.row import Passage
+from twisted_gateway.formats.shortcut import Taken
 from twisted_gateway.wire.series import Gate, Series, WholeBody
 from twisted_gateway.wire.sse import Frame, Reader, TooLong, encode
 

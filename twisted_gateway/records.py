@@ -276,6 +276,11 @@ def rfc3339(at: float) -> str:
     return f"{_second(whole)}.{int((at - whole) * 1000):03d}Z"
 
 
+def rfc3339_seconds(at: float) -> str:
+    """The same in whole seconds."""
+    return f"{_second(int(at))}Z"
+
+
 @lru_cache(maxsize=8)
 def _second(whole: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))

@@ -48,7 +48,8 @@ class Road:
             return self.format.passage(self.call, self.target, shown, now, letters)
         assert self.format.encoder is not None
         name = shown or self.target.upstream_model
-        told = Told(self.call, self.prompt, self.target, name, now, letters, fresh)
+        prompt = attrs.evolve(self.prompt, turns=())  # no encoder's business, and long
+        told = Told(self.call, prompt, self.target, name, now, letters, fresh)
         return Translation(self._decoder(), self.format.encoder(told))
 
     def _decoder(self) -> Decoder:

@@ -5,7 +5,8 @@ import yaml
 from twisted.internet import reactor
 
 from tests.network.house import Lines
-from twisted_gateway.config.settings import SettingsError, structure
+from twisted_gateway.config.boot import structure
+from twisted_gateway.config.settings import SettingsError
 from twisted_gateway.logs import Log, json_layout
 from twisted_gateway.tap import House
 

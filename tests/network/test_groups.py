@@ -21,7 +21,7 @@ from .house import Running, chat, contents, until
 
 GOOD = sse(sse_chat(["Hel", "lo"]))
 STREAMS = 200
-LONG = 4 * PATIENCE
+LONG = 2 * PATIENCE
 
 
 class Yard:

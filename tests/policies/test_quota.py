@@ -6,6 +6,7 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
+from tests import exchanges
 from tests.exchanges import MESSAGES, attempt, call, caller, exchange, model, snapshot
 from twisted_gateway.config.conditions import read_conditions
 from twisted_gateway.config.limits import Policies, RateLimit, RateLimitPolicy, Schedule, read_zone
@@ -57,15 +58,9 @@ def room():
     return Room()
 
 
-@attrs.frozen
-class Many:
-    """A group, as far as limits look at one."""
-
-    id: str = "m-auto"
-    display_name: str = "auto"
-    provider: str = ""
-    routing: object = "some"
-    rate_limit: RateLimit | None = None
+def many(**more):
+    """A group of several models."""
+    return attrs.evolve(exchanges.group("auto", "small", **more), id="m-auto")
 
 
 def limit(**members):
@@ -263,7 +258,7 @@ def test_what_remains_is_never_less_than_nothing(room):
 
 
 def group(room, policies=(), row=None, **more):
-    one = made(row=row or Many(), policies=policies, **more)
+    one = made(row=row or many(), policies=policies, **more)
     return one, room.admit(one)
 
 
@@ -279,7 +274,7 @@ def test_a_group_is_asked_at_the_entry_and_its_targets_at_each_attempt(room):
         policy("split", limits=limit(rpm=9), group_by=("team", "model")),
         policy("vague", limits=limit(rpm=9)),
     ]
-    _one, ticket = group(room, policies, row=Many(rate_limit=limit(rpm=9)), key=limit(rpm=9))
+    _one, ticket = group(room, policies, row=many(rate_limit=limit(rpm=9)), key=limit(rpm=9))
     assert list(room.store._buckets) == [
         "ck-1",
         "model:auto",

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import attrs
 from twisted.logger import Logger, LogLevel
 
+from twisted_gateway.call_metrics import UNKNOWN, CallLabels
 from twisted_gateway.charging import Charge, charge
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.exchange import Attempt, Exchange, Outcome, Ticket
-from twisted_gateway.metrics import UNKNOWN, CallLabels, Metrics
+from twisted_gateway.metrics import Metrics
 from twisted_gateway.records import (
     HEDGE_LOST,
     LEFT,
