@@ -349,20 +349,19 @@ class Connection(Protocol):
             self._fail(BrokenConnection(f"malformed response: {error}", self._received))
             self.abort()
             return
-        if self._answer is not None:
-            if reader.head is not None:
-                self._headed(reader, body)
-            return
-        if body:
-            if self._body is not None:
+        if self._body is not None:
+            if body:
                 self._body.dataReceived(body)
-            else:
-                self._unread += body
-        if self._reader is reader:
-            if reader.finished:
-                self._finish()
-            elif self._body is None:
+            if reader.finished and self._reader is reader:
+                self._give_back(reader)
+                self._tell_end()
+        elif self._answer is None:
+            self._unread += body
+            self._over = reader.finished
+            if not self._over:
                 self.pause(True)
+        elif reader.head is not None:
+            self._headed(reader, body)
 
     def _headed(self, reader: ResponseReader, body: bytes) -> None:
         """The head is there, and perhaps some of the body or all of it, which whoever wants it may have at once."""
@@ -392,16 +391,6 @@ class Connection(Protocol):
             protocol.dataReceived(data)
         if self._over:
             self._tell_end()
-
-    def _finish(self) -> None:
-        """The response is whole. The connection goes back to the pool, if it may, before anybody is told."""
-        reader = self._reader
-        assert reader is not None
-        if self._body is None:
-            self._over = True
-            return
-        self._give_back(reader)
-        self._tell_end()
 
     def _give_back(self, reader: ResponseReader) -> None:
         uploading = self._upload is not None and not self._upload.done
