@@ -30,6 +30,8 @@ from twisted_gateway.wire.sse import Frame, Reader, TooLong
 
 _ERROR_BODY = 65_536
 _LEFTOVER_SECONDS = 1.0
+_WHOLE = (ResponseDone, PotentialDataLoss)
+"""How the transfer of a body ends that is not broken off, as far as framing tells."""
 
 
 class Limits(Protocol):
@@ -350,7 +352,7 @@ def _whole(data: bytes) -> bool:
 def _broken_by(reason: Failure) -> Problem | None:
     """What the end of a body's transfer means: nothing bad, an end that came early, or a broken connection."""
     value = reason.value
-    if isinstance(value, ResponseDone | PotentialDataLoss):
+    if isinstance(value, _WHOLE):
         return None
     inner = value.reasons if isinstance(value, ResponseFailed) else [reason]
     if any(str(one.value) == "connection closed" or one.check(ConnectionDone, ResponseDone) for one in inner):

@@ -83,7 +83,7 @@ class Upstream:
         wait: Deadlines,
         accepted: Callable[[], None],
     ) -> Answer:
-        """Send the request and give the open answer; `accepted` is called when a 2xx head has come and no event with it.
+        """Send the request and give the open answer; `accepted` is called for a 2xx head without an event behind it.
 
         Raises `AttemptFailed`. Cancelled, it closes the connection at once.
         """

@@ -93,7 +93,7 @@ class Body:
         if end <= 0 or not data.endswith(b"\r\n"):
             return None
         start = end + 2
-        size = _chunk_length(data[:end], self._sizes)
+        size = _SMALL.get(data[:end]) or _chunk_length(data[:end], self._sizes)
         return data[start:-2] if size and start + size + 2 == len(data) else None
 
     def _chunk_data(self, data: bytes, at: int, parts: list[bytes]) -> int:

@@ -76,7 +76,10 @@ class Lines:
 
     headers: Headers = attrs.field(default=(), repr=False)
     data: bytes = attrs.field(
-        init=False, repr=False, eq=False, default=attrs.Factory(lambda self: header_lines(self.headers), takes_self=True)
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(lambda self: header_lines(self.headers), takes_self=True),
     )
 
 
