@@ -170,13 +170,13 @@ class Attempts:
         """
         opener, group = self.means.opener, self._group
         try:
-            reach = opener.reach(target)
+            lead = opener.lead(target, group)
         except Refused as refused:
             if group is None or refused.problem.status == 400:
                 raise
             raise Skipped(refused.problem) from None
         try:
-            return opener.way(self.exchange, target, reach)
+            return opener.way(self.exchange, target, lead)
         except Refused as refused:
             if group is None:
                 raise

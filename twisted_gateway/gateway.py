@@ -195,7 +195,7 @@ class Gateway:
         """The call's targets and what becomes of them. Raises `Refused` where there is none."""
         targets = routing.plan(exchange, self.means.health)
         if exchange.endpoint.plans_first and len(targets) == 1:
-            self.means.opener.reach(targets[0])
+            self.means.opener.lead(targets[0])
 
         def headed(way: Way) -> None:
             downstream.headers_of_stream = lambda: self._answer_headers(exchange, way.road, tickets)

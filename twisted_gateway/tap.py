@@ -212,6 +212,7 @@ class House(Parts, MultiService):
         self.probes.update(snapshot)
         self.gateway.health.forget({model.id for model in snapshot.direct_models})
         self.clients.keep(snapshot.provider_keys_by_name.values())
+        self.gateway.means.opener.forget()
         self.log.info("reloaded: generation {generation}", generation=snapshot.generation)
         for warning in snapshot.warnings:
             self.log.warn("{warning}", warning=warning)

@@ -26,6 +26,8 @@ from twisted_gateway.config.boot import structure
 from twisted_gateway.logs import Log, json_layout
 from twisted_gateway.tap import House
 
+from ..doubles.timers import timers
+
 KEY = "caller-key"
 HASTE = 1.0
 """Seconds that the alias `hasty` waits for anything: request, first event, silence. What comes in time comes at once,
@@ -234,7 +236,7 @@ class Running:
 
     def _held(self) -> set[Any]:
         """What the reactor holds for somebody: sockets and timers."""
-        return {*self._reactor.getReaders(), *self._reactor.getWriters(), *self._reactor.getDelayedCalls()}
+        return {*self._reactor.getReaders(), *self._reactor.getWriters(), *timers(self._reactor)}
 
     def _recorded(self, record: dict[str, Any]) -> None:
         self.records.append(record)

@@ -19,6 +19,8 @@ from twisted_gateway.policies.quota import MEASURED_SECONDS, Quota
 from twisted_gateway.stores.buckets import Standing, namer
 from twisted_gateway.stores.memory import Memory
 
+from ..doubles.timers import timers
+
 NOW = 1_800_000_000.0 - 1_800_000_000 % 86400 + 12 * 3600 + 15
 """15 s into a minute."""
 
@@ -402,7 +404,7 @@ def test_a_stream_that_outgrows_its_reservation_enlarges_it(room):
     assert room.store.standing("ck-1").tokens == 2100
     ticket.settle(Outcome.REFUSED)
     assert room.store.standing("ck-1").tokens == 0
-    assert room.clock.getDelayedCalls() == []
+    assert timers(room.clock) == []
 
 
 def test_measuring_goes_on_while_one_stream_is_left(room):
@@ -415,10 +417,10 @@ def test_measuring_goes_on_while_one_stream_is_left(room):
     room.clock.advance(MEASURED_SECONDS)
     assert room.store.standing("ck-1").tokens == 300
     second.settle(Outcome.COMPLETE)
-    assert room.clock.getDelayedCalls() == []
+    assert timers(room.clock) == []
 
 
 def test_only_streams_whose_tokens_are_held_are_measured(room):
     room.admit(made(key=limit(tpm=100))).gates(joined(Known()))
     room.admit(made(key=limit(tpm=100, reserve=True), call=call(stream=False))).gates(joined(Known()))
-    assert room.clock.getDelayedCalls() == []
+    assert timers(room.clock) == []
