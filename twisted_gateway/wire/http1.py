@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import attrs
+
 from twisted_gateway.facts import fact
 from twisted_gateway.wire.framing import BAD_VALUE, HEADER_LINES, MAX_HEAD, TOKEN, Body, Headers, header_pairs
 from twisted_gateway.wire.framing import Malformed as Malformed
