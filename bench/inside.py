@@ -37,6 +37,9 @@ class Lines:
     def put(self, line: bytes) -> None:
         self.size += len(line)
 
+    def expect(self, make: Callable[[], None]) -> None:
+        """Nobody waits for lines; they come when there are many."""
+
     def flush(self) -> None:
         """Nothing is held back."""
 

@@ -1,4 +1,4 @@
-"""The labels of calls and the families that are summed up of them (`operations.md` 5.1 and 5.2).
+"""The labels of calls and the families that are summed up of them (`operations.md` 5.1, 5.2 and 5.6).
 
 A handled request adds to one cell, its tokens to another; the many families of these figures are made of the cells when
 somebody reads the metrics.
@@ -6,12 +6,12 @@ somebody reads the metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily
 
-from twisted_gateway.tallies import Labels, Summary, Table
+from twisted_gateway.tallies import Labels, Spread, Sum, Summary, Table
 
 UNKNOWN = "unknown"
 
@@ -35,6 +35,7 @@ class CallLabels(NamedTuple):
 CALL: tuple[str, ...] = CallLabels._fields
 _R = (*CALL, "stream", "status", "outcome")
 _COUNTED = (*_R, "is_fallback")
+_KEY = ("model", "provider_key_id", "provider_key_name")
 
 
 def status_class(status: int) -> str:
@@ -52,12 +53,15 @@ def status_outcome(status: int) -> str:
 
 
 class Handled:
-    """Requests with the same labels: how many, and the seconds to their response heads."""
+    """Requests with the same labels: how many, the seconds to their response heads, and to their ends."""
 
-    __slots__ = ("count", "head", "model_endpoint")
+    __slots__ = ("count", "first_tokens", "head", "labels", "latency", "model_endpoint")
 
-    def __init__(self, model_endpoint: bool) -> None:
-        self.count, self.head, self.model_endpoint = 0, 0.0, model_endpoint
+    def __init__(self, labels: Labels, model_endpoint: bool, latency: Spread) -> None:
+        self.labels, self.model_endpoint, self.latency = labels, model_endpoint, latency
+        self.count, self.head = 0, 0.0
+        self.first_tokens: tuple[Spread, Sum] | None = None
+        """Seconds to those of streams, where one came."""
 
 
 class Tokens:
@@ -69,7 +73,11 @@ class Tokens:
         self.prompt, self.completion, self.total = 0, 0, 0
 
 
-def request_families(calls: Mapping[Labels, Handled]) -> Iterator[Table | Summary]:
+UsageEvent = tuple[str, int, str, str, str, str, str | None]
+"""Handler, status, inbound protocol, model, id and name of the provider key, and why it was lost, if it was."""
+
+
+def request_families(calls: Iterable[Handled]) -> Iterator[Table | Summary]:
     """The request families of `operations.md` 5.1, summed up of the cells of handled requests."""
     few = ("provider", "model", "status")
     head = "Time to the response head of a handled request."
@@ -82,7 +90,8 @@ def request_families(calls: Mapping[Labels, Handled]) -> Iterator[Table | Summar
     proxy_duration = Summary("aisix_proxy_request_duration_seconds", head, _R)
     llm = Table(CounterMetricFamily, "aisix_llm_requests_total", "Requests to model endpoints.", _COUNTED)
     llm_duration = Summary("aisix_llm_request_duration_seconds", head, _R)
-    for key, cell in calls.items():
+    for cell in calls:
+        key = cell.labels
         provider, model, (code, outcome) = key[2], key[3], key[-3:-1]
         requests[provider, model, code, outcome] += cell.count
         duration[provider, model, code].add(cell.head, cell.count)
@@ -120,3 +129,21 @@ def token_families(charged: Mapping[tuple[CallLabels, str], Tokens]) -> Iterator
         if cell.total:
             consumed[labels.provider, labels.model] += cell.total
     yield from (*named.values(), consumed, by_client)
+
+
+def event_families(events: Mapping[UsageEvent, int]) -> Iterator[Table]:
+    """Usage events and those that were lost (`operations.md` 5.6)."""
+    emitted = Table(
+        CounterMetricFamily,
+        "aisix_usage_events_emitted_total",
+        "Usage events, one per attempt, or one for a call without any.",
+        ("handler", "status_code", "inbound_protocol", *_KEY),
+    )
+    lost = Table(
+        CounterMetricFamily, "aisix_usage_event_drops_total", "Usage events that reached no sink.", ("reason", *_KEY)
+    )
+    for (handler, status, protocol, *key, dropped), count in events.items():
+        emitted[handler, status_class(status), protocol, *key] += count
+        if dropped is not None:
+            lost[dropped, *key] += count
+    yield from (emitted, lost)

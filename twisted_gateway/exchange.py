@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import attrs
 
 from twisted_gateway.errors import Problem
+from twisted_gateway.facts import fact
 from twisted_gateway.wire.series import Gate
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class Outcome(StrEnum):
 
 @attrs.frozen
 class Endpoint:
-    """A URL of ours. `path` is also its label in logs and metrics; `dialect` is that of its errors."""
+    """A URL of ours. `path` is also its label in logs and metrics; `dialect` is that of its errors, and the label
+    `inbound_protocol`: `anthropic` on the messages routes, else `openai`.
+    """
 
     path: str
     format: str
@@ -125,7 +128,7 @@ class Usage:
             self.reasoning = reasoning
 
 
-@attrs.frozen
+@fact
 class Target:
     """One place where an alias can be served: a direct model, with the upstream id to ask for there."""
 
@@ -264,7 +267,7 @@ class Halt(NamedTuple):
     outcome: Outcome
 
 
-@attrs.frozen
+@fact
 class Joint:
     """Where policies put their gates on the line of an open answer.
 

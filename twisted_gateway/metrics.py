@@ -22,6 +22,8 @@ from twisted_gateway.call_metrics import (
     CallLabels,
     Handled,
     Tokens,
+    UsageEvent,
+    event_families,
     request_families,
     status_class,
     status_outcome,
@@ -63,8 +65,9 @@ class Metrics(Collector):
     ) -> None:
         self.registry = CollectorRegistry()
         self._tables: list[Table | Summary | Histogram] = []
-        self._calls: dict[Labels, Handled] = {}
+        self._calls: dict[tuple[CallLabels, int, bool, bool], Handled] = {}
         self._charged: defaultdict[tuple[CallLabels, str], Tokens] = defaultdict(Tokens)
+        self._usage_events: defaultdict[UsageEvent, int] = defaultdict(int)
         self._hash: str | None = None
         self.routes = RouteMetrics()
         self._declare_calls()
@@ -86,7 +89,8 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All families, for the registry."""
-        for table in (*self._tables, *request_families(self._calls), *token_families(self._charged)):
+        calls, charged, events = self._calls.values(), self._charged, self._usage_events
+        for table in (*self._tables, *request_families(calls), *token_families(charged), *event_families(events)):
             yield from table.families()
         yield from self.routes.families()
 
@@ -109,31 +113,40 @@ class Metrics(Collector):
         self._open_streams[(endpoint,)] -= 1
 
     def handled(
-        self, labels: CallLabels, *, status: int, stream: bool, fallback: bool, model_endpoint: bool, head: float
+        self,
+        labels: CallLabels,
+        *,
+        status: int,
+        stream: bool,
+        fallback: bool,
+        model_endpoint: bool,
+        head: float,
+        duration: float,
+        first_event: float | None,
     ) -> None:
-        """A request was handled: `operations.md` 5.1. `head` is seconds to the response head."""
-        key = (
-            *labels,
-            "true" if stream else "false",
-            str(status),
-            status_outcome(status),
-            "true" if fallback else "false",
-        )
+        """A request was handled: `operations.md` 5.1 and 5.7.
+
+        Seconds: `head` to the response head, `duration` to the end, `first_event` to a stream's first token (None:
+        none came).
+        """
+        key = (labels, status, stream, fallback)
         cell = self._calls.get(key)
         if cell is None:
-            cell = self._calls[key] = Handled(model_endpoint)
+            cell = self._calls[key] = self._first_handled(*key, model_endpoint)
         cell.count += 1
         cell.head += head
-
-    def timed(
-        self, labels: CallLabels, *, status: int, stream: bool, duration: float, first_event: float | None
-    ) -> None:
-        """How long a call took to its end, and a stream to its first token (None: none came). Seconds."""
-        where = (UNKNOWN, labels.endpoint, labels.model, labels.provider, status_class(status))
-        self._e2e.observe((*where, "true" if stream else "false"), duration)
+        cell.latency.add(duration)
         if stream and first_event is not None:
-            self._ttft.observe((*where, "true"), first_event)
-            self._llm_ttft[labels].add(first_event)
+            if cell.first_tokens is None:
+                cell.first_tokens = self._ttft[_latency_labels(labels, status, stream)], self._llm_ttft[labels]
+            for one in cell.first_tokens:
+                one.add(first_event)
+
+    def _first_handled(
+        self, labels: CallLabels, status: int, stream: bool, fallback: bool, model_endpoint: bool
+    ) -> Handled:
+        flags = ("true" if stream else "false", str(status), status_outcome(status), "true" if fallback else "false")
+        return Handled((*labels, *flags), model_endpoint, self._e2e[_latency_labels(labels, status, stream)])
 
     def ended(self, endpoint: str, outcome: str) -> None:
         """A call is settled with this outcome (`extensions.md` 9)."""
@@ -174,9 +187,7 @@ class Metrics(Collector):
 
         `key` is id and name of the attempt's provider key.
         """
-        self._usage_events[handler, status_class(status), labels.inbound_protocol, labels.model, *key] += 1
-        if dropped is not None:
-            self._usage_drops[dropped, labels.model, *key] += 1
+        self._usage_events[handler, status, labels.inbound_protocol, labels.model, *key, dropped] += 1
 
     def decided(self, method: str, result: str, reason: str) -> None:
         """Who is calling was decided (`operations.md` 5.4): method, `allowed` or `denied`, and why."""
@@ -211,7 +222,7 @@ class Metrics(Collector):
         self, guardrail: str, kind: str, phase: str, result: str, seconds: float, error_type: str = "none"
     ) -> None:
         """A guardrail has looked at something; `phase` is `input` or `output`, `result` as in `operations.md` 5.4."""
-        self._guardrail_latency.observe((UNKNOWN, guardrail, kind, phase, result, error_type), seconds)
+        self._guardrail_latency[UNKNOWN, guardrail, kind, phase, result, error_type].add(seconds)
 
     def guard_blocked(self) -> None:
         """A guardrail has blocked a chat."""
@@ -223,7 +234,7 @@ class Metrics(Collector):
 
     def lagged(self, seconds: float) -> None:
         """A timer of the reactor fired so much later than it should have."""
-        self._lag.observe((), seconds)
+        self._lag[()].add(seconds)
 
     def noise(self, kind: str, count: int = 1) -> None:
         """Frames of a provider that say nothing and were ignored (`streaming.md` 7); `kind` is from a fixed set."""
@@ -284,14 +295,6 @@ class Metrics(Collector):
             (*door, "outcome"),
         )
         self._spend = self._counter("aisix_llm_spend_micro_usd_total", "Cost in millionths of a US dollar.", CALL)
-        self._usage_events = self._counter(
-            "aisix_usage_events_emitted_total",
-            "Usage events, one per attempt, or one for a call without any.",
-            ("handler", "status_code", "inbound_protocol", "model", *_KEY),
-        )
-        self._usage_drops = self._counter(
-            "aisix_usage_event_drops_total", "Usage events that reached no sink.", ("reason", "model", *_KEY)
-        )
         self._auth = self._counter(
             "aisix_auth_decisions_total", "Decisions about who is calling.", ("method", "result", "reason")
         )
@@ -368,3 +371,8 @@ class Metrics(Collector):
         self._hook_errors = self._counter(
             "aisix_hook_errors_total", "Exceptions and time-outs of an operator's hooks.", ("hook", "method")
         )
+
+
+def _latency_labels(labels: CallLabels, status: int, stream: bool) -> Labels:
+    where = (UNKNOWN, labels.endpoint, labels.model, labels.provider)
+    return (*where, status_class(status), "true" if stream else "false")

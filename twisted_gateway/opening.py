@@ -17,6 +17,7 @@ from twisted_gateway.connection import HeaderLines
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.errors import AttemptFailed, Problem, ended_by, without
 from twisted_gateway.exchange import Attempt, Exchange, Target
+from twisted_gateway.facts import fact
 from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.roads import Road
 from twisted_gateway.upstream import Upstream
@@ -25,7 +26,7 @@ _USAGE_MEMORY = 600.0
 _MOST_LEADS = 1024
 
 
-@attrs.frozen
+@fact
 class Way:
     """How one target is asked: where it is, in which dialect, and how long it may take."""
 
@@ -52,7 +53,7 @@ class Lead:
     floor: ThroughputFloor | None
 
 
-@attrs.frozen
+@fact
 class Opened:
     """An open answer, and the attempt that gave it."""
 

@@ -19,7 +19,7 @@ _VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789ab
 
 def new_id() -> str:
     """A UUID of version 4, made without the class."""
-    digits = f"{_bits(128):032x}"
+    digits = _bits(128).to_bytes(16, "big").hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 

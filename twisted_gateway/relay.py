@@ -29,6 +29,7 @@ from twisted_gateway.errors import (
     without,
 )
 from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Usage
+from twisted_gateway.facts import fact
 from twisted_gateway.floor import Floor
 from twisted_gateway.formats.row import Learnt, Passage
 from twisted_gateway.line import Batch, Line
@@ -54,7 +55,7 @@ class Unbound(AttemptFailed):
         self.frames = frames
 
 
-@attrs.frozen
+@fact
 class Waits:
     """Seconds. `silence` is the longest gap between data events, None = no limit.
 

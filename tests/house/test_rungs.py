@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "twisted_gateway"
 
-BYTES = ("wire",)
+BYTES = ("wire", "facts")
 NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
     "formats",
@@ -57,6 +57,7 @@ MOTION = (
     "demo",
     "outside",
     "threads",
+    "reloading",
     "drains",
     "streams",
     "replay",

@@ -80,6 +80,10 @@ class Lines:
     def put(self, line: bytes) -> None:
         self.lines.append(json.loads(line))
 
+    def expect(self, make: Callable[[], None]) -> None:
+        """Now is soon enough."""
+        make()
+
     def flush(self) -> None:
         """Nothing is held back."""
 

@@ -35,7 +35,7 @@ from twisted_gateway import listener
 
 from .conftest import Starter
 from .faults import ERROR, EVENTS
-from .house import HASTE, Running, chat, contents
+from .house import Running, chat, contents
 
 REACTOR: Any = default_reactor
 TEXTS = ["Grüße, ", "世界 ", "\U0001f30d", "!"]
@@ -308,16 +308,17 @@ async def test_an_error_behind_a_heartbeat_is_a_frame(later: str, provider: Scri
 @ensureDeferred
 async def test_deadlines_are_kept(provider: ScriptedProvider, start: Starter) -> None:
     """Neither early nor late, and restarted by each event."""
+    deadline = 2.5
     script, gates = gated(FRAMES[:4])
     provider.answers([*script[:-1], Stall()])
-    running = start()
-    caller = await running.open(chat(model="hasty"))
+    running = start({"upstream": dict.fromkeys(("stream_timeout_ms", "first_event_timeout_ms"), int(deadline * 1000))})
+    caller = await running.open(chat())
     for gate in gates:
-        await deferLater(REACTOR, HASTE * 0.3)
+        await deferLater(REACTOR, deadline * 0.3)
         gate.open()
     last = REACTOR.seconds()
     await caller.when_ended()
-    assert HASTE * 0.9 < REACTOR.seconds() - last < HASTE + 10
+    assert deadline * 0.9 < REACTOR.seconds() - last < deadline + 10
     assert caller.frames[-1].json()["error"]["type"] == "timeout"
     assert len(caller.frames) == 5
 

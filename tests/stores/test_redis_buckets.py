@@ -264,14 +264,16 @@ async def test_under_load_through_freezes_nothing_is_lost_and_nothing_counted_tw
                 done.append(hold)
 
     workers = [Deferred.fromCoroutine(work()) for _ in range(40)]
-    for _ in range(2):
-        await deferLater(reactor, 0.1)
-        server.freeze()
-        await gate.when(True)
-        await deferLater(reactor, 0.1)
-        server.thaw()
-        await gate.when(False)
-    running[0] = False
+    try:
+        for _ in range(2):
+            await deferLater(reactor, 0.1)
+            server.freeze()
+            await gate.when(True)
+            await deferLater(reactor, 0.1)
+            server.thaw()
+            await gate.when(False)
+    finally:
+        running[0] = False
     await DeferredList(workers, fireOnOneErrback=True)
     await gate.when(False)
     await gate.told_all()
@@ -298,14 +300,16 @@ async def test_under_load_through_restarts_every_slot_comes_free(gates, server):
                 await deferLater(reactor, 0.002)
 
     workers = [Deferred.fromCoroutine(work()) for _ in range(40)]
-    await deferLater(reactor, 0.1)
-    server.stop()
-    await gate.when(True)
-    await deferLater(reactor, 0.1)
-    server.start()
-    await gate.when(False)
-    await deferLater(reactor, 0.1)
-    running[0] = False
+    try:
+        await deferLater(reactor, 0.1)
+        server.stop()
+        await gate.when(True)
+        await deferLater(reactor, 0.1)
+        server.start()
+        await gate.when(False)
+        await deferLater(reactor, 0.1)
+    finally:
+        running[0] = False
     await DeferredList(workers, fireOnOneErrback=True)
     await gate.told_all()
     assert len(done) > 100

@@ -10,6 +10,7 @@ import attrs
 from twisted_gateway.config.resources import Model
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Call, Headers, Target, Usage
+from twisted_gateway.facts import fact
 from twisted_gateway.formats.complaints import Complaints
 from twisted_gateway.formats.neutral import Event, Prompt
 from twisted_gateway.formats.slots import Texts
@@ -118,7 +119,7 @@ class Told:
     fresh: Callable[[], str]
 
 
-@attrs.frozen
+@fact
 class Sent:
     """What one attempt sends: path below the provider's base, headers and body."""
 

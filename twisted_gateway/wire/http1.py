@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from twisted_gateway.facts import fact
 from twisted_gateway.wire.framing import BAD_VALUE, HEADER_LINES, MAX_HEAD, TOKEN, Body, Headers, header_pairs
 from twisted_gateway.wire.framing import Malformed as Malformed
 
@@ -20,7 +21,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x
 _NAMES = re.compile(TOKEN + rb"|")
 
 
-@attrs.frozen
+@fact
 class Head:
     """Status line and headers of a response; names are lower case."""
 
