@@ -269,7 +269,8 @@ def test_lines_of_calls_are_laid_out_within_the_delay(pipe: tuple[int, int]) -> 
 
 def test_many_lines_of_calls_are_not_kept_until_then(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
-    writer = LineWriter(Clock(), fd, size=1)
+    clock = Clock()
+    writer = LineWriter(clock, fd, size=1)
     log = Log(writer)
     for number in range(100):
         log.write(LogLevel.info, "t", str(number), {})
@@ -277,6 +278,7 @@ def test_many_lines_of_calls_are_not_kept_until_then(pipe: tuple[int, int]) -> N
     assert len(early) >= 64
     log.write(LogLevel.info, "t", "last", {})
     writer.stop()
+    assert clock.getDelayedCalls() == []
     assert early + messages(drained(reader)) == [b"%d" % number for number in range(100)] + [b"last"]
 
 
