@@ -269,8 +269,7 @@ def test_lines_of_calls_are_laid_out_within_the_delay(pipe: tuple[int, int]) -> 
 
 def test_many_lines_of_calls_are_not_kept_until_then(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
-    clock = Clock()
-    writer = LineWriter(clock, fd, size=1)
+    writer = LineWriter(Clock(), fd, size=1)
     log = Log(writer)
     for number in range(100):
         log.write(LogLevel.info, "t", str(number), {})
@@ -278,8 +277,17 @@ def test_many_lines_of_calls_are_not_kept_until_then(pipe: tuple[int, int]) -> N
     assert len(early) >= 64
     log.write(LogLevel.info, "t", "last", {})
     writer.stop()
-    assert clock.getDelayedCalls() == []
     assert early + messages(drained(reader)) == [b"%d" % number for number in range(100)] + [b"last"]
+
+
+def test_the_last_lines_of_calls_leave_no_timer(pipe: tuple[int, int]) -> None:
+    reader, fd = pipe
+    clock = Clock()
+    log = Log(LineWriter(clock, fd))
+    log.write(LogLevel.info, "t", "last", {})
+    log.writer.stop()
+    assert messages(drained(reader)) == [b"last"]
+    assert clock.getDelayedCalls() == []
 
 
 def test_other_lines_come_behind_those_of_calls_before_them(pipe: tuple[int, int]) -> None:
