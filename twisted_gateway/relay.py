@@ -31,8 +31,8 @@ from twisted_gateway.errors import (
 from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Usage
 from twisted_gateway.floor import Floor
 from twisted_gateway.formats.row import Learnt, Passage
-from twisted_gateway.line import Batch, Line
-from twisted_gateway.wire.series import Gate
+from twisted_gateway.line import Line
+from twisted_gateway.wire.series import Batch, Gate
 from twisted_gateway.wire.sse import Frame, TooLong, encode
 
 _NOTHING = Batch(b"", 0, 0)
@@ -88,7 +88,7 @@ class Relay:
     __slots__ = (
         "_alarm", "_alarms", "_answer", "_attempt", "_clock", "_delivered", "_downstream", "_every",
         "_exchange", "_finishing", "_floor", "_full", "_headers", "_line", "_over", "_passage", "_patience",
-        "_progress", "_rule", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
+        "_progress", "_rule", "_shows", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +117,7 @@ class Relay:
         self._stream = exchange.call.stream
         self._silence = waits.silence or 0.0
         self._patience: float = getattr(passage, "patience", 0.0)
+        self._shows = hasattr(passage, "shown_bytes")
         waited = self._stream and (self._silence or self._patience)
         self._alarm = Alarm(clock, self._silent) if waited else None
         # a policy that holds text back must not be passed by, so there is no progress beside one
@@ -168,7 +169,7 @@ class Relay:
     @_safely
     def answer_began(self, frames: list[Frame], data: bytes) -> None:
         """What was read before the relay joined: one write."""
-        self._take(lambda: self._line.frames(frames), lambda: self._line.read(data))
+        self._take(frames, data)
 
     def answer_read(self, data: bytes) -> None:
         """One read: through the line and out, in one write."""
@@ -188,7 +189,7 @@ class Relay:
     def answer_ended(self, problem: Problem | None, frames: list[Frame]) -> None:
         """The provider's transfer is over; whether the answer is whole is the dialect's own question (section 10)."""
         if frames:
-            self._take(lambda: self._line.frames(frames))
+            self._take(frames)
         if self._over or self._finishing:
             return
         if self._passage.complete:
@@ -196,19 +197,20 @@ class Relay:
         else:
             self._broken(problem or broken_off())
 
-    def _take(self, *stages: Callable[[], Batch]) -> None:
-        """What several pieces become, in one write; those before a bad one are still told."""
-        batch = _NOTHING
-        for stage in stages:
-            if self._over or self._passage.ended or self._passage.failure is not None:
-                break
-            try:
-                batch = _joined(batch, stage())
-            except (StrayFrame, TooLong) as error:
-                self._write(batch)
-                self._broken(undecodable(str(error)))
-                return
-        if not self._over:
+    def _take(self, frames: list[Frame], data: bytes = b"") -> None:
+        """What frames and the bytes behind them become, in one write; what is before a bad one is still told."""
+        if self._over:
+            return
+        line, passage, batch = self._line, self._passage, _NOTHING
+        try:
+            if frames and not passage.ended and passage.failure is None:
+                batch = line.frames(frames)
+            if data and not passage.ended and passage.failure is None:
+                batch = _joined(batch, line.read(data))
+        except (StrayFrame, TooLong) as error:
+            self._write(batch)
+            self._broken(undecodable(str(error)))
+        else:
             self._pass(batch)
 
     def _pass(self, batch: Batch) -> None:
@@ -343,13 +345,13 @@ class Relay:
             self._end(Outcome.BROKEN)
 
     def _write(self, batch: Batch) -> None:
-        data, frames, _ = batch
+        data = batch.data
         if not data:
             return
         if self._stream:
             if self._exchange.committed is None:
                 self._downstream.commit(self._headers)
-            self._downstream.write(data, frames)
+            self._downstream.write(data, batch.frames)
             if self._progress is not None and not self._downstream.paused:
                 self._progress.set(self._every)
             self._wrote()
@@ -359,8 +361,8 @@ class Relay:
     def _wrote(self) -> None:
         """All the text that came out of the line so far is with the caller's socket, while there is one."""
         if not self._downstream.gone:
-            shown: int = getattr(self._passage, "shown_bytes", self._passage.text_bytes)
-            gates = self._line.gates
+            passage, gates = self._passage, self._line.gates
+            shown: int = passage.shown_bytes if self._shows else passage.text_bytes  # type: ignore[attr-defined]
             self._delivered = shown if gates is None else shown - gates.withheld
 
     def _finish(self, batch: Batch) -> None:

@@ -12,17 +12,16 @@ from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Call, Headers, Target, Usage
 from twisted_gateway.formats.complaints import Complaints
 from twisted_gateway.formats.neutral import Event, Prompt
-from twisted_gateway.formats.shortcut import Taken as Taken
 from twisted_gateway.formats.slots import Texts
-from twisted_gateway.wire.series import Tube
+from twisted_gateway.wire.series import Batch, Tube
 from twisted_gateway.wire.sse import Frame
 
 
 class Quick(Protocol):
     """A passage that knows some reads by their bytes (`formats.shortcut`)."""
 
-    def take(self, data: bytes) -> Taken | None:
-        """The frames of a known shape that `data` begins with, or None: read on frame by frame."""
+    def take(self, data: bytes) -> Batch | None:
+        """The frames that `data` begins with as they go out, as far as they are known; None: read on frame by frame."""
 
 
 class Learnt(Protocol):

@@ -1,127 +1,163 @@
-"""Frames that differ from one before in a text alone need no JSON: they are recognised by their bytes.
+"""Most frames of a stream are known by their bytes and need no JSON: they are like one before, but for a text.
 
-A decoded and edited frame teaches a `_Shape`: the constant bytes around its text, as they came and as they went out.
+A decoded and edited frame teaches a `Shape`: the constant bytes around its text, as they came and as they went out.
 A later frame with exactly these around a text without a bare quote in it is the same JSON but for that text, so it
 needs the same edits. A frame that is not recognised is decoded like the first one: a shortcut never changes what is
 written, only what it costs (`DESIGN.md` section 4, road (a)).
+
+From stream to stream of one target an id, a time and a fingerprint differ too. What is left is its `Habits`; with
+these three put in again, the frames behind the first one of the next stream are known before they come.
 """
 
 from __future__ import annotations
 
-import re
-from itertools import takewhile
+from collections import deque
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-import attrs
-import msgspec
-
-from twisted_gateway.wire.sse import Frame, encode, escape_separators
+from twisted_gateway.formats import shapes
+from twisted_gateway.formats.shapes import Found, Lone, Pieces, Shape, is_easy
+from twisted_gateway.wire.series import Batch
+from twisted_gateway.wire.sse import Frame
 
 _MOST = 4
-_SHORT = 20
-_encode = msgspec.json.Encoder().encode
-_EASY = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]*").fullmatch
-_TEXT = re.compile(rb'(?:[^\x00-\x1f\\"]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*').fullmatch
-"""The inside of a JSON string: without anything special, and in general; surrogates are left to the decoder."""
+_LONGEST = 4096
+_LESSONS = 32
+_STREAMS_A_LESSON = 16
 
 
-class Taken(NamedTuple):
-    """Frames that were recognised: their bytes for the caller, how many, the bytes of their text, the bytes used up."""
+class Stamp(NamedTuple):
+    """What the frames of one stream have in common and those of the next have otherwise, as it is written in JSON."""
 
-    data: bytes
-    frames: int
-    text_bytes: int
-    used: int
+    id: bytes
+    created: bytes
+    fingerprint: bytes
+
+    @classmethod
+    def of(cls, chunk: dict[str, Any], created: int) -> Stamp | None:
+        """The stamp of the stream with this chunk, if it has a plain one. `created` is the stream's, 0 is not known yet."""
+        given, time, mark = chunk.get("id"), chunk.get("created"), chunk.get("system_fingerprint")
+        if type(given) is not str or not given or type(time) is not int or time <= 0 or time != (created or time):
+            return None
+        stamp = cls(given.encode(), b"%d" % time, mark.encode() if type(mark) is str else b"")
+        return stamp if is_easy(stamp.id) and is_easy(stamp.fingerprint) else None
 
 
-@attrs.frozen
-class _Shape:
-    """head + text + middle + filler + tail; `middle` is empty where there is no second hole (`obfuscation`).
+class _Habit(NamedTuple):
+    """A frame's constant bytes, with bytes that no JSON has between them and where the stamp was.
 
-    `tail` ends with the frame's blank line.
+    `reason` is that of a `Lone`.
     """
 
-    head: bytes
-    middle: bytes
-    tail: bytes
-    head_out: bytes
-    middle_out: bytes
-    tail_out: bytes
-    around: int
-    """Length of head and tail."""
-
-    def take(self, data: bytes) -> Taken | None:
-        """As many whole frames of this shape as `data` begins with, edited; None when there is none."""
-        if not data.startswith(self.head):
-            return None
-        if not self.middle and data.endswith(self.tail) and len(data) >= self.around:  # most often: one frame
-            text = data[len(self.head) : len(data) - len(self.tail)]
-            if _EASY(text):
-                return Taken(self.head_out + text + self.tail_out, 1, len(text), len(data))
-        texts = self._texts(data)
-        if self.middle or not _EASY(b"".join(texts)):
-            texts = list(takewhile(self._is_plain, texts))
-        return self._edited(texts) if texts else None
-
-    def _texts(self, data: bytes) -> list[bytes]:
-        """The texts of the whole frames of this shape that `data` begins with.
-
-        Cut at the end of the tail, since looking for all that is between two texts would take three times as long.
-        """
-        end = self.tail[-_SHORT:]
-        rest = self.tail[: -len(end)]
-        left, right = len(self.head), -len(rest) or None
-        pieces = data.split(end)
-        pieces.pop()
-        texts = [piece[left:right] for piece in pieces]
-        if not texts or data.startswith(self.head + (self.tail + self.head).join(texts) + self.tail):
-            return texts
-        fit = takewhile(lambda p: len(p) >= left + len(rest) and p.startswith(self.head) and p.endswith(rest), pieces)
-        return [piece[left:right] for piece in fit]
-
-    def _is_plain(self, text: bytes) -> bool:
-        """Whether the text (and its filler) is the inside of a JSON string."""
-        if self.middle:
-            text, found, filler = text.partition(self.middle)
-            if not found or not _is_text(filler):
-                return False
-        return _is_text(text)
-
-    def _edited(self, texts: list[bytes]) -> Taken:
-        count = len(texts)
-        text_bytes = sum(map(len, texts))
-        used = count * self.around + text_bytes
-        if self.middle:
-            parts = [text.partition(self.middle) for text in texts]
-            text_bytes = sum(len(text) for text, _, _ in parts)
-            texts = [text + self.middle_out + filler for text, _, filler in parts]
-        out = self.head_out + (self.tail_out + self.head_out).join(texts) + self.tail_out
-        return Taken(escape_separators(out), count, text_bytes, used)
+    known: bytes
+    has_text: bool
+    reason: str | None
 
 
-def _is_text(data: bytes) -> bool:
-    """Whether it is the inside of a JSON string, in UTF-8; what is not is for whoever decodes the frame."""
-    if _EASY(data):
-        return True
-    if not _TEXT(data):
-        return False
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
+class Habits:
+    """What the frames of one target's streams are like. All of these meet the same edits (`habits`).
+
+    What was learnt last is kept. A lesson has its price: who never writes the same way again soon gives few.
+    """
+
+    __slots__ = ("_habits", "_joined", "_lessons", "_streams")
+
+    def __init__(self) -> None:
+        self._habits: deque[_Habit] = deque(maxlen=2 * _MOST)
+        self._joined = b""
+        self._lessons = _LESSONS
+        self._streams = 0
+
+    def expected(self, stamp: Stamp) -> tuple[list[Shape], list[Lone]]:
+        """The frames of a stream with this stamp, if it is like those before."""
+        self._streams += 1
+        if self._streams % _STREAMS_A_LESSON == 0 and self._lessons < _LESSONS:
+            self._lessons += 1
+        with_text: list[Shape] = []
+        lone: list[Lone] = []
+        known = self._joined.replace(b"\1", stamp.id).replace(b"\2", stamp.created).replace(b"\3", stamp.fingerprint)
+        found = known.split(b"\0")
+        for at, (_, has_text, reason) in enumerate(self._habits):
+            own = found[6 * at : 6 * at + 6]
+            if has_text:
+                with_text.append(Shape(*own))
+            else:
+                lone.append(Lone(*own, reason))
+        return with_text, lone
+
+    def learn(self, found: Pieces, stamp: Stamp, has_text: bool, reason: str | None = None) -> None:
+        """Keep a frame for later streams, if nothing but the stamp is this stream's own."""
+        self._lessons -= 1
+        before, after = b"\0".join(found[:3]), b"\0".join(found[3:])
+        hidden = not found[3]
+        if len(before) + len(after) > _LONGEST or not (_is_stamped(before, stamp) and (hidden or _is_stamped(after, stamp))):
+            return
+        known = before + b"\0" + after
+        for name, value, mark in _written(stamp):
+            known = known.replace(name + value, name + mark)
+        habit = _Habit(known, has_text, reason)
+        if habit not in self._habits:
+            self._habits.append(habit)
+            self._joined = b"\0".join([habit.known for habit in self._habits])
+
+    @property
+    def curious(self) -> bool:
+        """Whether another lesson is worth its price."""
+        return self._lessons > 0
+
+
+def _written(stamp: Stamp) -> tuple[tuple[bytes, bytes, bytes], ...]:
+    """The members of a stamp: name, value, and what stands for the value."""
+    return (
+        (b'"id":', b'"' + stamp.id + b'"', b'"\1"'),
+        (b'"created":', stamp.created, b"\2"),
+        (b'"system_fingerprint":', b'"' + stamp.fingerprint + b'"', b'"\3"'),
+    )
+
+
+def _is_stamped(known: bytes, stamp: Stamp) -> bool:
+    """Whether each member of the stamp is there once, as it is expected; the last one may be missing."""
+    for name, value, _ in _written(stamp):
+        count = known.count(name)
+        if count == 0 and name == b'"system_fingerprint":':
+            continue
+        if count != 1 or known.count(name.rstrip(b":")) != 1:
+            return False
+        rest = known[known.index(name) + len(name) :]
+        if name == b'"system_fingerprint":' and not rest.startswith(b'"'):
+            continue
+        if not rest.startswith(value) or rest[len(value) : len(value) + 1] not in (b",", b"}"):
+            return False
     return True
 
 
+@lru_cache(1024)
+def habits(*edits: object) -> Habits:
+    """The habits of a target whose answers get these edits."""
+    return Habits()
+
+
 class Shortcuts:
-    """The shapes of one stream: a few at most, as choices and channels may take turns."""
+    """The frames that one stream is known to have: those it has taught, and those that its target's habits expect."""
 
-    __slots__ = ("_lessons", "_shapes")
+    __slots__ = ("_habits", "_lessons", "_lone", "_own", "_shapes", "_stamp")
 
-    def __init__(self) -> None:
-        self._shapes: list[_Shape] = []
+    def __init__(self, habits: Habits) -> None:
+        self._habits = habits
+        self._shapes: list[Shape] = []
+        self._lone: list[Lone] = []
+        self._stamp: Stamp | None = None
+        self._own = 0
         self._lessons = 0
 
-    def take(self, data: bytes) -> Taken | None:
+    def meet(self, chunk: dict[str, Any], created: int) -> None:
+        """A chunk of the stream as it came: the first one with a stamp tells which frames to expect."""
+        if self._stamp is None:
+            self._stamp = Stamp.of(chunk, created)
+            if self._stamp is not None:
+                self._shapes, self._lone = self._habits.expected(self._stamp)
+
+    def take(self, data: bytes) -> Batch | None:
         """The frames of one known shape that `data` begins with, as they go out; None when it begins otherwise."""
         for shape in self._shapes:
             taken = shape.take(data)
@@ -129,64 +165,38 @@ class Shortcuts:
                 return taken
         return None
 
-    def learn(self, frame: Frame, made: Frame, chunk: dict[str, Any]) -> None:
-        """Takes the shape of a frame that was decoded as `chunk` and goes out as `made`, if it has one."""
-        if frame.raw is None or frame.event or len(self._shapes) >= _MOST or self._lessons > 4 * _MOST:
+    def lone(self, data: bytes, at: int) -> tuple[Lone, Found] | None:
+        """The known frame without a text that begins there, and what was found in it."""
+        for lone in self._lone:
+            found = lone.found(data, at)
+            if found is not None:
+                return lone, found
+        return None
+
+    def learn(self, frame: Frame, made: Frame, chunk: dict[str, Any], lasts: bool) -> None:
+        """Takes the shape of a frame with a text that was decoded as `chunk` and goes out as `made`, if it has one.
+
+        `lasts`: in another stream it would get the same edits.
+        """
+        if self._own >= _MOST or self._lessons > 4 * _MOST:
             return
-        holes = _holes(chunk)
+        holes = shapes.text_holes(chunk)
         if holes is None:
             return
         self._lessons += 1
-        before, after = _cut(frame.raw, holes), _cut(encode(made), holes)
-        if before is None or after is None:
+        found = shapes.pieces(frame, made, holes)
+        if found is None:
             return
-        constant = b"".join(before)
-        if b"\r" in constant or constant.count(b"\n") != 2:
+        self._own += 1
+        self._shapes.append(Shape(*found))
+        if lasts and self._stamp is not None and self._habits.curious and chunk["choices"][0].get("index") == 0:
+            self._habits.learn(found, self._stamp, has_text=True)
+
+    def learn_lone(self, frame: Frame, made: Frame | None, chunk: dict[str, Any]) -> None:
+        """Keeps a frame without a text for later streams, if it is one that ends a choice or tells the usage."""
+        if self._stamp is None or not self._habits.curious:
             return
-        head, middle, tail = (old if old == new else new for old, new in zip(before, after, strict=True))  # once
-        self._shapes.append(_Shape(*before, head, middle, tail, len(before[0]) + len(before[2])))
-
-
-def _holes(chunk: dict[str, Any]) -> list[bytes] | None:
-    """The texts that differ from frame to frame, in order, with the names before them: `"content":"Hel`."""
-    choices = chunk["choices"]
-    if len(choices) != 1 or chunk.get("usage") or choices[0].get("finish_reason") is not None:
-        return None
-    choice = choices[0]
-    delta = choice["delta"] if "delta" in choice else {"text": choice.get("text")}  # legacy completions have no delta
-    said = [(name, text) for name, text in delta.items() if text]
-    if len(said) != 1 or choice.get("logprobs"):
-        return None
-    ((name, text),) = said
-    if name not in ("content", "reasoning_content", "text") or not isinstance(text, str) or not text:
-        return None
-    holes = [_hole(name, text)]
-    filler = chunk.get("obfuscation")
-    if isinstance(filler, str):
-        holes.append(_hole("obfuscation", filler))
-    return None if any(hole is None for hole in holes) else [hole for hole in holes if hole is not None]
-
-
-def _hole(name: str, text: str) -> bytes | None:
-    inner = _encode(text)[1:-1]
-    if b'"' in inner or b"\\" in inner:
-        return None
-    return b'"' + name.encode() + b'":"' + inner + b'"'
-
-
-def _cut(raw: bytes, holes: list[bytes]) -> tuple[bytes, bytes, bytes] | None:
-    """The constant bytes around the holes, or None when they are not found exactly once and in order."""
-    if any(raw.count(hole) != 1 for hole in holes):
-        return None
-    start, end = _span(raw, holes[0])
-    if len(holes) == 1:
-        return raw[:start], b"", raw[end:]
-    second, last = _span(raw, holes[1])
-    if second < end:
-        return None
-    return raw[:start], raw[end:second], raw[last:]
-
-
-def _span(raw: bytes, hole: bytes) -> tuple[int, int]:
-    at = raw.index(hole)
-    return at + hole.index(b'":"') + 3, at + len(hole) - 1
+        holes, reason = shapes.lone_holes(frame, chunk)
+        found = shapes.pieces(frame, made, holes) if holes is not None else None
+        if found is not None:
+            self._habits.learn(found, self._stamp, has_text=False, reason=reason)

@@ -48,7 +48,7 @@ class Translation:
             try:
                 events = decoder.received([frame])
                 if events:
-                    made += [one._replace(events=tuple(events)) for one in self._encoder.received(events, decoder)]
+                    made += self._encoder.received(events, decoder)
             except StrayFrame as stray:
                 self._failure = undecodable(str(stray))
                 break

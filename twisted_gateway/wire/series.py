@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from twisted_gateway.wire.sse import Frame, TooLong
+
+
+class Batch(NamedTuple):
+    """What a read becomes: bytes for one write, how many data frames they are, how many data events were read.
+
+    Of a read that was known by its bytes also: the bytes of its text, and how many of its own bytes are used up.
+    """
+
+    data: bytes
+    frames: int
+    events: int
+    text_bytes: int = 0
+    used: int = 0
 
 
 class Tube(Protocol):

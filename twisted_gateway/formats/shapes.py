@@ -1,0 +1,256 @@
+"""What is constant in frames that are alike: a frame with exactly these bytes around its holes is understood already.
+
+A hole is the inside of a JSON string (a text, or the filler that hides its length), or a usage object.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import msgspec
+
+from twisted_gateway.formats import bodies
+from twisted_gateway.wire.series import Batch
+from twisted_gateway.wire.sse import Frame, encode, escape_separators
+
+_SHORT = 20
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+is_easy = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]*").fullmatch
+_TEXT = re.compile(rb'(?:[^\x00-\x1f\\"]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*').fullmatch
+"""The inside of a JSON string: without anything special, and in general; surrogates are left to the decoder."""
+_OBJECT = re.compile(rb"\{[\x20-\x7e]*\}").fullmatch
+
+
+class Shape(NamedTuple):
+    """head + text + middle + filler + tail; `middle` is empty where there is no second hole (`obfuscation`).
+
+    `tail` ends with the frame's blank line.
+    """
+
+    head: bytes
+    middle: bytes
+    tail: bytes
+    head_out: bytes
+    middle_out: bytes
+    tail_out: bytes
+
+    def take(self, data: bytes) -> Batch | None:
+        """As many whole frames of this shape as `data` begins with, edited; None when there is none."""
+        head, tail = self.head, self.tail
+        if not data.startswith(head):
+            return None
+        if not self.middle and data.endswith(tail):  # most often: one frame
+            text = data[len(head) : -len(tail)]
+            if is_easy(text):
+                size = len(text)
+                if len(head) + size + len(tail) == len(data):  # they do not overlap
+                    return Batch(self.head_out + text + self.tail_out, 1, 1, size, len(data))
+        texts = self._texts(data)
+        if self.middle or not is_easy(b"".join(texts)):
+            texts = list(takewhile(self._is_plain, texts))
+        return self._edited(texts) if texts else None
+
+    def _texts(self, data: bytes) -> list[bytes]:
+        """The texts of the whole frames of this shape that `data` begins with.
+
+        Cut at the end of the tail, since looking for all that is between two texts would take three times as long.
+        """
+        end = self.tail[-_SHORT:]
+        rest = self.tail[: -len(end)]
+        left, right = len(self.head), -len(rest) or None
+        pieces = data.split(end)
+        pieces.pop()
+        texts = [piece[left:right] for piece in pieces]
+        if not texts or data.startswith(self.head + (self.tail + self.head).join(texts) + self.tail):
+            return texts
+        fit = takewhile(lambda p: len(p) >= left + len(rest) and p.startswith(self.head) and p.endswith(rest), pieces)
+        return [piece[left:right] for piece in fit]
+
+    def _is_plain(self, text: bytes) -> bool:
+        """Whether the text (and its filler) is the inside of a JSON string."""
+        if self.middle:
+            text, found, filler = text.partition(self.middle)
+            if not found or not is_text(filler):
+                return False
+        return is_text(text)
+
+    def _edited(self, texts: list[bytes]) -> Batch:
+        count = len(texts)
+        text_bytes = sum(map(len, texts))
+        used = count * (len(self.head) + len(self.tail)) + text_bytes
+        if self.middle:
+            parts = [text.partition(self.middle) for text in texts]
+            text_bytes = sum(len(text) for text, _, _ in parts)
+            texts = [text + self.middle_out + filler for text, _, filler in parts]
+        out = self.head_out + (self.tail_out + self.head_out).join(texts) + self.tail_out
+        return Batch(escape_separators(out), count, count, text_bytes, used)
+
+
+class Found(NamedTuple):
+    """A frame without a text: where it ends, its bytes as they go out, its usage."""
+
+    end: int
+    data: bytes
+    usage: dict[str, Any] | None
+
+
+class Lone(NamedTuple):
+    """A frame without a text: the reason why a choice ended, or the usage. Its holes are a usage and a filler, or less.
+
+    `head_out` is empty where the caller does not get it. `reason` None: the first hole is the usage.
+    """
+
+    head: bytes
+    middle: bytes
+    tail: bytes
+    head_out: bytes
+    middle_out: bytes
+    tail_out: bytes
+    reason: str | None
+
+    def found(self, data: bytes, at: int) -> Found | None:
+        """The frame that begins there; None when it is another."""
+        head, middle, tail = self.head, self.middle, self.tail
+        if not data.startswith(head, at):
+            return None
+        if not tail:  # there is no hole
+            return Found(at + len(head), self.head_out, None)
+        end = data.find(b"\n\n", at) + 2
+        begins, stops = at + len(head), end - len(tail)
+        if stops < begins or not data.startswith(tail, stops):
+            return None
+        hole, between, filler = data[begins:stops].partition(middle) if middle else (data[begins:stops], b"", b"")
+        if between != middle or not is_easy(filler):
+            return None
+        usage = None
+        if self.reason is None:
+            usage = _usage(hole)
+            if usage is None:
+                return None
+        elif not is_easy(hole):
+            return None
+        out = self.head_out
+        return Found(end, out and out + hole + self.middle_out + filler + self.tail_out, usage)
+
+
+def _usage(data: bytes) -> dict[str, Any] | None:
+    """An object as providers write usage; None for what may need an edit on its way."""
+    if not _OBJECT(data) or b'"model"' in data:
+        return None
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def is_text(data: bytes) -> bool:
+    """Whether it is the inside of a JSON string, in UTF-8; what is not is for whoever decodes the frame."""
+    if is_easy(data):
+        return True
+    if not _TEXT(data):
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+Pieces = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
+"""A frame's constant bytes around at most two holes, as it came, and the same as it goes out."""
+
+
+def pieces(frame: Frame, made: Frame | None, holes: list[bytes]) -> Pieces | None:
+    """The constant bytes of a frame that goes out as `made`, or not at all; None where they cannot be told.
+
+    `holes` are members of its JSON with names, of which what is behind the colon is left out, less its quotes.
+    """
+    raw = frame.raw
+    if raw is None or frame.event:
+        return None
+    before = _cut(raw, holes)
+    after = _cut(encode(made), holes) if made is not None else (b"", b"", b"")
+    if before is None or after is None:
+        return None
+    constant = b"".join(before)
+    if b"\r" in constant or constant.count(b"\n") != 2 or not constant.endswith(b"\n\n"):
+        return None
+    return (*before, *after) if before != after else (*before, *before)
+
+
+def text_holes(chunk: dict[str, Any]) -> list[bytes] | None:
+    """The texts that differ from frame to frame, in order, with the names before them: `"content":"Hel`."""
+    choices = chunk["choices"]
+    if len(choices) != 1 or chunk.get("usage") or choices[0].get("finish_reason") is not None:
+        return None
+    choice = choices[0]
+    delta = choice["delta"] if "delta" in choice else {"text": choice.get("text")}  # legacy completions have no delta
+    said = [(name, text) for name, text in delta.items() if text]
+    if len(said) != 1 or choice.get("logprobs"):
+        return None
+    ((name, text),) = said
+    if name not in ("content", "reasoning_content", "text") or not isinstance(text, str) or not text:
+        return None
+    hole = _hole(name, text)
+    filler = filler_holes(chunk)
+    return None if hole is None or filler is None else [hole, *filler]
+
+
+def lone_holes(frame: Frame, chunk: dict[str, Any]) -> tuple[list[bytes] | None, str | None]:
+    """What differs in a frame that brings no text, and the reason in it; no holes where it is of no known kind."""
+    choices, usage = chunk["choices"], chunk.get("usage")
+    filler = filler_holes(chunk)
+    if filler is None or "x_groq" in chunk:
+        return None, None
+    if usage and not choices:
+        raw = (bodies.inner_members(frame.data) or {}).get("usage")
+        return (None if raw is None else [b'"usage":' + bytes(raw), *filler]), None
+    if usage or len(choices) != 1 or choices[0].get("index") != 0:
+        return None, None
+    delta = choices[0].get("delta") or {}
+    if delta.get("tool_calls") or delta.get("function_call"):
+        return None, None
+    reason = choices[0].get("finish_reason")
+    return (filler if reason else None), reason
+
+
+def filler_holes(chunk: dict[str, Any]) -> list[bytes] | None:
+    """The member that only hides how long a text is, if there is one."""
+    filler = chunk.get("obfuscation")
+    if not isinstance(filler, str):
+        return []
+    hole = _hole("obfuscation", filler)
+    return None if hole is None else [hole]
+
+
+def _hole(name: str, text: str) -> bytes | None:
+    inner = _encode(text)[1:-1]
+    if b'"' in inner or b"\\" in inner:
+        return None
+    return b'"' + name.encode() + b'":"' + inner + b'"'
+
+
+def _cut(raw: bytes, holes: list[bytes]) -> tuple[bytes, bytes, bytes] | None:
+    """The constant bytes around the holes, or None when they are not found exactly once and in order."""
+    if any(raw.count(hole) != 1 for hole in holes):
+        return None
+    if not holes:
+        return raw, b"", b""
+    start, end = _span(raw, holes[0])
+    if len(holes) == 1:
+        return raw[:start], b"", raw[end:]
+    second, last = _span(raw, holes[1])
+    if second < end:
+        return None
+    return raw[:start], raw[end:second], raw[last:]
+
+
+def _span(raw: bytes, hole: bytes) -> tuple[int, int]:
+    """Where what is behind the name is, less the quotes of a text."""
+    at = raw.index(hole)
+    begins = hole.index(b'":') + 2
+    quote = hole[begins : begins + 1] == b'"'
+    return at + begins + quote, at + len(hole) - quote
