@@ -22,6 +22,9 @@ class Never(Shortcuts):
     def take(self, data, *more):
         return None
 
+    def open(self, data):
+        return None
+
 
 def plain(tube):
     """The same tube without shortcuts."""
@@ -338,17 +341,23 @@ def test_a_stream_of_ever_new_shapes_is_not_remembered():
 # From stream to stream of one target
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
-FINGERPRINT = {"service_tier": "default", "system_fingerprint": "fp_1"}
 
 
-def answer(number, reason="stop", tokens=4, **more):
-    """The bytes of a stream's frames: a role, three texts, a reason, usage."""
-    stamp = {"id": f"chatcmpl-{number}", "created": 1_700_000_000 + number, **more}
-    said = [chunk(choice({"content": f"{number} {text}"}), **stamp) for text in ("a", "b", "c")]
-    counted = {**USAGE, "completion_tokens": tokens, "prompt_tokens_details": {"cached_tokens": number}}
-    ends = [chunk(choice({}, reason), **stamp), chunk(usage=counted, **stamp)]
-    first = chunk(choice({"role": "assistant", "content": ""}), **stamp)
-    return [frame.raw for frame in framed(first, *said, *ends, b"[DONE]")]
+def answer(number, reason="stop", early=(), **late):
+    """The bytes of a stream's frames: a role, three texts, a reason, usage. `early` and `late` are beside the choices."""
+    stamp = {"id": f"chatcmpl-{number}", "created": 1_700_000_000 + number, **dict(early), "choices": []}
+    said = [choice({"content": f"{number} {text}"}) for text in ("a", "b", "c")]
+    counted = {**USAGE, "prompt_tokens_details": {"cached_tokens": number}}
+    chunks = [choice({"role": "assistant", "content": ""}), *said, choice({}, reason)]
+    made = [{**chunk(), **stamp, "choices": [one], **late} for one in chunks]
+    order = ("id", "object", "created", "model", *dict(early), "choices", "usage", *late)
+    made.append({**chunk(), **stamp, "usage": counted, **late})
+    return [frame.raw for frame in framed(*({key: one[key] for key in order if key in one} for one in made), b"[DONE]")]
+
+
+def marked(number):
+    """With a fingerprint, as OpenAI has it."""
+    return answer(number, early={"service_tier": "default", "system_fingerprint": f"fp_%{number}"})
 
 
 def padded(frames):
@@ -359,8 +368,8 @@ def padded(frames):
 @pytest.mark.parametrize("cut", [None, 1, 700])
 @pytest.mark.parametrize("shown", ["gpt", None])
 @pytest.mark.parametrize("usage_shown", [True, False])
-@pytest.mark.parametrize("write", [lambda n: answer(n), lambda n: answer(n, **FINGERPRINT), lambda n: padded(answer(n))])
-def test_the_next_stream_of_a_target_is_known_behind_its_first_frame(write, usage_shown, shown, cut, decoded):
+@pytest.mark.parametrize("write", [answer, marked, lambda n: padded(answer(n))])
+def test_the_next_stream_of_a_target_is_not_decoded(write, usage_shown, shown, cut, decoded):
     habits = Habits()
     for number in range(1, 4):
         stream = b"".join(write(number * 3))
@@ -371,7 +380,7 @@ def test_the_next_stream_of_a_target_is_known_behind_its_first_frame(write, usag
         sizes = () if cut is None else [len(frame) for frame in write(number * 3)] if cut == 1 else [cut] * 20
         assert by_reads(fast, stream, sizes) == exact
         if number > 1 and cut != 700:
-            assert len(decoded) == 1
+            assert not decoded
         assert fast.usage == slow.usage
         assert fast.usage.cache_read == number * 3
         assert (fast.complete, fast.ended, fast.finish_reason) == (True, True, "stop")
@@ -403,6 +412,17 @@ OTHERWISE = {
     "no time": (0, b"1700000002", b"0"),
     "no choice": (0, b'"delta":{"role":"assistant","content":""}', b'"x":0'),
     "no choices": (0, b'"choices":[', b'"choices":[],"x":['),
+    "another first time": (0, b"1700000002", b"1700000003"),
+    "a first time that grows": (0, b"1700000002", b"17000000020000000"),
+    "another first model": (0, b"gpt-4o-2024", b"gpt-4o-2025"),
+    "an error at first": (0, b'"choices":', b'"error":{"message":"m"},"choices":'),
+    "a first text": (0, b'"content":""', b'"content":"x"'),
+    "a first reason": (0, b'"finish_reason":null', b'"finish_reason":"stop"'),
+    "a first usage": (0, b"]}", b'],"usage":{"prompt_tokens":3}}'),
+    "a created twice": (0, b"]}", b'],"created":5}'),
+    "an id twice": (0, b"]}", b'],"id":"other"}'),
+    "a model twice": (0, b"]}", b'],"model":"other"}'),
+    "broken at first": (0, b"]}", b"]"),
     "a quote in the id": (0, b"chatcmpl-2", b'chatcmpl-\\"2'),
 }
 
@@ -424,24 +444,54 @@ def test_a_frame_that_is_otherwise_is_decoded(at, old, new, shown, usage_shown):
         assert (fast.failure is None) == (slow.failure is None)
 
 
-def test_what_is_remembered_of_a_target_is_bounded(decoded):
+def test_what_is_remembered_of_a_target_is_bounded():
     habits = Habits()
-    for number in range(1, 400):
-        odd = b"".join(answer(number, x=number))
-        by_reads(chunks_tube(habits=habits), odd)
-    assert len(habits._habits) <= 8
-    assert not habits.curious or habits._lessons == 1
-    for number in range(2):  # a long one is not kept at all
-        by_reads(chunks_tube(habits=Habits()), b"".join(answer(number, x="y" * 5000)))
+    for number in range(1, 200):  # never the same way again
+        by_reads(chunks_tube(habits=habits), b"".join(answer(number, early={"x": f"{number}"})))
+    assert len(habits._envelopes) == 2
+    assert habits._lessons < 2, "the price of a lesson is not paid by each stream"
+    habits = Habits()
+    for number in range(1, 200):
+        by_reads(chunks_tube(habits=habits), b"".join(answer(number, reason=f"r{number}", x=number)))
+    (envelope,) = habits._envelopes
+    assert len(envelope.lone) == 8
+    assert len(envelope.texts) <= 4
+    habits = Habits()
+    by_reads(chunks_tube(habits=habits), b"".join(answer(1, early={"x": "y" * 5000})))
+    assert not habits._envelopes
+    by_reads(chunks_tube(habits=habits), b"".join(answer(1, reason="y" * 5000)))
+    assert {lone.reason for lone in habits._envelopes[0].lone} == {None}
+
+
+def test_streams_at_the_same_time_teach_the_same():
+    habits = Habits()
+    tubes = [chunks_tube(habits=habits) for _ in range(3)]
+    for frames in zip(*map(marked, range(1, 4)), strict=True):
+        for tube, frame in zip(tubes, frames, strict=True):
+            tube.received(Reader().received(frame))
+    (envelope,) = habits._envelopes
+    assert (len(envelope.texts), len(envelope.lone)) == (1, 3)
 
 
 def test_a_target_that_writes_otherwise_from_now_on_is_learnt_anew(decoded):
     habits = Habits()
     for number in range(1, 200):
-        by_reads(chunks_tube(habits=habits), b"".join(answer(number, x="old" if number < 100 else "new")))
+        by_reads(chunks_tube(habits=habits), b"".join(answer(number, early={"x": "old" if number < 100 else "new"})))
     decoded.clear()
-    by_reads(chunks_tube(habits=habits), b"".join(answer(201, x="new")))
-    assert len(decoded) == 1
+    by_reads(chunks_tube(habits=habits), b"".join(answer(201, early={"x": "new"})))
+    assert not decoded
+
+
+def test_a_member_that_comes_twice_is_not_believed_the_first_time():
+    """The first frame begins as known, and takes it back further on."""
+    for again in (b'"created":5', b'"id":"other"', b'"model":"other"'):
+        habits = Habits()
+        by_reads(chunks_tube(habits=habits), b"".join(answer(1)))
+        stream = answer(2)
+        stream[0] = stream[0].replace(b"]}\n\n", b"]," + again + b"}\n\n")
+        fast, slow = chunks_tube(shown=None, habits=habits), plain(chunks_tube(shown=None))
+        assert meaning(by_reads(fast, b"".join(stream))) == meaning(by_reads(slow, b"".join(stream)))
+        assert (fast.provider_model, fast.provider_request_id) == (slow.provider_model, slow.provider_request_id)
 
 
 def test_targets_and_edits_have_habits_of_their_own():

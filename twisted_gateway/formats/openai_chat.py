@@ -97,9 +97,9 @@ class Chunks(ChunkTube):
     prefix = "chatcmpl-"
     nothing = {"delta": {}}
 
-    def new_choice(self) -> Choice:
+    def new_choice(self, begun: bool = False) -> Choice:
         """See `ChunkTube`."""
-        return Choice()
+        return Choice(begun=begun)
 
 
 class Whole(WholeTube):

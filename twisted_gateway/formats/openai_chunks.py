@@ -116,11 +116,12 @@ class ChunkTube:
         self._choices: dict[int, ChoiceState] = {}
         self._reasoning_field = target.model.provider_key.response.reasoning_field
         self._shortcuts = Shortcuts(habits or Habits())
+        self._unopened = True
         self._stamped: Any = None
         self._stamp = (b"", b"")
 
-    def new_choice(self) -> ChoiceState:
-        """The state of a choice that is seen for the first time."""
+    def new_choice(self, begun: bool = False) -> ChoiceState:
+        """The state of a choice that is seen for the first time; `begun`: of one that has had its first entry."""
         raise NotImplementedError
 
     def take(self, data: bytes) -> Batch | None:
@@ -148,7 +149,7 @@ class ChunkTube:
             elif (known := self._shortcuts.lone(data, used)) is not None:
                 lone, found = known
                 self._learn_lone(lone.reason, found.usage)
-                if found.data:
+                if not lone.hidden:
                     parts.append(found.data)
                     frames += 1
                 events += 1
@@ -218,6 +219,9 @@ class ChunkTube:
             elif data:
                 self.noise += 1
             return None
+        unopened, self._unopened = self._unopened, False
+        if unopened and frame.raw is not None and (known := self._opened(frame.raw)) is not None:
+            return known
         chunk, sound = read(data)
         if sound is not data:
             frame, data = Frame(sound), sound
@@ -228,16 +232,29 @@ class ChunkTube:
         if "choices" not in chunk:
             self.noise += 1
             return None
-        shortcuts, text_before, begun = self._shortcuts, self.text_bytes, 0 in self._choices
-        shortcuts.meet(chunk, self._created)
-        named = bool(chunk.get("model"))
+        text_before, begun, model = self.text_bytes, 0 in self._choices, chunk.get("model")
         changed = self._edit(chunk)
         made = self._written(frame, data, chunk, changed) if changed is not None else None
+        if unopened:
+            self._shortcuts.begin(frame, made, chunk, model)
         if made is not None and self.text_bytes != text_before:
-            shortcuts.learn(frame, made, chunk, lasts=named)
-        elif named and begun and (chunk["choices"] or not changed):
-            shortcuts.learn_lone(frame, made, chunk)
+            self._shortcuts.learn(frame, made, chunk)
+        elif chunk["choices"] or not changed:
+            self._shortcuts.learn_lone(frame, made, chunk, first=not begun)
         return made
+
+    def _opened(self, data: bytes) -> Frame | None:
+        """The stream's first frame, if it is known: it begins the first choice, and brings no text."""
+        opening = self._shortcuts.open(data)
+        known = self._shortcuts.lone(data, first=True) if opening is not None else None
+        if opening is None or known is None or known[0].hidden:
+            return None
+        self._id = self.provider_request_id = opening.id
+        self._created = opening.created
+        self.provider_model = opening.model
+        self._choices[0] = self.new_choice(begun=True)
+        made = known[1].data
+        return Frame(made[6:-2], b"", made)
 
     def _edit(self, chunk: dict[str, Any]) -> bool | None:
         """Edits in place. True when more than the name changed, None when the caller must not see the chunk."""

@@ -107,7 +107,7 @@ class Chunks(ChunkTube):
     prefix = "cmpl-"
     nothing = {"text": "", "logprobs": None}
 
-    def new_choice(self) -> Text:
+    def new_choice(self, begun: bool = False) -> Text:
         """See `ChunkTube`."""
         return Text()
 

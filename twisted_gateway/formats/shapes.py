@@ -90,7 +90,7 @@ class Shape(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A frame without a text: where it ends, its bytes as they go out, its usage."""
+    """A frame without a text: where it ends, how it goes out behind what all frames begin with, its usage."""
 
     end: int
     data: bytes
@@ -98,9 +98,10 @@ class Found(NamedTuple):
 
 
 class Lone(NamedTuple):
-    """A frame without a text: the reason why a choice ended, or the usage. Its holes are a usage and a filler, or less.
+    """A frame without a text, behind what all frames begin with. Its holes are a usage and a filler, or less.
 
-    `head_out` is empty where the caller does not get it. `reason` None: the first hole is the usage.
+    It is the first one of its choice, or has the `reason` why that ended, or else the usage. The caller does not get
+    one that is `hidden`.
     """
 
     head: bytes
@@ -109,10 +110,12 @@ class Lone(NamedTuple):
     head_out: bytes
     middle_out: bytes
     tail_out: bytes
+    first: bool
     reason: str | None
+    hidden: bool
 
     def found(self, data: bytes, at: int) -> Found | None:
-        """The frame that begins there; None when it is another."""
+        """The frame that goes on there; None when it is another."""
         head, middle, tail = self.head, self.middle, self.tail
         if not data.startswith(head, at):
             return None
@@ -126,14 +129,13 @@ class Lone(NamedTuple):
         if between != middle or not is_easy(filler):
             return None
         usage = None
-        if self.reason is None:
+        if self.reason is None and not self.first:
             usage = _usage(hole)
             if usage is None:
                 return None
         elif not is_easy(hole):
             return None
-        out = self.head_out
-        return Found(end, out and out + hole + self.middle_out + filler + self.tail_out, usage)
+        return Found(end, self.head_out + hole + self.middle_out + filler + self.tail_out, usage)
 
 
 def _usage(data: bytes) -> dict[str, Any] | None:
@@ -164,7 +166,7 @@ Pieces = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
 
 
 def pieces(frame: Frame, made: Frame | None, holes: list[bytes]) -> Pieces | None:
-    """The constant bytes of a frame that goes out as `made`, or not at all; None where they cannot be told.
+    """The constant bytes of a frame that goes out as `made`, None: not at all. None where they cannot be told.
 
     `holes` are members of its JSON with names, of which what is behind the colon is left out, less its quotes.
     """
@@ -199,31 +201,29 @@ def text_holes(chunk: dict[str, Any]) -> list[bytes] | None:
     return None if hole is None or filler is None else [hole, *filler]
 
 
-def lone_holes(frame: Frame, chunk: dict[str, Any]) -> tuple[list[bytes] | None, str | None]:
-    """What differs in a frame that brings no text, and the reason in it; no holes where it is of no known kind."""
+def lone_holes(frame: Frame, chunk: dict[str, Any]) -> list[bytes] | None:
+    """What differs in a frame that brings no text; None where it is of no known kind."""
     choices, usage = chunk["choices"], chunk.get("usage")
     filler = filler_holes(chunk)
     if filler is None or "x_groq" in chunk:
-        return None, None
-    if usage and not choices:
+        return None
+    if not choices:
         raw = (bodies.inner_members(frame.data) or {}).get("usage")
-        return (None if raw is None else [b'"usage":' + bytes(raw), *filler]), None
+        return [b'"usage":' + bytes(raw), *filler] if raw is not None and usage else None
     if usage or len(choices) != 1 or choices[0].get("index") != 0:
-        return None, None
+        return None
     delta = choices[0].get("delta") or {}
-    if delta.get("tool_calls") or delta.get("function_call"):
-        return None, None
-    reason = choices[0].get("finish_reason")
-    return (filler if reason else None), reason
+    return None if delta.get("tool_calls") or delta.get("function_call") else filler
 
 
 def filler_holes(chunk: dict[str, Any]) -> list[bytes] | None:
-    """The member that only hides how long a text is, if there is one."""
-    filler = chunk.get("obfuscation")
-    if not isinstance(filler, str):
-        return []
-    hole = _hole("obfuscation", filler)
-    return None if hole is None else [hole]
+    """The member that only hides how long a text is, if there is one: OpenAI's and Mistral's name for it."""
+    for name in ("obfuscation", "p"):
+        filler = chunk.get(name)
+        if isinstance(filler, str):
+            hole = _hole(name, filler)
+            return None if hole is None else [hole]
+    return []
 
 
 def _hole(name: str, text: str) -> bytes | None:

@@ -5,53 +5,119 @@ A later frame with exactly these around a text without a bare quote in it is the
 needs the same edits. A frame that is not recognised is decoded like the first one: a shortcut never changes what is
 written, only what it costs (`DESIGN.md` section 4, road (a)).
 
-From stream to stream of one target an id, a time and a fingerprint differ too. What is left is its `Habits`; with
-these three put in again, the frames behind the first one of the next stream are known before they come.
+Streams of one target differ from each other in an id, a time and a fingerprint too, all of which their frames begin
+with. What is behind that are the target's `Habits`: most frames of its next stream are known before they come.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from twisted_gateway.formats import shapes
-from twisted_gateway.formats.shapes import Found, Lone, Pieces, Shape, is_easy
+import attrs
+
+from twisted_gateway.formats.shapes import Found, Lone, Pieces, Shape, lone_holes, pieces, text_holes
 from twisted_gateway.wire.series import Batch
-from twisted_gateway.wire.sse import Frame
+from twisted_gateway.wire.sse import Frame, encode
 
 _MOST = 4
-_LONGEST = 4096
-_LESSONS = 32
-_STREAMS_A_LESSON = 16
+_LONGEST = 2048
+_LESSONS = 16
+_STREAMS_A_LESSON = 64
+_CHOICES = b'"choices":['
+_EASY = rb"[\x20\x21\x23-\x5b\x5d-\x7e]"
+_STAMP = {
+    "id": b'"(' + _EASY + b'+)"',
+    "created": b"([1-9][0-9]{0,14})",
+    "system_fingerprint": b'"(' + _EASY + b'*)"',
+}
+"""What each stream has for itself, as it is written where nothing is odd."""
+_OWN = (b'"id":', b'"created":', b'"model":')
+"""What a frame says of its stream and not of itself; behind the choices it would say it again."""
 
 
-class Stamp(NamedTuple):
-    """What the frames of one stream have in common and those of the next have otherwise, as it is written in JSON."""
+class Opening(NamedTuple):
+    """What all frames of one stream begin with, as they come and as they go out, and what that says."""
 
-    id: bytes
-    created: bytes
-    fingerprint: bytes
-
-    @classmethod
-    def of(cls, chunk: dict[str, Any], created: int) -> Stamp | None:
-        """The stamp of the stream with this chunk, if it has a plain one. `created` is the stream's, 0 is not known yet."""
-        given, time, mark = chunk.get("id"), chunk.get("created"), chunk.get("system_fingerprint")
-        if type(given) is not str or not given or type(time) is not int or time <= 0 or time != (created or time):
-            return None
-        stamp = cls(given.encode(), b"%d" % time, mark.encode() if type(mark) is str else b"")
-        return stamp if is_easy(stamp.id) and is_easy(stamp.fingerprint) else None
+    came: bytes
+    goes: bytes
+    id: str
+    created: int
+    model: str
 
 
-class _Habit(NamedTuple):
-    """A frame's constant bytes, with bytes that no JSON has between them and where the stamp was.
+@attrs.define
+class Envelope:
+    """What frames of a target begin with, up to their choices.
 
-    `reason` is that of a `Lone`.
+    `came` matches that, `goes` are the bytes for the caller, with `%b` for each group; `model` is the provider's name.
     """
 
-    known: bytes
-    has_text: bool
-    reason: str | None
+    came: re.Pattern[bytes]
+    goes: bytes
+    model: str
+    texts: deque[Pieces] = attrs.field(factory=lambda: deque(maxlen=_MOST), eq=False)
+    """How frames with a text go on behind it."""
+    lone: deque[Lone] = attrs.field(factory=lambda: deque(maxlen=2 * _MOST), eq=False)
+
+    def opening(self, data: bytes) -> Opening | None:
+        """What a stream begins with whose first frame is that; None when it begins otherwise."""
+        found = self.came.match(data)
+        if found is None:
+            return None
+        return Opening(found[0], self.goes % found.groups(), found["id"].decode(), int(found["created"]), self.model)
+
+    def keep(self, found: Pieces, opening: Opening, first: bool | None = None, reason: str | None = None) -> None:
+        """How a frame goes on behind the opening, for later streams: one with a text, where `first` is None."""
+        head, middle, tail, head_out, middle_out, tail_out = found
+        hidden = not head_out
+        rest = b"".join(found[:3])[len(opening.came) :]
+        if not head.startswith(opening.came) or not (hidden or head_out.startswith(opening.goes)):
+            return
+        if len(rest) > _LONGEST or any(name in rest for name in _OWN):
+            return
+        kept = (head[len(opening.came) :], middle, tail, head_out[len(opening.goes) :], middle_out, tail_out)
+        if first is None:
+            if kept not in self.texts:
+                self.texts.append(kept)
+        elif (lone := Lone(*kept, first, reason, hidden)) not in self.lone:
+            self.lone.append(lone)
+
+
+def _envelope(raw: bytes, made: bytes, chunk: dict[str, Any], model: str) -> Envelope | None:
+    """The envelope of a frame that was decoded as `chunk`; None where it has none, or an odd one."""
+    came, _, rest = raw.partition(_CHOICES)
+    goes, _, rest_out = made.partition(_CHOICES)
+    if not rest or not rest_out or came.count(b'"model":') != 1 or len(came) > _LONGEST:
+        return None
+    stamp, stamp_out = _stamp(came, chunk), _stamp(goes, chunk)
+    if stamp is None or stamp_out is None or [name for *_, name in stamp] != [name for *_, name in stamp_out]:
+        return None
+    pattern, template, at, at_out = b"", b"", 0, 0
+    for (begin, end, name), (begin_out, end_out, _) in zip(stamp, stamp_out, strict=True):
+        pattern += re.escape(came[at:begin]) + _STAMP[name].replace(b"(", b"(?P<%b>" % name.encode())
+        template += goes[at_out:begin_out].replace(b"%", b"%%") + (b"%b" if name == "created" else b'"%b"')
+        at, at_out = end, end_out
+    pattern += re.escape(came[at:] + _CHOICES)
+    return Envelope(re.compile(pattern), template + (goes[at_out:] + _CHOICES).replace(b"%", b"%%"), model)
+
+
+def _stamp(data: bytes, chunk: dict[str, Any]) -> list[tuple[int, int, str]] | None:
+    """Where a stream's own values are, in their order; None where they are not all there as they are expected."""
+    places = []
+    for name, plain in _STAMP.items():
+        if name == "system_fingerprint" and not isinstance(chunk.get(name), str):
+            continue
+        found = re.findall(b'"%b"(?::%b)?' % (name.encode(), plain), data)
+        member = re.search(b'"%b":%b,' % (name.encode(), plain), data)
+        if name == "system_fingerprint" and not found:
+            continue  # it stands behind the choices
+        if len(found) != 1 or member is None or member[1] != str(chunk[name]).encode():
+            return None
+        places.append((member.start() + len(name) + 3, member.end() - 1, name))
+    return sorted(places)
 
 
 class Habits:
@@ -60,78 +126,46 @@ class Habits:
     What was learnt last is kept. A lesson has its price: who never writes the same way again soon gives few.
     """
 
-    __slots__ = ("_habits", "_joined", "_lessons", "_streams")
+    __slots__ = ("_envelopes", "_lessons", "_streams")
 
     def __init__(self) -> None:
-        self._habits: deque[_Habit] = deque(maxlen=2 * _MOST)
-        self._joined = b""
+        self._envelopes: deque[Envelope] = deque(maxlen=2)
         self._lessons = _LESSONS
         self._streams = 0
 
-    def expected(self, stamp: Stamp) -> tuple[list[Shape], list[Lone]]:
-        """The frames of a stream with this stamp, if it is like those before."""
+    def met(self, data: bytes) -> tuple[Envelope, Opening] | None:
+        """The envelope of a stream whose first frame is that, if it is like those before."""
         self._streams += 1
         if self._streams % _STREAMS_A_LESSON == 0 and self._lessons < _LESSONS:
             self._lessons += 1
-        with_text: list[Shape] = []
-        lone: list[Lone] = []
-        known = self._joined.replace(b"\1", stamp.id).replace(b"\2", stamp.created).replace(b"\3", stamp.fingerprint)
-        found = known.split(b"\0")
-        for at, (_, has_text, reason) in enumerate(self._habits):
-            own = found[6 * at : 6 * at + 6]
-            if has_text:
-                with_text.append(Shape(*own))
-            else:
-                lone.append(Lone(*own, reason))
-        return with_text, lone
+        for envelope in self._envelopes:
+            opening = envelope.opening(data)
+            if opening is not None:
+                return envelope, opening
+        return None
 
-    def learn(self, found: Pieces, stamp: Stamp, has_text: bool, reason: str | None = None) -> None:
-        """Keep a frame for later streams, if nothing but the stamp is this stream's own."""
+    def learn(self, frame: Frame, made: Frame, chunk: dict[str, Any], model: str) -> tuple[Envelope, Opening] | None:
+        """The envelope of a stream that begins with a frame unlike those before."""
+        if frame.raw is None or frame.event or not self.lesson():
+            return None
+        envelope = _envelope(frame.raw, encode(made), chunk, model)
+        opening = envelope.opening(frame.raw) if envelope is not None else None
+        if envelope is None or opening is None:
+            return None
+        if envelope in self._envelopes:  # another stream has just taught it
+            return self._envelopes[self._envelopes.index(envelope)], opening
+        self._envelopes.append(envelope)
+        return envelope, opening
+
+    def lesson(self) -> bool:
+        """Whether another one is worth its price, which is paid then."""
+        if self._lessons <= 0:
+            return False
         self._lessons -= 1
-        before, after = b"\0".join(found[:3]), b"\0".join(found[3:])
-        hidden = not found[3]
-        if len(before) + len(after) > _LONGEST or not (_is_stamped(before, stamp) and (hidden or _is_stamped(after, stamp))):
-            return
-        known = before + b"\0" + after
-        for name, value, mark in _written(stamp):
-            known = known.replace(name + value, name + mark)
-        habit = _Habit(known, has_text, reason)
-        if habit not in self._habits:
-            self._habits.append(habit)
-            self._joined = b"\0".join([habit.known for habit in self._habits])
-
-    @property
-    def curious(self) -> bool:
-        """Whether another lesson is worth its price."""
-        return self._lessons > 0
+        return True
 
 
-def _written(stamp: Stamp) -> tuple[tuple[bytes, bytes, bytes], ...]:
-    """The members of a stamp: name, value, and what stands for the value."""
-    return (
-        (b'"id":', b'"' + stamp.id + b'"', b'"\1"'),
-        (b'"created":', stamp.created, b"\2"),
-        (b'"system_fingerprint":', b'"' + stamp.fingerprint + b'"', b'"\3"'),
-    )
-
-
-def _is_stamped(known: bytes, stamp: Stamp) -> bool:
-    """Whether each member of the stamp is there once, as it is expected; the last one may be missing."""
-    for name, value, _ in _written(stamp):
-        count = known.count(name)
-        if count == 0 and name == b'"system_fingerprint":':
-            continue
-        if count != 1 or known.count(name.rstrip(b":")) != 1:
-            return False
-        rest = known[known.index(name) + len(name) :]
-        if name == b'"system_fingerprint":' and not rest.startswith(b'"'):
-            continue
-        if not rest.startswith(value) or rest[len(value) : len(value) + 1] not in (b",", b"}"):
-            return False
-    return True
-
-
-@lru_cache(1024)
+@lru_cache(256)
 def habits(*edits: object) -> Habits:
     """The habits of a target whose answers get these edits."""
     return Habits()
@@ -140,22 +174,27 @@ def habits(*edits: object) -> Habits:
 class Shortcuts:
     """The frames that one stream is known to have: those it has taught, and those that its target's habits expect."""
 
-    __slots__ = ("_habits", "_lessons", "_lone", "_own", "_shapes", "_stamp")
+    __slots__ = ("_envelope", "_habits", "_lessons", "_opening", "_own", "_shapes")
 
     def __init__(self, habits: Habits) -> None:
         self._habits = habits
+        self._envelope: Envelope | None = None
+        self._opening: Opening | None = None
         self._shapes: list[Shape] = []
-        self._lone: list[Lone] = []
-        self._stamp: Stamp | None = None
         self._own = 0
         self._lessons = 0
 
-    def meet(self, chunk: dict[str, Any], created: int) -> None:
-        """A chunk of the stream as it came: the first one with a stamp tells which frames to expect."""
-        if self._stamp is None:
-            self._stamp = Stamp.of(chunk, created)
-            if self._stamp is not None:
-                self._shapes, self._lone = self._habits.expected(self._stamp)
+    def open(self, data: bytes) -> Opening | None:
+        """The stream's first frame: if it begins as those of other streams did, its next frames are known."""
+        met = self._habits.met(data)
+        if met is None:
+            return None
+        self._envelope, opening = met
+        self._opening = opening
+        for head, middle, tail, head_out, middle_out, tail_out in self._envelope.texts:
+            known = (opening.came + head, middle, tail, opening.goes + head_out, middle_out, tail_out)
+            self._shapes.append(Shape(*known))
+        return opening
 
     def take(self, data: bytes) -> Batch | None:
         """The frames of one known shape that `data` begins with, as they go out; None when it begins otherwise."""
@@ -165,38 +204,63 @@ class Shortcuts:
                 return taken
         return None
 
-    def lone(self, data: bytes, at: int) -> tuple[Lone, Found] | None:
-        """The known frame without a text that begins there, and what was found in it."""
-        for lone in self._lone:
-            found = lone.found(data, at)
-            if found is not None:
-                return lone, found
+    def lone(self, data: bytes, at: int = 0, *, first: bool = False) -> tuple[Lone, Found] | None:
+        """The known frame without a text that begins there, as it goes out."""
+        envelope, opening = self._envelope, self._opening
+        if envelope is None or opening is None or not data.startswith(opening.came, at):
+            return None
+        at += len(opening.came)
+        for lone in envelope.lone:
+            if lone.first is first:
+                found = lone.found(data, at)
+                if found is not None:
+                    return lone, Found(found.end, b"" if lone.hidden else opening.goes + found.data, found.usage)
         return None
 
-    def learn(self, frame: Frame, made: Frame, chunk: dict[str, Any], lasts: bool) -> None:
-        """Takes the shape of a frame with a text that was decoded as `chunk` and goes out as `made`, if it has one.
+    def begin(self, frame: Frame, made: Frame | None, chunk: dict[str, Any], model: Any) -> None:
+        """The stream's first frame was decoded as `chunk`, with the provider's `model`: keeps what it begins with.
 
-        `lasts`: in another stream it would get the same edits.
+        Where that was known, but the frame says otherwise further on, nothing is.
         """
+        opening = self._opening
+        if opening is not None:
+            if (opening.id, opening.created, opening.model) != (chunk["id"], chunk["created"], model):
+                self._envelope = self._opening = None
+                self._shapes.clear()
+        elif made is not None and isinstance(model, str) and model:
+            learnt = self._habits.learn(frame, made, chunk, model)
+            if learnt is not None:
+                self._envelope, self._opening = learnt
+
+    def learn(self, frame: Frame, made: Frame, chunk: dict[str, Any]) -> None:
+        """Takes the shape of a frame with a text that was decoded as `chunk` and goes out as `made`, if it has one."""
         if self._own >= _MOST or self._lessons > 4 * _MOST:
             return
-        holes = shapes.text_holes(chunk)
+        holes = text_holes(chunk)
         if holes is None:
             return
         self._lessons += 1
-        found = shapes.pieces(frame, made, holes)
+        found = pieces(frame, made, holes)
         if found is None:
             return
         self._own += 1
         self._shapes.append(Shape(*found))
-        if lasts and self._stamp is not None and self._habits.curious and chunk["choices"][0].get("index") == 0:
-            self._habits.learn(found, self._stamp, has_text=True)
-
-    def learn_lone(self, frame: Frame, made: Frame | None, chunk: dict[str, Any]) -> None:
-        """Keeps a frame without a text for later streams, if it is one that ends a choice or tells the usage."""
-        if self._stamp is None or not self._habits.curious:
+        if self._envelope is None or self._opening is None or chunk["choices"][0].get("index") != 0:
             return
-        holes, reason = shapes.lone_holes(frame, chunk)
-        found = shapes.pieces(frame, made, holes) if holes is not None else None
+        if self._habits.lesson():
+            self._envelope.keep(found, self._opening)
+
+    def learn_lone(self, frame: Frame, made: Frame | None, chunk: dict[str, Any], *, first: bool) -> None:
+        """Keeps a frame without a text for later streams: the first one, the last one of a choice, the usage."""
+        choices, opening = chunk["choices"], self._opening
+        if opening is None or self._envelope is None:
+            return
+        reason = choices[0].get("finish_reason") if choices else None
+        if bool(choices) is not (first or reason is not None) or (first and reason is not None):
+            return
+        if not self._habits.lesson():
+            return
+        holes = lone_holes(frame, chunk)
+        found = pieces(frame, made, holes) if holes is not None else None
         if found is not None:
-            self._habits.learn(found, self._stamp, has_text=False, reason=reason)
+            self._envelope.keep(found, opening, first, reason)
