@@ -345,25 +345,25 @@ class Relay:
             self._end(Outcome.BROKEN)
 
     def _write(self, batch: Batch) -> None:
-        data = batch.data
+        data, downstream = batch.data, self._downstream
         if not data:
             return
-        if self._stream:
-            if self._exchange.committed is None:
-                self._downstream.commit(self._headers)
-            self._downstream.write(data, batch.frames)
-            if self._progress is not None and not self._downstream.paused:
-                self._progress.set(self._every)
-            self._wrote()
-        else:
+        if not self._stream:
             self._whole = data if self._whole is None else self._whole + data
+            return
+        if self._exchange.committed is None:
+            downstream.commit(self._headers)
+        downstream.write(data, batch.frames)
+        if self._progress is not None and not downstream.paused:
+            self._progress.set(self._every)
+        if not downstream.gone:
+            self._delivered = self._shown()
 
-    def _wrote(self) -> None:
-        """All the text that came out of the line so far is with the caller's socket, while there is one."""
-        if not self._downstream.gone:
-            passage, gates = self._passage, self._line.gates
-            shown: int = passage.shown_bytes if self._shows else passage.text_bytes  # type: ignore[attr-defined]
-            self._delivered = shown if gates is None else shown - gates.withheld
+    def _shown(self) -> int:
+        """UTF-8 bytes of text that came out of the line so far."""
+        passage, gates = self._passage, self._line.gates
+        shown: int = passage.shown_bytes if self._shows else passage.text_bytes  # type: ignore[attr-defined]
+        return shown if gates is None else shown - gates.withheld
 
     def _finish(self, batch: Batch) -> None:
         """The provider has said everything: the success ending follows, when no gate holds anything any more."""
@@ -389,7 +389,8 @@ class Relay:
             self._downstream.finish()
         elif self._whole is not None:
             self._downstream.answer(self._whole, self._headers)
-            self._wrote()
+            if not self._downstream.gone:
+                self._delivered = self._shown()
         self._end(Outcome.STOPPED if self._stopping else Outcome.COMPLETE)
 
     def _broken(self, problem: Problem, outcome: Outcome | None = None) -> None:

@@ -146,10 +146,9 @@ class ChunkTube:
                 text_bytes += taken.text_bytes
                 used += taken.used
                 taken = None
-            elif (known := self._shortcuts.lone(data, used)) is not None:
-                lone, found = known
-                self._learn_lone(lone.reason, found.usage)
-                if not lone.hidden:
+            elif (found := self._shortcuts.lone(data, used)) is not None:
+                self._learn_lone(found.reason, found.usage)
+                if found.data:
                     parts.append(found.data)
                     frames += 1
                 events += 1
@@ -246,15 +245,14 @@ class ChunkTube:
     def _opened(self, data: bytes) -> Frame | None:
         """The stream's first frame, if it is known: it begins the first choice, and brings no text."""
         opening = self._shortcuts.open(data)
-        known = self._shortcuts.lone(data, first=True) if opening is not None else None
-        if opening is None or known is None or known[0].hidden:
+        found = self._shortcuts.lone(data, first=True)
+        if opening is None or found is None or not found.data:
             return None
         self._id = self.provider_request_id = opening.id
         self._created = opening.created
         self.provider_model = opening.model
         self._choices[0] = self.new_choice(begun=True)
-        made = known[1].data
-        return Frame(made[6:-2], b"", made)
+        return Frame(found.data[6:-2], b"", found.data)
 
     def _edit(self, chunk: dict[str, Any]) -> bool | None:
         """Edits in place. True when more than the name changed, None when the caller must not see the chunk."""

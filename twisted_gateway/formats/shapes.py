@@ -39,34 +39,44 @@ class Shape(NamedTuple):
 
     def take(self, data: bytes) -> Batch | None:
         """As many whole frames of this shape as `data` begins with, edited; None when there is none."""
-        head, tail = self.head, self.tail
+        head, middle, tail, head_out, _, tail_out = self
         if not data.startswith(head):
             return None
-        if not self.middle and data.endswith(tail):  # most often: one frame
+        if not middle and data.endswith(tail):  # most often: one frame
             text = data[len(head) : -len(tail)]
             if is_easy(text):
                 size = len(text)
                 if len(head) + size + len(tail) == len(data):  # they do not overlap
-                    return Batch(self.head_out + text + self.tail_out, 1, 1, size, len(data))
+                    return Batch(head_out + text + tail_out, 1, 1, size, len(data))
         texts = self._texts(data)
-        if self.middle or not is_easy(b"".join(texts)):
+        said = b"".join(texts)
+        if middle or not is_easy(said):
             texts = list(takewhile(self._is_plain, texts))
-        return self._edited(texts) if texts else None
+            said = b"".join(texts)
+        if not texts:
+            return None
+        count, text_bytes = len(texts), len(said)
+        used = count * (len(head) + len(tail)) + text_bytes
+        if middle:
+            texts, text_bytes = self._refilled(texts)
+        out = head_out + (tail_out + head_out).join(texts) + tail_out
+        return Batch(escape_separators(out), count, count, text_bytes, used)
 
     def _texts(self, data: bytes) -> list[bytes]:
         """The texts of the whole frames of this shape that `data` begins with.
 
         Cut at the end of the tail, since looking for all that is between two texts would take three times as long.
         """
-        end = self.tail[-_SHORT:]
-        rest = self.tail[: -len(end)]
-        left, right = len(self.head), -len(rest) or None
+        head, tail = self.head, self.tail
+        end = tail[-_SHORT:]
+        rest = tail[: -len(end)]
+        left, right = len(head), -len(rest) or None
         pieces = data.split(end)
         pieces.pop()
         texts = [piece[left:right] for piece in pieces]
-        if not texts or data.startswith(self.head + (self.tail + self.head).join(texts) + self.tail):
+        if not texts or data.startswith(head + (tail + head).join(texts) + tail):
             return texts
-        fit = takewhile(lambda p: len(p) >= left + len(rest) and p.startswith(self.head) and p.endswith(rest), pieces)
+        fit = takewhile(lambda p: len(p) >= left + len(rest) and p.startswith(head) and p.endswith(rest), pieces)
         return [piece[left:right] for piece in fit]
 
     def _is_plain(self, text: bytes) -> bool:
@@ -77,23 +87,21 @@ class Shape(NamedTuple):
                 return False
         return is_text(text)
 
-    def _edited(self, texts: list[bytes]) -> Batch:
-        count = len(texts)
-        text_bytes = sum(map(len, texts))
-        used = count * (len(self.head) + len(self.tail)) + text_bytes
-        if self.middle:
-            parts = [text.partition(self.middle) for text in texts]
-            text_bytes = sum(len(text) for text, _, _ in parts)
-            texts = [text + self.middle_out + filler for text, _, filler in parts]
-        out = self.head_out + (self.tail_out + self.head_out).join(texts) + self.tail_out
-        return Batch(escape_separators(out), count, count, text_bytes, used)
+    def _refilled(self, texts: list[bytes]) -> tuple[list[bytes], int]:
+        """The texts with what goes out between them and their fillers; the bytes of the texts alone."""
+        parts = [text.partition(self.middle) for text in texts]
+        return [text + self.middle_out + filler for text, _, filler in parts], sum(len(text) for text, _, _ in parts)
 
 
 class Found(NamedTuple):
-    """A frame without a text: where it ends, how it goes out behind what all frames begin with, its usage."""
+    """A frame without a text: where it ends, its bytes as they go out, the reason or the usage in it.
+
+    No bytes: the caller does not get it.
+    """
 
     end: int
     data: bytes
+    reason: str | None
     usage: dict[str, Any] | None
 
 
@@ -114,13 +122,13 @@ class Lone(NamedTuple):
     reason: str | None
     hidden: bool
 
-    def found(self, data: bytes, at: int) -> Found | None:
-        """The frame that goes on there; None when it is another."""
-        head, middle, tail = self.head, self.middle, self.tail
+    def found(self, data: bytes, at: int, goes: bytes) -> Found | None:
+        """The frame that goes on there; None when it is another. `goes` is what all frames begin with as they go out."""
+        head, middle, tail, head_out, middle_out, tail_out, first, reason, hidden = self
         if not data.startswith(head, at):
             return None
         if not tail:  # there is no hole
-            return Found(at + len(head), self.head_out, None)
+            return Found(at + len(head), goes + head_out, reason, None)
         end = data.find(b"\n\n", at) + 2
         begins, stops = at + len(head), end - len(tail)
         if stops < begins or not data.startswith(tail, stops):
@@ -128,14 +136,10 @@ class Lone(NamedTuple):
         hole, between, filler = data[begins:stops].partition(middle) if middle else (data[begins:stops], b"", b"")
         if between != middle or not is_easy(filler):
             return None
-        usage = None
-        if self.reason is None and not self.first:
-            usage = _usage(hole)
-            if usage is None:
-                return None
-        elif not is_easy(hole):
+        usage = _usage(hole) if reason is None and not first else None
+        if usage is None and (reason is None and not first or not is_easy(hole)):
             return None
-        return Found(end, self.head_out + hole + self.middle_out + filler + self.tail_out, usage)
+        return Found(end, b"" if hidden else goes + head_out + hole + middle_out + filler + tail_out, reason, usage)
 
 
 def _usage(data: bytes) -> dict[str, Any] | None:

@@ -60,6 +60,8 @@ class Envelope:
     model: str
     texts: deque[Pieces] = attrs.field(factory=lambda: deque(maxlen=_MOST), eq=False)
     """How frames with a text go on behind it."""
+    first: deque[Lone] = attrs.field(factory=lambda: deque(maxlen=_MOST), eq=False)
+    """Those that begin a choice; behind it, those that end it or tell the usage."""
     lone: deque[Lone] = attrs.field(factory=lambda: deque(maxlen=2 * _MOST), eq=False)
 
     def opening(self, data: bytes) -> Opening | None:
@@ -82,8 +84,10 @@ class Envelope:
         if first is None:
             if kept not in self.texts:
                 self.texts.append(kept)
-        elif (lone := Lone(*kept, first, reason, hidden)) not in self.lone:
-            self.lone.append(lone)
+            return
+        lone, known = Lone(*kept, first, reason, hidden), self.first if first else self.lone
+        if lone not in known:
+            known.append(lone)
 
 
 def _envelope(raw: bytes, made: bytes, chunk: dict[str, Any], model: str) -> Envelope | None:
@@ -108,15 +112,13 @@ def _stamp(data: bytes, chunk: dict[str, Any]) -> list[tuple[int, int, str]] | N
     """Where a stream's own values are, in their order; None where they are not all there as they are expected."""
     places = []
     for name, plain in _STAMP.items():
-        if name == "system_fingerprint" and not isinstance(chunk.get(name), str):
-            continue
-        found = re.findall(b'"%b"(?::%b)?' % (name.encode(), plain), data)
-        member = re.search(b'"%b":%b,' % (name.encode(), plain), data)
-        if name == "system_fingerprint" and not found:
-            continue  # it stands behind the choices
-        if len(found) != 1 or member is None or member[1] != str(chunk[name]).encode():
+        value = chunk.get(name)
+        found = list(re.finditer(b'"%b"(?::%b,)?' % (name.encode(), plain), data))
+        if name == "system_fingerprint" and (not found or not isinstance(value, str)):
+            continue  # it need not have one
+        if len(found) != 1 or found[0][1] != str(value).encode():
             return None
-        places.append((member.start() + len(name) + 3, member.end() - 1, name))
+        places.append((found[0].start() + len(name) + 3, found[0].end() - 1, name))
     return sorted(places)
 
 
@@ -204,17 +206,16 @@ class Shortcuts:
                 return taken
         return None
 
-    def lone(self, data: bytes, at: int = 0, *, first: bool = False) -> tuple[Lone, Found] | None:
+    def lone(self, data: bytes, at: int = 0, *, first: bool = False) -> Found | None:
         """The known frame without a text that begins there, as it goes out."""
         envelope, opening = self._envelope, self._opening
         if envelope is None or opening is None or not data.startswith(opening.came, at):
             return None
         at += len(opening.came)
-        for lone in envelope.lone:
-            if lone.first is first:
-                found = lone.found(data, at)
-                if found is not None:
-                    return lone, Found(found.end, b"" if lone.hidden else opening.goes + found.data, found.usage)
+        for lone in envelope.first if first else envelope.lone:
+            found = lone.found(data, at, opening.goes)
+            if found is not None:
+                return found
         return None
 
     def begin(self, frame: Frame, made: Frame | None, chunk: dict[str, Any], model: Any) -> None:

@@ -126,6 +126,9 @@ class WholeBody:
 
     __slots__ = ("_limit", "_pieces", "_size", "noise")
 
+    between_frames = False
+    """None of its bytes may pass it by."""
+
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._pieces: list[bytes] = []
