@@ -8,7 +8,7 @@ from twisted_gateway.formats.row import Passage
 from twisted_gateway.wire.series import Batch, Gate, Series, WholeBody
 from twisted_gateway.wire.sse import Frame, Reader, TooLong, encode
 
-_MOST_MISSES = 3
+_MOST_MISSES = 5
 
 
 class Line:
@@ -55,7 +55,7 @@ class Line:
             return taken
         if not isinstance(reader, Reader):
             return self.frames(reader.received(data))
-        if self._passes_overruns:
+        if self._passes_overruns or (gates is None and take is not None):
             return self._passed(reader, data, taken)
         if gates is None or take is None:
             return self.frames(reader.received(data))
@@ -90,6 +90,8 @@ class Line:
             try:
                 frames = reader.received(piece)
             except TooLong as error:
+                if not self._passes_overruns:
+                    raise
                 frames = error.frames
                 passed, _ = reader.overrun()
             made = passage.received(frames)

@@ -68,7 +68,7 @@ def check(stream, sizes=(), before=None, **options):
         fast = chunks_tube(habits=habits, **options)
         quick = by_reads(fast, stream, sizes)
         assert meaning(quick) == meaning(exact)
-        for name in ("complete", "ended", "finish_reason", "provider_model", "provider_request_id", "noise", "usage"):
+        for name in ("complete", "ended", "finish_reason", "provider_model", "provider_request_id", "noise", "usage", "text_bytes"):
             assert getattr(fast, name) == getattr(slow, name), name
         assert (fast.failure is None) == (slow.failure is None)
 
@@ -439,7 +439,7 @@ def test_a_frame_that_is_otherwise_is_decoded(at, old, new, shown, usage_shown):
     for sizes in ((), [len(frame) for frame in frames]):
         fast, slow = chunks_tube(usage_shown, shown, habits), plain(chunks_tube(usage_shown, shown))
         assert meaning(by_reads(fast, b"".join(frames), sizes)) == meaning(by_reads(slow, b"".join(frames), sizes))
-        for name in ("complete", "ended", "finish_reason", "provider_model", "provider_request_id", "noise", "usage"):
+        for name in ("complete", "ended", "finish_reason", "provider_model", "provider_request_id", "noise", "usage", "text_bytes"):
             assert getattr(fast, name) == getattr(slow, name), name
         assert (fast.failure is None) == (slow.failure is None)
 

@@ -37,8 +37,11 @@ class Shape(NamedTuple):
     middle_out: bytes
     tail_out: bytes
 
-    def take(self, data: bytes) -> Batch | None:
-        """As many whole frames of this shape as `data` begins with, edited; None when there is none."""
+    def take(self, data: bytes, *, empty: bool = True) -> Batch | None:
+        """As many whole frames of this shape as `data` begins with, edited; None when there is none.
+
+        `empty`: also those whose text is empty.
+        """
         head, middle, tail, head_out, _, tail_out = self
         if not data.startswith(head):
             return None
@@ -46,20 +49,23 @@ class Shape(NamedTuple):
             text = data[len(head) : -len(tail)]
             if is_easy(text):
                 size = len(text)
-                if len(head) + size + len(tail) == len(data):  # they do not overlap
+                if len(head) + size + len(tail) == len(data) and (size or empty):  # they do not overlap
                     return Batch(head_out + text + tail_out, 1, 1, size, len(data))
         texts = self._texts(data)
+        if not empty and b"" in texts:
+            texts = texts[: texts.index(b"")]
         said = b"".join(texts)
         if middle or not is_easy(said):
             texts = list(takewhile(self._is_plain, texts))
             said = b"".join(texts)
         if not texts:
             return None
-        count, text_bytes = len(texts), len(said)
-        used = count * (len(head) + len(tail)) + text_bytes
+        count = len(texts)
+        used = count * (len(head) + len(tail)) + len(said)
         if middle:
-            texts, text_bytes = self._refilled(texts)
+            texts, said = self._refilled(texts)
         out = head_out + (tail_out + head_out).join(texts) + tail_out
+        text_bytes = len(said) if b"\\" not in said else bodies.text_bytes(b'"' + said + b'"')
         return Batch(escape_separators(out), count, count, text_bytes, used)
 
     def _texts(self, data: bytes) -> list[bytes]:
@@ -87,10 +93,10 @@ class Shape(NamedTuple):
                 return False
         return is_text(text)
 
-    def _refilled(self, texts: list[bytes]) -> tuple[list[bytes], int]:
-        """The texts with what goes out between them and their fillers; the bytes of the texts alone."""
+    def _refilled(self, texts: list[bytes]) -> tuple[list[bytes], bytes]:
+        """The texts with what goes out between them and their fillers; the texts alone."""
         parts = [text.partition(self.middle) for text in texts]
-        return [text + self.middle_out + filler for text, _, filler in parts], sum(len(text) for text, _, _ in parts)
+        return [text + self.middle_out + filler for text, _, filler in parts], b"".join([text for text, _, _ in parts])
 
 
 class Found(NamedTuple):
@@ -185,6 +191,23 @@ def pieces(frame: Frame, made: Frame | None, holes: list[bytes]) -> Pieces | Non
     if b"\r" in constant or constant.count(b"\n") != 2 or not constant.endswith(b"\n\n"):
         return None
     return (*before, *after) if before != after else (*before, *before)
+
+
+def around(text: str, frame: Frame, made: Frame) -> Shape | None:
+    """The shape of a frame with this text that goes out in other words: `made`, with the same text in it.
+
+    None for one that may say something of a tool call besides, which is remembered.
+    """
+    raw, hole = frame.raw, _encode(text)
+    if raw is None or b"\\" in hole or raw.count(hole) != 1:
+        return None
+    out = encode(made)
+    if out.count(hole) != 1:
+        return None
+    if b"_call" in raw or b"\r" in raw or raw.count(b"\n\n") != 1 or not raw.endswith(b"\n\n"):
+        return None
+    (head, _, tail), (head_out, _, tail_out) = raw.partition(hole), out.partition(hole)
+    return Shape(head + b'"', b"", b'"' + tail, head_out + b'"', b"", b'"' + tail_out)
 
 
 def text_holes(chunk: dict[str, Any]) -> list[bytes] | None:
