@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -54,8 +54,7 @@ class Unbound(AttemptFailed):
         self.frames = frames
 
 
-@attrs.frozen
-class Waits:
+class Waits(NamedTuple):
     """Seconds. `silence` is the longest gap between data events, None = no limit.
 
     `progress`: after so long without a frame the passage says that the answer is still being made, 0 = never.
@@ -455,7 +454,7 @@ class Relay:
         attempt.noise = passage.noise
         attempt.ended = self._clock.seconds()
         problem = attempt.problem
-        attempt.ended_by = outcome.value if problem is None else ended_by(problem)
+        attempt.ended_by = str(outcome) if problem is None else ended_by(problem)
         self._downstream.join(None)
         if not self.done.called:
             self.done.callback(outcome) if unbound is None else self.done.errback(unbound)

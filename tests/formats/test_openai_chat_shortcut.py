@@ -68,7 +68,16 @@ def check(stream, sizes=(), before=None, **options):
         fast = chunks_tube(habits=habits, **options)
         quick = by_reads(fast, stream, sizes)
         assert meaning(quick) == meaning(exact)
-        for name in ("complete", "ended", "finish_reason", "provider_model", "provider_request_id", "noise", "usage", "text_bytes"):
+        for name in (
+            "complete",
+            "ended",
+            "finish_reason",
+            "provider_model",
+            "provider_request_id",
+            "noise",
+            "usage",
+            "text_bytes",
+        ):
             assert getattr(fast, name) == getattr(slow, name), name
         assert (fast.failure is None) == (slow.failure is None)
 
@@ -344,7 +353,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 
 
 def answer(number, reason="stop", early=(), **late):
-    """The bytes of a stream's frames: a role, three texts, a reason, usage. `early` and `late` are beside the choices."""
+    """The bytes of a stream's frames: a role, three texts, a reason, usage; `early` and `late` beside the choices."""
     stamp = {"id": f"chatcmpl-{number}", "created": 1_700_000_000 + number, **dict(early), "choices": []}
     said = [choice({"content": f"{number} {text}"}) for text in ("a", "b", "c")]
     counted = {**USAGE, "prompt_tokens_details": {"cached_tokens": number}}
@@ -439,7 +448,16 @@ def test_a_frame_that_is_otherwise_is_decoded(at, old, new, shown, usage_shown):
     for sizes in ((), [len(frame) for frame in frames]):
         fast, slow = chunks_tube(usage_shown, shown, habits), plain(chunks_tube(usage_shown, shown))
         assert meaning(by_reads(fast, b"".join(frames), sizes)) == meaning(by_reads(slow, b"".join(frames), sizes))
-        for name in ("complete", "ended", "finish_reason", "provider_model", "provider_request_id", "noise", "usage", "text_bytes"):
+        for name in (
+            "complete",
+            "ended",
+            "finish_reason",
+            "provider_model",
+            "provider_request_id",
+            "noise",
+            "usage",
+            "text_bytes",
+        ):
             assert getattr(fast, name) == getattr(slow, name), name
         assert (fast.failure is None) == (slow.failure is None)
 
@@ -448,7 +466,7 @@ def test_what_is_remembered_of_a_target_is_bounded():
     habits = Habits()
     for number in range(1, 200):  # never the same way again
         by_reads(chunks_tube(habits=habits), b"".join(answer(number, early={"x": f"{number}"})))
-    assert len(habits._envelopes) == 2
+    assert len(habits._envelopes) == 4
     assert habits._lessons < 2, "the price of a lesson is not paid by each stream"
     habits = Habits()
     for number in range(1, 200):
@@ -461,6 +479,16 @@ def test_what_is_remembered_of_a_target_is_bounded():
     assert not habits._envelopes
     by_reads(chunks_tube(habits=habits), b"".join(answer(1, reason="y" * 5000)))
     assert {lone.reason for lone in habits._envelopes[0].lone} == {None}
+
+
+@pytest.mark.parametrize("more", [{"logprobs": {"content": ["secret"]}}, {"delta": {"annotations": ["secret"]}}])
+def test_nothing_that_is_said_is_remembered(more):
+    habits = Habits()
+    tube = chunks_tube(habits=habits)
+    tube.received(framed(ROLE, say("secret"), chunk(choice({"reasoning_content": "secret"}))))
+    tube.received(framed(chunk({**choice({}, "stop"), **more})))
+    assert habits._envelopes
+    assert "secret" not in repr([(one.texts, one.first, one.lone, one.came, one.goes) for one in habits._envelopes])
 
 
 def test_streams_at_the_same_time_teach_the_same():

@@ -20,7 +20,9 @@ from .making import ROLE, choice, chunk, dumps, say, target
 
 
 def translation(speaks, format):
-    told = Told(call(body=b"{}", extra={}), Prompt("x", (), stream=True), target(), "gpt", 1.0, "x" * 24, lambda: "0" * 32)
+    told = Told(
+        call(body=b"{}", extra={}), Prompt("x", (), stream=True), target(), "gpt", 1.0, "x" * 24, lambda: "0" * 32
+    )
     return Translation(speaks.decoder(True, None), format.encoder(told))
 
 
@@ -85,8 +87,26 @@ def check(speaks, format, frames, sizes=()):
     assert (fast.failure is None) == (slow.failure is None)
 
 
-TEXTS = ["a", "Hello", "", "text", "content", "gpt", "ä", "\u2028", "\n", '"', "\\", "x" * 300, "\U0001f600", "}}", "stop"]
-texts = st.one_of(st.sampled_from(TEXTS), st.text(max_size=6).map(lambda text: text.encode("utf-8", "replace").decode()))
+TEXTS = [
+    "a",
+    "Hello",
+    "",
+    "text",
+    "content",
+    "gpt",
+    "ä",
+    "\u2028",
+    "\n",
+    '"',
+    "\\",
+    "x" * 300,
+    "\U0001f600",
+    "}}",
+    "stop",
+]
+texts = st.one_of(
+    st.sampled_from(TEXTS), st.text(max_size=6).map(lambda text: text.encode("utf-8", "replace").decode())
+)
 ODD_CHUNKS = [
     say("a", index=1),
     chunk(choice({"reasoning_content": "hm"})),

@@ -129,7 +129,7 @@ class Lone(NamedTuple):
     hidden: bool
 
     def found(self, data: bytes, at: int, goes: bytes) -> Found | None:
-        """The frame that goes on there; None when it is another. `goes` is what all frames begin with as they go out."""
+        """The frame that goes on there; None when it is another. `goes`: what all frames begin with as they go out."""
         head, middle, tail, head_out, middle_out, tail_out, first, reason, hidden = self
         if not data.startswith(head, at):
             return None
@@ -142,8 +142,9 @@ class Lone(NamedTuple):
         hole, between, filler = data[begins:stops].partition(middle) if middle else (data[begins:stops], b"", b"")
         if between != middle or not is_easy(filler):
             return None
-        usage = _usage(hole) if reason is None and not first else None
-        if usage is None and (reason is None and not first or not is_easy(hole)):
+        counts = reason is None and not first
+        usage = _usage(hole) if counts else None
+        if usage is None and (counts or not is_easy(hole)):
             return None
         return Found(end, b"" if hidden else goes + head_out + hole + middle_out + filler + tail_out, reason, usage)
 
@@ -239,8 +240,8 @@ def lone_holes(frame: Frame, chunk: dict[str, Any]) -> list[bytes] | None:
         return [b'"usage":' + bytes(raw), *filler] if raw is not None and usage else None
     if usage or len(choices) != 1 or choices[0].get("index") != 0:
         return None
-    delta = choices[0].get("delta") or {}
-    return None if delta.get("tool_calls") or delta.get("function_call") else filler
+    said = {"logprobs": choices[0].get("logprobs"), **(choices[0].get("delta") or {}), "role": None}
+    return None if any(said.values()) else filler
 
 
 def filler_holes(chunk: dict[str, Any]) -> list[bytes] | None:

@@ -125,13 +125,13 @@ def _stamp(data: bytes, chunk: dict[str, Any]) -> list[tuple[int, int, str]] | N
 class Habits:
     """What the frames of one target's streams are like. All of these meet the same edits (`habits`).
 
-    What was learnt last is kept. A lesson has its price: who never writes the same way again soon gives few.
+    No text is kept. What was learnt last is; a lesson has its price, and who never repeats itself soon gives few.
     """
 
     __slots__ = ("_envelopes", "_lessons", "_streams")
 
     def __init__(self) -> None:
-        self._envelopes: deque[Envelope] = deque(maxlen=2)
+        self._envelopes: deque[Envelope] = deque(maxlen=_MOST)
         self._lessons = _LESSONS
         self._streams = 0
 
