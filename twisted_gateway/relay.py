@@ -144,9 +144,9 @@ class Relay:
             self._floor = Floor(self._rule, self._clock.seconds())
             self._slow.set(self._rule.window_secs)
         self._downstream.join(self)
-        if not self._downstream.paused:
-            self._wait()
         self._answer.join(self)
+        if not (self._over or self._finishing or self._full or self._downstream.paused):
+            self._wait()
         if self._stream and not self._over and not self._exchange.late_head:
             self._downstream.flush_head()
         if self._downstream.paused and not self._over:  # joining goes on reading
