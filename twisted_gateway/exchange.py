@@ -267,8 +267,7 @@ class Halt(NamedTuple):
     outcome: Outcome
 
 
-@fact
-class Joint:
+class Joint(NamedTuple):
     """Where policies put their gates on the line of an open answer.
 
     `learnt` is what is known of the answer so far. A gate that held frames calls `wake` when it can give them; not from

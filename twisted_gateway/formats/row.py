@@ -74,7 +74,8 @@ class Passage(Learnt, Tube, Protocol):
 class Decoder(Learnt, Protocol):
     """Frames of one dialect to events. Also used beside the line, by whoever reads the meaning.
 
-    Raises `errors.StrayFrame` for what the dialect does not allow; an error object sets `failure` instead.
+    Raises `errors.StrayFrame` for what the dialect does not allow; an error object sets `failure` instead. One with
+    `passed(n)` keeps nothing of a text but its size: frames that say more of it may pass it by, n UTF-8 bytes in all.
     """
 
     def received(self, frames: list[Frame]) -> list[Event]:
@@ -87,7 +88,8 @@ class Decoder(Learnt, Protocol):
 class Encoder(Protocol):
     """Events to frames of one dialect: a stream, or a whole body as one frame given by `stopped`.
 
-    It may have `shown_bytes`: UTF-8 bytes of text in the frames of a stream, where it leaves some out or keeps it.
+    It may have `shown_bytes`: UTF-8 bytes of text in the frames of a stream, where it leaves some out or keeps it; and
+    `passed` (see `Decoder`), if it writes a text the same way whatever was written before.
     """
 
     def received(self, events: Sequence[Event], learnt: Learnt) -> list[Frame]:
