@@ -13,7 +13,7 @@
 PYTHON ?= python3
 CONFIG = conf/aisix.yaml
 BIN = .venv/bin
-PIP = $(BIN)/python -m pip --disable-pip-version-check
+PIP = $(BIN)/python -m pip --disable-pip-version-check --retries 10 --timeout 60
 # The checkout itself is what runs. Only this editable mode lets twistd find our plugin from every directory.
 CHECKOUT = --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 

@@ -68,7 +68,7 @@ def _a_chunk(inside: Inside) -> float:
 
 
 def _kept(inside: Inside) -> Exchange:
-    """The exchange of a call that went well."""
+    """The exchange of a call that went well, with its body, which a call lets go when its answer has begun."""
     kept: list[Exchange] = []
     front = inside.house.front
     serve = front.serve
@@ -80,7 +80,10 @@ def _kept(inside: Inside) -> Exchange:
     front.serve = keeping
     inside.once(AT_ONCE)
     front.serve = serve
-    return kept[0]
+    exchange = kept[0]
+    exchange.body = STREAM.encode()
+    exchange.call = inside.house.gateway.formats[exchange.endpoint.format].read_call(exchange.body, exchange.headers)
+    return exchange
 
 
 def _before(inside: Inside, exchange: Exchange) -> Iterator[Row]:

@@ -159,7 +159,7 @@ async def measured(options: argparse.Namespace, folder: Path, hedge: dict[str, A
     finally:
         process.terminate()
         await listening.stopListening()
-        process.wait(10)
+        process.wait(60)
     times = sorted(found)
     return {
         "p50": statistics.median(times) * 1000,

@@ -94,7 +94,7 @@ class Mock:
         self._wait()
 
     def _wait(self) -> None:
-        for _ in range(100):
+        for _ in range(1500):
             try:
                 self.stats()
                 return
@@ -104,7 +104,7 @@ class Mock:
         raise SystemExit(f"bench: the mock provider does not answer on port {self.port}")
 
     def _get(self, path: str) -> dict[str, int]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
             found: dict[str, int] = json.loads(answer.read())
             return found
 

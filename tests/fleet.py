@@ -11,6 +11,7 @@ import json
 from urllib.parse import urlsplit
 
 import attrs
+import pytest
 from twisted.internet.defer import fail
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.error import TimeoutError as ConnectTimeout
@@ -25,6 +26,8 @@ from .test_every_road import ASKED, SAID, said
 from .test_gateway import WHOLE, Ask, House, sse
 
 DIALECTS = {"chat": "openai_chat", "messages": "anthropic", "responses": "openai_responses"}
+each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
+each_mode = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 WHOLES = {
     "chat": WHOLE,
     "messages": {

@@ -5,6 +5,8 @@ from twisted.internet.task import Clock
 
 from twisted_gateway.alarm import Alarm
 
+from .doubles.timers import timers
+
 
 @pytest.fixture
 def clock():
@@ -30,7 +32,7 @@ def test_it_rings_once(alarm, clock, rung):
     alarm.set(2)
     run(clock, 10)
     assert rung == [2]
-    assert clock.getDelayedCalls() == []
+    assert timers(clock) == []
 
 
 @pytest.mark.parametrize("later", [3, 1, 0.5])
@@ -49,7 +51,7 @@ def test_moving_it_a_thousand_times_makes_few_timers(alarm, clock, rung, monkeyp
     for _ in range(1000):
         alarm.set(5)
         clock.advance(0.01)
-        assert len(clock.getDelayedCalls()) == 1
+        assert len(timers(clock)) == 1
     run(clock, 30)
     assert rung == [pytest.approx(9.99 + 5, abs=0.26)]
     assert len(made) <= 4
@@ -58,7 +60,7 @@ def test_moving_it_a_thousand_times_makes_few_timers(alarm, clock, rung, monkeyp
 def test_off_keeps_the_timer_and_silences_it(alarm, clock, rung):
     alarm.set(2)
     alarm.off()
-    assert len(clock.getDelayedCalls()) == 1
+    assert len(timers(clock)) == 1
     run(clock, 10)
     assert rung == []
     alarm.set(1)
@@ -78,7 +80,7 @@ def test_set_again_after_off(alarm, clock, rung, seconds):
 def test_stop_leaves_nothing(alarm, clock, rung):
     alarm.set(2)
     alarm.stop()
-    assert clock.getDelayedCalls() == []
+    assert timers(clock) == []
     alarm.stop()
     run(clock, 5)
     assert rung == []
@@ -102,4 +104,33 @@ def test_it_can_be_stopped_from_its_own_ring(clock):
     alarm = Alarm(clock, lambda: alarm.stop())
     alarm.set(1)
     run(clock, 2)
+    assert timers(clock) == []
+
+
+def test_later_alarms_cost_the_reactor_nothing(clock, monkeypatch):
+    asked = []
+    call_later = clock.callLater
+    monkeypatch.setattr(clock, "callLater", lambda *args: asked.append(args) or call_later(*args))
+    rung = []
+    for n in range(20):
+        alarm = Alarm(clock, lambda n=n: rung.append((n, clock.seconds())))
+        alarm.set(5)
+        clock.advance(0.125)
+        if n < 19:
+            alarm.stop()
+    assert len(asked) == 1
+    run(clock, 20, 0.125)
+    assert rung == [(19, 19 * 0.125 + 5)]
+    assert len(asked) == 2  # what was asked for first came for nobody
+    assert clock.getDelayedCalls() == []
+
+
+def test_the_shared_timer_comes_earlier_for_an_earlier_alarm(clock):
+    rung = []
+    late, soon = Alarm(clock, lambda: rung.append("late")), Alarm(clock, lambda: rung.append("soon"))
+    late.set(5)
+    late.stop()
+    soon.set(1)
+    clock.advance(1)
+    assert rung == ["soon"]
     assert clock.getDelayedCalls() == []

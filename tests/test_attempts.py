@@ -9,12 +9,13 @@ from twisted_gateway.errors import Problem
 
 from .exchanges import group, model, provider_key
 from .fleet import (
-    DIALECTS,
     NO_CONNECT,
     REFUSED,
     STALL,
     Fleet,
     Limits,
+    each_dialect,
+    each_mode,
     error_of,
     in_band,
     status,
@@ -26,8 +27,6 @@ from .test_gateway import MESSAGES
 
 hold = saying("hold")
 
-each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
-each_mode = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 
 
 # Retries at one target

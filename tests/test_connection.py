@@ -276,6 +276,27 @@ def test_the_whole_answer_and_the_end_before_anybody_takes_it(agent, endpoint, p
     assert pool.idle == 0
 
 
+@pytest.mark.parametrize("then", ["goes on", "stays"])
+def test_pausing_while_the_head_is_told(agent, endpoint, then):
+    ask, steps = Ask(agent), []
+    wire = endpoint.accept()
+    wire.pauseProducing, wire.resumeProducing = lambda: steps.append("pause"), lambda: steps.append("resume")
+
+    def taken(response):
+        ask.deliver()
+        ask.reading.transport.pauseProducing()
+        if then == "goes on":
+            ask.reading.transport.resumeProducing()
+
+    ask.deferred.addCallback(lambda _: taken(ask.response))
+    wire.gives(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\na")
+    assert ask.reading.body == b"a"
+    assert steps == ([] if then == "goes on" else ["pause"])
+    wire.gives(b"bc")
+    assert ask.reading.reason.check(ResponseDone)
+    assert steps == ([] if then == "goes on" else ["pause", "resume"])  # an idle connection reads
+
+
 def test_until_close_ended_before_anybody_takes_it(agent, endpoint, pool):
     ask = Ask(agent)
     wire = endpoint.accept()
@@ -763,9 +784,7 @@ def test_a_request_that_cannot_be_written_keeps_the_connection(agent, endpoint, 
     if reused:
         exchange(agent, endpoint)
     ask = Ask(agent, headers=Headers({"x-a": ["b\x00"]}))
-    if not reused:
-        endpoint.accept()
     assert ask.failure.check(Malformed)
-    assert pool.idle == 1
+    assert (ask.started, pool.idle, len(endpoint.waiting)) == (0, int(reused), 0)
     Ask(agent)
-    assert not endpoint.waiting
+    assert len(endpoint.waiting) == int(not reused)

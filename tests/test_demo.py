@@ -10,6 +10,8 @@ from twisted.python.failure import Failure
 
 from twisted_gateway import demo
 
+from .doubles.timers import timers
+
 HELLO = {"model": "any/name", "messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "Hi there"}]}
 
 
@@ -157,7 +159,7 @@ def test_a_caller_who_leaves_stops_the_timer(stream: bool, before: float) -> Non
         talk.clock.advance(0.01)
     written = talk.transport.value()
     talk.channel.connectionLost(Failure(ConnectionDone()))
-    assert talk.clock.getDelayedCalls() == []
+    assert timers(talk.clock) == []
     talk.run(5)
     assert talk.transport.value() == written
 
@@ -165,7 +167,7 @@ def test_a_caller_who_leaves_stops_the_timer(stream: bool, before: float) -> Non
 def test_a_finished_answer_leaves_no_timer() -> None:
     talk = asked(HELLO | {"stream": True})
     talk.channel.connectionLost(Failure(ConnectionDone()))
-    assert talk.clock.getDelayedCalls() == []
+    assert timers(talk.clock) == []
 
 
 @pytest.mark.parametrize(

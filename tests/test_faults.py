@@ -20,6 +20,8 @@ from .fleet import (
     STALL,
     Fleet,
     body,
+    each_dialect,
+    each_mode,
     error_of,
     in_band,
     status,
@@ -50,8 +52,6 @@ STRATEGIES = {
     "least_busy": ["b", "a", "c"],
 }
 KEY = "somebody"
-each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
-each_mode = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 each_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 
 

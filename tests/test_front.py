@@ -14,6 +14,7 @@ from twisted_gateway.config.rewrites import UrlRewrite
 from twisted_gateway.config.settings import Cors, RealIp, RequestId
 from twisted_gateway.front import CallerHeaders, Condition
 
+from .doubles.timers import timers
 from .exchanges import caller, group, model, snapshot
 from .fronts import NOW, Talk, front, refused, site
 
@@ -609,7 +610,7 @@ def test_a_handler_that_fails_says_little():
     assert said.status == 500
     assert said.json["error"]["type"] == "internal_error"
     assert b"secret" not in said.body
-    assert clock.getDelayedCalls() == []
+    assert timers(clock) == []
 
 
 def test_a_refusal_of_a_handler_is_told():

@@ -26,6 +26,7 @@ from twisted_gateway.tap import FORMATS
 from twisted_gateway.upstream import Client, Upstream
 from twisted_gateway.wire.sse import Reader
 
+from .doubles.timers import timers
 from .exchanges import caller, model, provider_key, snapshot
 from .formats.making import ROLE, choice, chunk, dumps, say
 from .fronts import NOW, front
@@ -214,7 +215,7 @@ class House:
         assert not self.gateway.running
         self.clock.advance(2)
         self.flush()
-        assert self.clock.getDelayedCalls() == []
+        assert timers(self.clock) == []
         return self.ledger.exchanges[0]
 
 

@@ -12,8 +12,9 @@ from twisted_gateway.exchange import Outcome
 from twisted_gateway.hedging import Race
 from twisted_gateway.metrics import Metrics
 from twisted_gateway.policies.accounting import _count_attempts
-from twisted_gateway.records import record
+from twisted_gateway.records import record, row_of
 
+from .doubles.timers import timers
 from .exchanges import group
 from .fleet import STALL, Fleet, Limits, status, target
 from .test_every_road import SAID
@@ -48,7 +49,7 @@ class Track:
         return self.two.run() if self.second else None
 
     def over(self):
-        assert self.clock.getDelayedCalls() == []
+        assert timers(self.clock) == []
 
 
 def test_a_first_in_time_runs_alone():
@@ -377,7 +378,7 @@ def test_both_are_written_down():
     assert (winner["kind"], winner["prompt_tokens"], winner["completion_tokens"]) == ("hedge", 5, 2)
     assert (made["prompt_tokens"], made["completion_tokens"]) == (5, 2), "the loser's are not the caller's"
     metrics = Metrics()
-    _count_attempts(metrics.routes, exchange)
+    _count_attempts(metrics.routes, exchange, row_of(exchange))
     text = metrics.exposition().decode()
     assert 'aisix_hedges_total{model="gpt",result="won"} 1.0' in text
     assert text.count("aisix_deployment_requests_total{") == 2
@@ -398,5 +399,5 @@ def test_results_of_hedges(first, second, result):
         ask.deferred.cancel()
         fleet.flush()
     metrics = Metrics()
-    _count_attempts(metrics.routes, fleet.exchange)
+    _count_attempts(metrics.routes, fleet.exchange, row_of(fleet.exchange))
     assert f'aisix_hedges_total{{model="gpt",result="{result}"}} 1.0' in metrics.exposition().decode()

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from twisted_gateway.metrics import CallLabels, Metrics, status_class, status_outcome
+from twisted_gateway.call_metrics import CallLabels, status_class, status_outcome
+from twisted_gateway.metrics import Metrics
 
 LABELS = CallLabels("/v1/chat/completions", "openai", "openai", "gpt", "gpt-4o", "pk-1", "prod", "ck", "t", "u", "U")
 
@@ -31,8 +32,9 @@ def names(metrics: Metrics) -> set[str]:
 
 
 def handled(metrics: Metrics, **more: Any) -> None:
-    members = {"status": 200, "stream": True, "fallback": False, "model_endpoint": True, "head": 0.5}
-    metrics.handled(LABELS, **(members | more))
+    members = {"status": 200, "stream": True, "fallback": False, "model_endpoint": True}
+    times = {"head": 0.5, "duration": 1.5, "first_event": 0.25}
+    metrics.handled(LABELS, **(members | times | more))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ def test_a_failure_elsewhere_than_at_a_model() -> None:
 
 def test_latency_histograms_have_the_configured_edges() -> None:
     metrics = Metrics(request_e2e_latency=(1.0, 2.0), request_ttft=(3.0,))
-    metrics.timed(LABELS, status=200, stream=True, duration=1.5, first_event=0.25)
+    handled(metrics)
 
     edges = {"env_id": "unknown", "status_class": "2xx", "streaming": "true"}
     assert value(metrics, "aisix_request_e2e_latency_seconds_bucket", le="1.0", **edges) == 0
@@ -114,7 +116,7 @@ def test_latency_histograms_have_the_configured_edges() -> None:
 
 def test_no_first_token_outside_streams() -> None:
     metrics = Metrics()
-    metrics.timed(LABELS, status=200, stream=False, duration=1.5, first_event=0.25)
+    handled(metrics, stream=False)
 
     assert value(metrics, "aisix_request_e2e_latency_seconds_count", streaming="false") == 1
     assert value(metrics, "aisix_request_ttft_seconds_count") is None

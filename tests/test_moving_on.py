@@ -11,12 +11,12 @@ from twisted_gateway.wire.sse import Reader
 
 from .exchanges import group, model
 from .fleet import (
-    DIALECTS,
     STALL,
     Fault,
     Fleet,
     Limits,
     body,
+    each_mode,
     error_of,
     status,
     target,
@@ -28,8 +28,6 @@ from .test_gateway import sse
 
 hold = saying("hold")
 
-each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
-each_mode = pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 
 
 # Deadlines and the heartbeat's promise

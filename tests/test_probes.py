@@ -9,6 +9,7 @@ from twisted_gateway.config.routes import BackgroundCheck
 from twisted_gateway.front import ENDPOINTS
 from twisted_gateway.probes import MOST_AT_ONCE, Probes
 
+from .doubles.timers import timers
 from .exchanges import group, snapshot
 from .fleet import NO_CONNECT, REFUSED, STALL, Fleet, status, target
 
@@ -39,7 +40,7 @@ class Checked(Fleet):
         self.probes.stop()
         self.flush()
         self.clock.advance(2)
-        assert self.clock.getDelayedCalls() == []
+        assert timers(self.clock) == []
 
 
 @pytest.mark.parametrize(("dialect", "path"), [("chat", b"/v1/chat/completions"), ("messages", b"/v1/messages")])

@@ -157,7 +157,10 @@ def sent(caller_headers=(), family="openai", call=None, **edits):
         raw.addRawHeader(name, value)
     call = exchange(headers=CallerHeaders(raw), **(call or {}))
     target = Target(model(provider_key=key), "up")
-    return dict(headers(call, target, reach(key, None), "text/event-stream"))
+    way = reach(key, None)
+    lines = [*way.lines("text/event-stream").headers, *headers(call, target, way)]
+    assert len(dict(lines)) == len(lines)  # no header twice
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in lines}
 
 
 def test_headers_of_every_attempt():

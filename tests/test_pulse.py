@@ -1,6 +1,7 @@
 """How late the reactor is, and when the collector works."""
 
 import gc
+import linecache
 
 import pytest
 from twisted.internet.task import Clock
@@ -36,6 +37,13 @@ def test_lateness_is_told():
 def test_what_lives_at_the_start_is_for_ever(collector):
     Pulse(Clock(), lambda late: None, lambda: False).start()
     assert collector.looks == [2, "freeze", "disable"]
+
+
+def test_sources_of_generated_methods_are_not_kept(collector):
+    linecache.getline(__file__, 1)
+    assert linecache.cache
+    Pulse(Clock(), lambda late: None, lambda: False).start()
+    assert not linecache.cache
 
 
 def test_everything_is_looked_at_only_when_nobody_calls(collector):

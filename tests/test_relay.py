@@ -13,6 +13,7 @@ from twisted_gateway.formats.translation import Translation
 from twisted_gateway.relay import Relay, Waits
 from twisted_gateway.wire.sse import Frame, Reader
 
+from .doubles.timers import timers
 from .exchanges import Headers, attempt, call, exchange
 
 
@@ -179,7 +180,7 @@ def test_an_end_marker_is_waited_for_no_longer_than_five_seconds(dialect, silenc
     assert one.kinds()[-len(ENDS[dialect]) :] == ENDS[dialect]
     assert one.outcomes == [Outcome.COMPLETE]
     assert (one.caller.finished, one.caller.problem, one.provider.ended_by) == (True, None, "cut")
-    assert not one.clock.getDelayedCalls()
+    assert not timers(one.clock)
 
 
 @pytest.mark.parametrize("dialect", ENDS)
@@ -237,7 +238,7 @@ def test_progress_of_a_translated_responses_stream():
     one.says({}, "stop")
     one.provider.send({"choices": [], "usage": USAGE})
     assert one.kinds()[-1] == "response.completed"
-    assert not one.clock.getDelayedCalls()
+    assert not timers(one.clock)
 
 
 def test_no_progress_to_a_caller_who_takes_nothing():

@@ -26,7 +26,7 @@ class Room:
         return job
 
     def turn(self):
-        function, *arguments = self.queue.get(timeout=5)
+        function, *arguments = self.queue.get(timeout=60)
         function(*arguments)
 
 
@@ -132,7 +132,7 @@ def test_they_are_daemons_and_stop(stuck):
     idle = room.results[0]
     assert idle.daemon
     room.threads.stop()
-    idle.join(5)
+    idle.join(60)
     assert not idle.is_alive()
     room.run(lambda: 1)
     stuck.set()

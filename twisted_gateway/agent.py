@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,8 +17,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from twisted_gateway.connection import BrokenConnection, Connection, HeaderLines, Origin, Response
-from twisted_gateway.wire.http1 import Malformed
+from twisted_gateway.connection import Body, Connection, HeaderLines, Origin
+from twisted_gateway.wire.http1 import Malformed, header_lines, request_line
 
 
 class Pool:
@@ -45,7 +45,6 @@ class Pool:
         while idle:
             connection = idle.pop()
             if connection.alive:
-                connection.reused = True
                 return connection
         return None
 
@@ -116,8 +115,8 @@ class _Factory(Factory):
 
 
 @lru_cache(1024)
-def _parse(uri: bytes) -> tuple[Origin, bytes, bytes]:
-    """Origin, `Host` header and request target of a URL."""
+def _parse(method: bytes, uri: bytes) -> tuple[Origin, bytes]:
+    """Origin of a URL, and the first lines of a request for it, `Host` included. Raises `Malformed`."""
     parts = urlsplit(uri.decode("ascii"))
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -125,7 +124,15 @@ def _parse(uri: bytes) -> tuple[Origin, bytes, bytes]:
     if parts.port is not None and parts.port != (443 if parts.scheme == "https" else 80):
         shown = f"{shown}:{port}"
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Origin(parts.scheme, host, port), shown.encode("ascii"), path.encode("ascii")
+    head = request_line(method, path.encode("ascii")) + header_lines([(b"host", shown.encode("ascii"))])
+    return Origin(parts.scheme, host, port), head
+
+
+def _written(headers: Headers | None) -> bytes:
+    if isinstance(headers, HeaderLines):
+        return headers.written()
+    lines = headers.getAllRawHeaders() if headers is not None else ()
+    return header_lines([(name, value) for name, values in lines for value in values])
 
 
 @implementer(IAgent)
@@ -153,41 +160,19 @@ class Agent:
         self, method: bytes, uri: bytes, headers: Headers | None = None, bodyProducer: IBodyProducer | None = None
     ) -> Deferred[IResponse]:
         """See `IAgent`. `bodyProducer` is None or a `Body`."""
-        origin, host, path = _parse(uri)
-        lines = [(b"host", host)]
-        if isinstance(headers, HeaderLines):
-            lines += headers.lines
-        elif headers is not None:
-            lines += [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
-        connection = self.pool.take(origin)
-        if connection is None:
-            return self._fresh(origin, method, path, lines, bodyProducer)
+        body: Any = bodyProducer
         try:
-            answer = connection.send(method, path, lines, bodyProducer)
-        except Malformed:
-            self.pool.keep(connection)
-            return fail(Failure())
+            origin, head = _parse(method, uri)
+            head += _written(headers)
+        except Malformed:  # nothing is written
+            return fail()
+        head += b"\r\n\r\n" if body is None else b"\r\ncontent-length: %d\r\n\r\n" % body.length
+        fresh = partial(self._fresh, origin, method, head, body)
+        connection = self.pool.take(origin)
+        return fresh() if connection is None else connection.send(method, head, body, fresh)  # type: ignore[return-value]
 
-        def again(reason: Failure) -> Deferred[Response]:
-            broken = reason.value
-            if not isinstance(broken, BrokenConnection) or broken.received:
-                return fail(reason)
-            return self._fresh(origin, method, path, lines, bodyProducer)
-
-        answer.addErrback(again)
-        return answer  # type: ignore[return-value]
-
-    def _fresh(
-        self, origin: Origin, method: bytes, path: bytes, lines: list[tuple[bytes, bytes]], body: Any
-    ) -> Deferred[Any]:
-        def send(connection: Connection) -> Deferred[Response]:
-            try:
-                return connection.send(method, path, lines, body)
-            except Malformed:  # nothing was written
-                self.pool.keep(connection)
-                raise
-
-        return self._connect(origin).addCallback(send)
+    def _fresh(self, origin: Origin, method: bytes, head: bytes, body: Body | None) -> Deferred[Any]:
+        return self._connect(origin).addCallback(lambda connection: connection.send(method, head, body))
 
     def _connect(self, origin: Origin) -> Deferred[Connection]:
         try:

@@ -1,13 +1,15 @@
 """One timer that is moved often and rings seldom (`DESIGN.md` section 7, item 15).
 
 A call has several, and nearly all of them are stopped before they ring: so all alarms of a clock share one of the
-reactor's timers, which is the earliest's.
+reactor's timers. It is never later than the earliest alarm, and may come for nobody: it is not moved when alarms are
+stopped, so that a call, whose alarms are later than those before them, costs the reactor nothing.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -32,11 +34,15 @@ class Alarm:
 
     def set(self, seconds: float) -> None:
         """Ring that many seconds from now, instead of when it was to ring before."""
-        due = self._due = self._clock.seconds() + seconds
+        self.at(self._clock.seconds() + seconds)
+
+    def at(self, due: float) -> None:
+        """Ring at that time of the clock."""
+        self._due = due
         place = self._place
         if place is None:
             self._place = self._board.put(due, self)
-        elif place.due > due:
+        elif place[0] > due:
             self._board.remove(place)
             self._place = self._board.put(due, self)
 
@@ -69,62 +75,52 @@ def _nobody() -> None:
     """Nobody is told."""
 
 
-class _Place:
-    """When an alarm looks at the clock again; nobody's once it is given up."""
-
-    __slots__ = ("alarm", "due")
-
-    def __init__(self, due: float, alarm: Alarm) -> None:
-        self.due = due
-        self.alarm: Alarm | None = alarm
+_Place = list[Any]
+"""When an alarm looks at the clock again: the time, a number of its own, the alarm (None once it is given up)."""
 
 
 class _Board:
     """All alarms of one clock, the earliest first."""
 
-    __slots__ = ("_call", "_given_up", "_places", "_put", "clock")
+    __slots__ = ("_call", "_comes", "_given_up", "_places", "_put", "clock")
 
     def __init__(self, clock: IReactorTime) -> None:
         self.clock = ref(clock)
-        self._places: list[tuple[float, int, _Place]] = []
+        self._places: list[_Place] = []
         self._given_up = 0
         self._put = 0
         self._call: IDelayedCall | None = None
+        self._comes = 0.0
 
     def put(self, due: float, alarm: Alarm) -> _Place:
         """A place for an alarm."""
-        place = _Place(due, alarm)
-        places = self._places
         self._put += 1
-        heapq.heappush(places, (due, self._put, place))
-        if self._call is None or places[0][2] is place:
-            self._arm()
+        place: _Place = [due, self._put, alarm]
+        places = self._places
+        heappush(places, place)
+        if self._call is None or due < self._comes:
+            self._arm(due)
         return place
 
     def remove(self, place: _Place) -> None:
         """Nobody waits for it any more."""
-        place.alarm = None
+        place[2] = None
         self._given_up += 1
         given_up, places = self._given_up, self._places
         if given_up == len(places):
-            self._arm()
+            places.clear()
+            self._given_up = 0
         elif given_up > _MANY and given_up * 2 > len(places):
-            self._places = [entry for entry in places if entry[2].alarm is not None]
-            heapq.heapify(self._places)
+            self._places = [entry for entry in places if entry[2] is not None]
+            heapify(self._places)
             self._given_up = 0
 
-    def _arm(self) -> None:
-        """Have the reactor's timer at the earliest place; none where nobody waits."""
-        if self._given_up == len(self._places):
-            self._places.clear()
-            self._given_up = 0
-            call, self._call = self._call, None
-            if call is not None:
-                call.cancel()
-            return
+    def _arm(self, due: float) -> None:
+        """Have the reactor's timer come then."""
         clock = self.clock()
         assert clock is not None, "its alarms hold it"
-        wait = max(0.0, self._places[0][0] - clock.seconds())
+        self._comes = due
+        wait = max(0.0, due - clock.seconds())
         if self._call is None:
             self._call = clock.callLater(wait, self._come, clock)
         else:
@@ -134,15 +130,15 @@ class _Board:
         self._call = None
         now = clock.seconds()
         try:
-            while self._places and self._places[0][0] - now <= 1e-9:
-                alarm = heapq.heappop(self._places)[2].alarm
+            while self._places and (self._places[0][2] is None or self._places[0][0] - now <= 1e-9):
+                alarm = heappop(self._places)[2]
                 if alarm is None:
                     self._given_up -= 1
                 else:
                     alarm.come(now)
         finally:
-            if self._places:
-                self._arm()
+            if self._places and (self._call is None or self._places[0][0] < self._comes):
+                self._arm(self._places[0][0])
 
 
 _boards: WeakKeyDictionary[IReactorTime, _Board] = WeakKeyDictionary()

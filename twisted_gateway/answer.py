@@ -30,6 +30,8 @@ from twisted_gateway.wire.sse import Frame, Reader, TooLong
 
 _ERROR_BODY = 65_536
 _LEFTOVER_SECONDS = 1.0
+_WHOLE = (ResponseDone, PotentialDataLoss)
+"""How the transfer of a body ends that is not broken off, as far as framing tells."""
 
 
 class Limits(Protocol):
@@ -82,20 +84,22 @@ class OpenAnswer(Protocol):
 
 @implementer(IProtocol)
 class Answer:
-    """One answer. `opened` fires when its first data event is read and is no error.
+    """One answer, which is open when its first data event is read and is no error.
 
     Until somebody joins, what was read is kept, and reading is paused once the first event is there. After `cut`
     nothing is told any more.
     """
 
     __slots__ = (
-        "_bytes", "_call", "_cut", "_format", "_frames", "_is_stream", "_last", "_limits", "_over", "_problem",
-        "_reader", "_released", "_sink", "_unread", "opened", "transport",
+        "_bytes", "_call", "_cut", "_decided", "_failed", "_format", "_frames", "_is_stream", "_last", "_limits",
+        "_over", "_problem", "_reader", "_released", "_sink", "_unread", "_waiting", "transport",
     )  # fmt: skip
 
     def __init__(self, call: Call, format: Format, reader: Reader | WholeBody | None, limits: Limits) -> None:
-        self.opened: Deferred[Answer] = Deferred(lambda _: self.cut())
         self.transport: Any = None
+        self._decided = False
+        self._failed: AttemptFailed | None = None
+        self._waiting: Deferred[None] | None = None
         self._call = call
         self._format = format
         self._reader = reader
@@ -130,7 +134,7 @@ class Answer:
         """One read of the provider's connection, framing taken off."""
         if self._sink is not None:
             self._sink.answer_read(data)
-        elif self.opened.called:
+        elif self._decided:
             if self._released is None and not self._cut:
                 self._unread += data
         elif not self._cut:
@@ -149,6 +153,19 @@ class Answer:
         except StrayFrame as stray:
             frames, problem = [], undecodable(str(stray))
         self._end(problem, frames)
+
+    # For whoever asked
+
+    def waited(self) -> Deferred[None] | None:
+        """What is to be waited for until it is open, None where it is already; cancelling that cuts it.
+
+        Raises `AttemptFailed`, or fails with it, where it is no answer.
+        """
+        if self._failed is not None:
+            raise self._failed
+        if not self._decided:
+            self._waiting = Deferred(lambda _: self.cut())
+        return self._waiting
 
     # For whoever joins
 
@@ -205,7 +222,7 @@ class Answer:
                 return
             self._reader = self._choose(data)
         at, by_frames = 0, isinstance(self._reader, Reader)
-        while at < len(data) and not self.opened.called and not self._cut:
+        while at < len(data) and not self._decided and not self._cut:
             begun, blank = at, data.find(b"\n\n", at) if by_frames else -1
             at = blank + 2 if blank >= 0 else len(data)
             try:
@@ -228,7 +245,7 @@ class Answer:
             if verdict is True:
                 self._frames = frames[position:]
                 self._unread = data[at:]
-                self.opened.callback(self)
+                self._decide(None)
                 if self._sink is None and self._released is None and not self._cut and not self._over:
                     self.pause()
                 return
@@ -254,22 +271,32 @@ class Answer:
         if self._sink is not None:
             self._sink.answer_ended(problem, frames)
             return
-        if self.opened.called:
+        if self._decided:
             self._last = frames
             return
         self._first(frames)
-        if not self.opened.called and not self._cut:
+        if not self._decided and not self._cut:
             if problem is None:
                 problem = undecodable("no answer in it") if self._bytes and not self._is_stream else broken_off()
-            self.opened.errback(AttemptFailed(problem, retryable=True))
+            self._decide(AttemptFailed(problem, retryable=True))
 
     def _refuse(self, problem: Problem) -> None:
         """The answer is none: the attempt has failed."""
         self.cut()
         status = problem.embedded
         retryable = status is None or not 400 <= status < 500
-        if not self.opened.called:
-            self.opened.errback(AttemptFailed(problem, status=status, retryable=retryable))
+        if not self._decided:
+            self._decide(AttemptFailed(problem, status=status, retryable=retryable))
+
+    def _decide(self, failed: AttemptFailed | None) -> None:
+        self._decided = True
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            self._failed = failed
+        elif failed is None:
+            waiting.callback(None)
+        else:
+            waiting.errback(failed)
 
 
 @implementer(IProtocol)
@@ -325,7 +352,7 @@ def _whole(data: bytes) -> bool:
 def _broken_by(reason: Failure) -> Problem | None:
     """What the end of a body's transfer means: nothing bad, an end that came early, or a broken connection."""
     value = reason.value
-    if isinstance(value, ResponseDone | PotentialDataLoss):
+    if isinstance(value, _WHOLE):
         return None
     inner = value.reasons if isinstance(value, ResponseFailed) else [reason]
     if any(str(one.value) == "connection closed" or one.check(ConnectionDone, ResponseDone) for one in inner):

@@ -14,14 +14,12 @@ from twisted_gateway.config.routes import Hedge
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.downstream import Downstream
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, over_target_limit
-from twisted_gateway.exchange import Attempt, Exchange, Target, Ticket
+from twisted_gateway.exchange import CHAT, Attempt, Exchange, Target, Ticket
 from twisted_gateway.health import Health
 from twisted_gateway.hedging import Race
 from twisted_gateway.opening import Opened, Opener, Way, begun
 from twisted_gateway.records import HEDGE_LOST
 from twisted_gateway.retrying import HedgeRatios, RetryBudgets, allowance, pause, retryable
-
-_CHAT = "/v1/chat/completions"
 
 TakeBack = Callable[[], None]
 
@@ -107,18 +105,18 @@ class Attempts:
             except AttemptFailed as failed:
                 self._failed(failed)
 
-    def broke(self, opened: Opened, failed: AttemptFailed) -> None:
-        """The relayed answer failed before a data frame of it was written. Raises `failed` when that was the last."""
+    def broke(self, attempt: Attempt, failed: AttemptFailed) -> None:
+        """Its relayed answer failed before a data frame of it was written. Raises `failed` when that was the last."""
         exchange = self.exchange
         exchange.serving = None
-        self._give_back(opened.attempt.target)
+        self._give_back(attempt.target)
         if exchange.committed is None and not self.downstream.gone:
-            self._note(opened.attempt, failed)
+            self._note(attempt, failed)
         self._failed(failed)
 
-    def left(self, opened: Opened) -> None:
-        """The relay is done with this answer."""
-        self.means.health.ended(opened.attempt.target.model)
+    def left(self, attempt: Attempt) -> None:
+        """The relay is done with its answer."""
+        self.means.health.ended(attempt.target.model)
 
     # Which target, and when
 
@@ -172,13 +170,13 @@ class Attempts:
         """
         opener, group = self.means.opener, self._group
         try:
-            reach = opener.reach(target)
+            lead = opener.lead(target, group)
         except Refused as refused:
             if group is None or refused.problem.status == 400:
                 raise
             raise Skipped(refused.problem) from None
         try:
-            return opener.way(self.exchange, target, reach)
+            return opener.way(self.exchange, target, lead)
         except Refused as refused:
             if group is None:
                 raise
@@ -287,7 +285,7 @@ class Attempts:
                     reserved.append(found)
         except Refused as refused:
             problem = refused.problem
-            if self._group is not None and self.exchange.endpoint.path == _CHAT:
+            if self._group is not None and self.exchange.endpoint.path == CHAT:
                 problem = over_target_limit(attempt.target.model.display_name, problem)
             attempt.problem, attempt.ended_by, attempt.ended = problem, refused.problem.type, self._now
             raise Skipped(problem) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from twisted.logger import Logger
 from twisted_gateway.config.money import UsageFiles
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.metrics import Metrics
+from twisted_gateway.records import rfc3339_seconds
 from twisted_gateway.spending import Spending
 from twisted_gateway.usage_file import StateFile, UsageLog, Writer
 
@@ -64,7 +64,7 @@ class Bookkeeping:
         keys = tuple(snapshot.caller_keys_by_hash.values())
         books = self.spending
         return {
-            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(books.since)),
+            "since": rfc3339_seconds(books.since),
             "by_api_key": books.report("api_key", (key.id for key in keys)),
             "by_team": books.report("team", (key.team_id or "" for key in keys)),
             "by_model": books.report("model", (model.id for model in snapshot.models_by_name.values())),

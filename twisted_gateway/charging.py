@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import attrs
 
 from twisted_gateway.exchange import Attempt, Exchange, Outcome, Usage
@@ -15,8 +17,7 @@ _NO_TOKENS = frozenset({"/v1/messages/count_tokens"})
 _FREE = frozenset({Outcome.REFUSED, Outcome.FAILED})
 
 
-@attrs.frozen
-class Charge:
+class Charge(NamedTuple):
     """Token counters of one call as limits, metrics and the record count them (`streaming.md` 14.3).
 
     `prompt` includes `cache_read` and `cache_write`; `total` is prompt and completion, or the provider's own total
@@ -61,26 +62,29 @@ def charge(exchange: Exchange, outcome: Outcome) -> Charge:
     prompt, prompt_known = usage.prompt, usage.prompt > 0
     if not prompt_known and exchange.call is not None:
         prompt = estimate(exchange.call.prompt_bytes)
-    completion, completion_known, counters = _completion(exchange, attempt, outcome)
-    known = (prompt_known or not prompt) and (completion_known or not completion)
-    source = "reported" if known else _source((prompt, prompt_known), (completion, completion_known))
+    counters = outcome is not Outcome.ABANDONED or exchange.bound is not None  # else the caller left before any text
+    completion = reported = usage.completion if usage.final and counters else 0
+    if not reported and counters:
+        completion = estimate(exchange.delivered_bytes if outcome is Outcome.ABANDONED else attempt.received_bytes)
+    known = (prompt_known or not prompt) and (reported or not completion)
+    source = "reported" if known else _source((prompt, prompt_known), (completion, reported > 0))
     total = prompt + completion
-    if source == "reported" and completion:
-        total = max(total, usage.total)
+    if known and completion and usage.total > total:
+        total = usage.total
     charged = Charge(
-        prompt=prompt,
-        completion=completion,
-        total=total,
+        prompt,
+        completion,
+        total,
         cache_read=usage.cache_read if counters else 0,
         cache_write=usage.cache_write if counters else 0,
-        reasoning=usage.reasoning if counters and completion_known else 0,
+        reasoning=usage.reasoning if reported else 0,
         source=source,
         completion_reported=usage.completion if usage.final else 0,
         completion_delivered=estimate(exchange.delivered_bytes),
         cache_write_1h=usage.cache_write_1h if counters else 0,
     )
-    cost = price(attempt.target.model.cost, charged)
-    return attrs.evolve(charged, cost_usd=cost) if cost else charged
+    prices = attempt.target.model.cost
+    return charged if prices is None else charged._replace(cost_usd=price(prices, charged))
 
 
 def so_far(usage: Usage, prompt_bytes: int, text_bytes: int) -> Usage:
@@ -100,7 +104,7 @@ def lost_race(exchange: Exchange, attempt: Attempt) -> Charge:
     """What the loser of a hedge is written down with: its prompt, which nobody's limits are charged (section 5)."""
     prompt = estimate(exchange.call.prompt_bytes) if exchange.call is not None else 0
     charged = Charge(prompt=prompt, total=prompt, source="estimated")
-    return attrs.evolve(charged, cost_usd=price(attempt.target.model.cost, charged))
+    return charged._replace(cost_usd=price(attempt.target.model.cost, charged))
 
 
 def charged_attempt(exchange: Exchange, outcome: Outcome) -> Attempt | None:
@@ -113,16 +117,6 @@ def charged_attempt(exchange: Exchange, outcome: Outcome) -> Attempt | None:
     if outcome in _CALLER_ENDED and attempt.problem is None:
         return attempt
     return None
-
-
-def _completion(exchange: Exchange, attempt: Attempt, outcome: Outcome) -> tuple[int, bool, bool]:
-    """The completion's tokens, whether the provider reported them, and whether cache and reasoning counters stand."""
-    reported = _reported(attempt.usage)
-    if outcome is Outcome.ABANDONED:
-        if exchange.bound is None:
-            return 0, False, False
-        return (reported, True, True) if reported else (estimate(exchange.delivered_bytes), False, True)
-    return (reported, True, True) if reported else (estimate(attempt.received_bytes), False, True)
 
 
 def _reported(usage: Usage) -> int:

@@ -6,7 +6,7 @@ Deferred, or `abortConnection()` on the body's transport, closes the socket at o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -29,12 +29,13 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from twisted_gateway.wire.http1 import Malformed, ResponseReader, request_head
+from twisted_gateway.wire.http1 import Lines, Malformed, ResponseReader, header_lines
 
 if TYPE_CHECKING:
     from twisted_gateway.agent import Pool
 
 _SLICE = 65_536
+_NO_LINES = Lines()
 _DONE = Failure(ResponseDone())
 _LOST = Failure(PotentialDataLoss())
 
@@ -48,26 +49,34 @@ class BrokenConnection(Exception):
 
 
 class HeaderLines(Headers):
-    """Headers that stay the lines they were given as, until somebody asks for more than lines."""
+    """Headers that stay the lines they were given as, until somebody asks for more than lines.
 
-    def __init__(self, lines: Iterable[tuple[bytes, bytes]]) -> None:
-        self.lines = list(lines)
+    `shared` are those before them that other messages have too.
+    """
+
+    def __init__(self, lines: Sequence[tuple[bytes, bytes]], shared: Lines = _NO_LINES) -> None:
+        self.lines = lines
+        self.shared = shared
         self._made: Headers | None = None
 
     @property
     def _rawHeaders(self) -> Any:  # type: ignore[override]
         if self._made is None:
             self._made = Headers()
-            for name, value in self.lines:
+            for name, value in (*self.shared.headers, *self.lines):
                 self._made.addRawHeader(name, value)
         return self._made._rawHeaders
+
+    def written(self) -> bytes:
+        """The lines of a request. Raises `Malformed` for what cannot be sent."""
+        return self.shared.data + header_lines(self.lines)
 
     def copy(self) -> Headers:
         """A copy, as ordinary headers."""
         return Headers(dict(self._rawHeaders))
 
     def first(self, name: bytes) -> bytes | None:
-        """The first value of a header (`name` in the case of the lines), or None."""
+        """The first value of a header of a response (`name` in the case of the lines), or None."""
         for key, value in self.lines:
             if key == name:
                 return value
@@ -237,11 +246,14 @@ class Connection(Protocol):
 
     def __init__(self, pool: Pool, origin: Origin, secure: bool) -> None:
         self.origin = origin
-        self.reused = False
         self.alive = False
         self.idle_since = 0.0
+        self._reading = True
+        self._paused = False
+        self._held = False
         self._is_up = False
         self._waiting: Deferred[Connection] | None = None
+        self._second: Deferred[Response] | None = None
         self._secure = secure
         self._pool = pool
         self._clear()
@@ -249,6 +261,7 @@ class Connection(Protocol):
     def _clear(self) -> None:
         self._reader: ResponseReader | None = None
         self._answer: Deferred[Response] | None = None
+        self._again: Callable[[], Deferred[Response]] | None = None
         self._request: Any = None
         self._body: Any = None
         self._handle: BodyTransport | None = None
@@ -291,15 +304,20 @@ class Connection(Protocol):
 
     # One request
 
-    def send(self, method: bytes, path: bytes, headers: list[tuple[bytes, bytes]], body: Any) -> Deferred[Response]:
-        """Write a request; the Deferred gives the response's head. Cancelling it closes the connection."""
-        data = body.data if isinstance(body, Body) else b""
+    def send(
+        self, method: bytes, head: bytes, body: Body | None, again: Callable[[], Deferred[Response]] | None = None
+    ) -> Deferred[Response]:
+        """Write a request; the Deferred gives the response's head. Cancelling it closes the connection.
+
+        `again`: where the request is made once more if the connection breaks before a byte of the response came.
+        """
+        data = b""
         if body is not None:
-            headers = [*headers, (b"content-length", b"%d" % len(data))]
+            data = body.data
             body.started()
-        head = request_head(method, path, headers)
         self._clear()
         self._reader = ResponseReader(method)
+        self._again = again
         answer: Deferred[Response] = Deferred(self._cancel)
         self._answer = answer
         if len(data) <= _SLICE:
@@ -311,6 +329,9 @@ class Connection(Protocol):
         return answer
 
     def _cancel(self, answer: Deferred[Response]) -> None:
+        if self._second is not None:
+            self._second.cancel()
+            return
         self._answer = None
         self.abort()
         answer.errback(CancelledError())
@@ -328,21 +349,33 @@ class Connection(Protocol):
             self._fail(BrokenConnection(f"malformed response: {error}", self._received))
             self.abort()
             return
-        if self._answer is not None and reader.head is not None:
-            answer, self._answer = self._answer, None
-            answer.callback(Response(self, reader, None))
-            if self._reader is not reader:
-                return
-        if body:
-            if self._body is not None:
+        if self._body is not None:
+            if body:
                 self._body.dataReceived(body)
-            else:
-                self._unread += body
-        if self._reader is reader:
-            if reader.finished:
-                self._finish()
-            elif reader.head is not None and self._body is None:
+            if reader.finished and self._reader is reader:
+                self._give_back(reader)
+                self._tell_end()
+        elif self._answer is None:
+            self._unread += body
+            self._over = reader.finished
+            if not self._over:
                 self.pause(True)
+        elif reader.head is not None:
+            self._headed(reader, body)
+
+    def _headed(self, reader: ResponseReader, body: bytes) -> None:
+        """The head is there, and perhaps some of the body or all of it, which whoever wants it may have at once."""
+        answer, self._answer = self._answer, None
+        assert answer is not None
+        self._again = None
+        self._unread, self._over = body, reader.finished
+        self._held = True
+        answer.callback(Response(self, reader, None))
+        self._held = False
+        if self._reader is reader and self._body is None and not self._over:
+            self.pause(True)
+        else:
+            self._obey()
 
     def deliver(self, protocol: IProtocol) -> None:
         """Hand the body to its protocol: what is there now, the rest as it comes."""
@@ -352,24 +385,12 @@ class Connection(Protocol):
         self._body = protocol
         self._handle = BodyTransport(self)
         protocol.makeConnection(self._handle)
+        self.pause(False)
         data, self._unread = self._unread, b""
-        reader = self._reader
         if data:
             protocol.dataReceived(data)
         if self._over:
             self._tell_end()
-        elif self._reader is reader and self.alive:
-            self.pause(False)
-
-    def _finish(self) -> None:
-        """The response is whole. The connection goes back to the pool, if it may, before anybody is told."""
-        reader = self._reader
-        assert reader is not None
-        if self._body is None:
-            self._over = True
-            return
-        self._give_back(reader)
-        self._tell_end()
 
     def _give_back(self, reader: ResponseReader) -> None:
         uploading = self._upload is not None and not self._upload.done
@@ -395,8 +416,13 @@ class Connection(Protocol):
         """The response will not be whole: whoever waits for it is told."""
         self._reader = None
         answer, self._answer = self._answer, None
+        again, self._again = self._again, None
         if answer is not None:
-            answer.errback(Failure(error))
+            if again is not None and not self._received:
+                self._second = again()
+                self._second.chainDeferred(answer)
+            else:
+                answer.errback(Failure(error))
         elif self._body is not None:
             self._tell_end(Failure(error))
 
@@ -433,12 +459,18 @@ class Connection(Protocol):
         return address
 
     def pause(self, on: bool) -> None:
-        """Stop or go on reading."""
-        if self.alive:
-            if on:
-                self.transport.pauseProducing()
-            else:
+        """Stop or go on reading. While a head is told, what was asked for last is done when that is over."""
+        self._paused = on
+        if not self._held:
+            self._obey()
+
+    def _obey(self) -> None:
+        if self._paused is self._reading and self.alive:
+            self._reading = not self._paused
+            if self._reading:
                 self.transport.resumeProducing()
+            else:
+                self.transport.pauseProducing()
 
     def abort(self) -> None:
         """Close at once."""

@@ -6,7 +6,6 @@ Search order: `extensions.md` section 3 on top of `policy.md` section 9.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 import attrs
 
@@ -39,7 +38,6 @@ def deadlines(model: Model, boot: UpstreamSettings, group: Group | None = None) 
     )
 
 
-@lru_cache(1024)
 def _resolved(rows: tuple[Wishes, ...], key: Wishes, boot: Wishes) -> Deadlines:
     """The same from the milliseconds written at each level: whole call, silence, first event."""
     whole = [value for row in rows for value in _written(row[0])]

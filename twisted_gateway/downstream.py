@@ -26,6 +26,7 @@ def _unbuffered(content_type: bytes) -> HeadLines:
 
 
 _STREAM = _unbuffered(b"text/event-stream")
+_STREAM_LINES = b"\r\n".join([name + b": " + value for name, value in _STREAM])
 
 
 def when_left(request: Any, tell: Callable[[Any], None]) -> None:
@@ -104,7 +105,7 @@ class Downstream:
 
     def commit(self, headers: HeadLines, content_type: bytes = b"text/event-stream") -> None:
         """Write status 200 and the headers of a stream with the next write (or heartbeat)."""
-        if self.committed or self.gone:
+        if self._exchange.committed is not None or self.gone:
             return
         self._head(200, _STREAM if content_type == b"text/event-stream" else _unbuffered(content_type), headers)
         self._mark_committed(200)
@@ -119,7 +120,7 @@ class Downstream:
             return
         exchange = self._exchange
         if exchange.bound is None:
-            exchange.bound = self._clock.seconds()
+            self._bind()
         exchange.frames += frames
         exchange.bytes += len(data)
         self._request.write(data)
@@ -208,18 +209,29 @@ class Downstream:
         request = self._request
         if status != 200:
             request.setResponseCode(status)
-        headers = (*first, *more, *(self.also() if self.also is not None else ()))
+        headers = more if self.also is None else more + self.also()
         put = getattr(request, "put", None)
-        if put is not None:
+        if put is None:
+            for name, value in first + headers:
+                request.responseHeaders.setRawHeaders(name, [value])
+        elif first is _STREAM:
+            request.lines.append(_STREAM_LINES)
             put(headers)
-            return
-        for name, value in headers:
-            request.responseHeaders.setRawHeaders(name, [value])
+        else:
+            put(first + headers)
 
     def _mark_committed(self, status: int) -> None:
         self._exchange.committed = self._clock.seconds()
         self._exchange.status = status
         self._told_committed()
+
+    def _bind(self) -> None:
+        """What was only needed to ask a provider is let go: the prompt, and its share of the budget for bodies."""
+        self._exchange.bind(self._clock.seconds())
+        self.headers_of_stream = None
+        let_go = getattr(self._request, "let_go", None)
+        if let_go is not None:
+            let_go()
 
     def _set_beat(self, seconds: float) -> None:
         if self._beat is None:

@@ -10,7 +10,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted_gateway.exchange import Exchange
 
 RUNNING, FINISHED, CUT, REFUSED = "running", "finished", "cut", "refused"
-STATES = (RUNNING, FINISHED, CUT, REFUSED)
 
 
 @attrs.define(eq=False)

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import attrs
 
 from twisted_gateway.errors import Problem
+from twisted_gateway.facts import fact
 from twisted_gateway.wire.series import Gate
 
 if TYPE_CHECKING:
     from twisted_gateway.config.resources import CallerKey, Model
     from twisted_gateway.config.snapshot import Resolution, Snapshot
     from twisted_gateway.formats.row import Learnt
+
+CHAT = "/v1/chat/completions"
+"""The endpoint of which some rules speak by name."""
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Outcome(StrEnum):
@@ -33,7 +38,9 @@ class Outcome(StrEnum):
 
 @attrs.frozen
 class Endpoint:
-    """A URL of ours. `path` is also its label in logs and metrics; `dialect` is that of its errors."""
+    """A URL of ours. `path` is also its label in logs and metrics; `dialect` is that of its errors, and the label
+    `inbound_protocol`: `anthropic` on the messages routes, else `openai`.
+    """
 
     path: str
     format: str
@@ -57,9 +64,12 @@ class Headers(Protocol):
         """Lower-case name and first value of the headers that a pattern with one `*` names."""
 
 
-@attrs.frozen
+@attrs.define
 class Call:
-    """What the caller asked, as far as the gateway must know it. `body` is what came, byte for byte."""
+    """What the caller asked, as far as the gateway must know it. `body` is what came, byte for byte.
+
+    A fact but for its end: once nobody can be asked any more, body and `extra` are let go, whoever still has the call.
+    """
 
     model: str
     stream: bool
@@ -70,6 +80,10 @@ class Call:
     """UTF-8 bytes of the text the model reads, for estimates."""
     extra: Mapping[str, Any] = attrs.field(factory=dict)
     """What this format's own functions want to remember between reading and sending."""
+
+    def let_go(self) -> None:
+        """Forget what only an attempt needs: a prompt may be of megabytes, and its answer of minutes."""
+        self.body, self.extra = b"", _NOTHING
 
 
 @attrs.define
@@ -114,7 +128,7 @@ class Usage:
             self.reasoning = reasoning
 
 
-@attrs.frozen
+@fact
 class Target:
     """One place where an alias can be served: a direct model, with the upstream id to ask for there."""
 
@@ -220,6 +234,12 @@ class Exchange:
     body_drain: str | None = None
     """After a 413 for the body's size, how reading the rest of it ended (a word from a fixed set, for the metric)."""
 
+    def bind(self, now: float) -> None:
+        """The first data frame is written: its target stays responsible, and nobody else will be asked."""
+        self.bound, self.body = now, b""
+        if self.call is not None:
+            self.call.let_go()
+
     @property
     def attempt(self) -> Attempt | None:
         """The winning attempt, or the last one."""
@@ -247,7 +267,8 @@ class Halt(NamedTuple):
     outcome: Outcome
 
 
-class Joint(NamedTuple):
+@fact
+class Joint:
     """Where policies put their gates on the line of an open answer.
 
     `learnt` is what is known of the answer so far. A gate that held frames calls `wake` when it can give them; not from

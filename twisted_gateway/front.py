@@ -49,7 +49,6 @@ ENDPOINTS = (
 """The table: a new endpoint is a row here, and a format."""
 
 _SERVER = f"AISIX/{__version__}".encode("ascii")
-_SERVER_LINE = b"Server: " + _SERVER
 _VISIBLE = re.compile(rb"[\x21-\x7e]{1,256}")
 
 
@@ -67,12 +66,6 @@ class CallerHeaders:
         if isinstance(given, Headers):
             given = [(name.lower(), value) for name, values in given.getAllRawHeaders() for value in values]
         self._pairs = given
-
-    @classmethod
-    def of(cls, request: Any) -> CallerHeaders:
-        """Those of a request, be it of our own listener or of twisted.web."""
-        head = getattr(request, "head", None)
-        return cls(request.requestHeaders if head is None else head.headers)
 
     def raw(self, name: bytes) -> bytes | None:
         """The first value of a header (lower case) as it came, or None."""
@@ -143,11 +136,14 @@ class Front:
     app: Klein = attrs.field(init=False)
     _fast: dict[tuple[bytes, bytes], Endpoint] = attrs.field(init=False, factory=dict)
     _id_headers: tuple[bytes, ...] = attrs.field(init=False)
+    _behind_id: bytes = attrs.field(init=False)
+    """The lines of each answer's head that come behind the one with its id."""
     _cors: CorsRules | None = attrs.field(init=False)
     _log: Logger = attrs.field(init=False, factory=Logger)
 
     def __attrs_post_init__(self) -> None:
         self._id_headers = tuple(name.lower().encode("ascii") for name in self.proxy.request_id.accept_headers)
+        self._behind_id = b"\r\nServer: " + _SERVER if self.proxy.server_header else b""
         self._cors = CorsRules(self.proxy.cors) if self.proxy.cors is not None else None
         self.app = self._routes()
 
@@ -260,18 +256,16 @@ class Front:
 
     def begin(self, request: Any) -> bool:
         """Choose the request id and set the headers of every answer. False when the answer is given already."""
-        request.caller_headers = headers = CallerHeaders.of(request)
+        head = getattr(request, "head", None)  # of our own listener
+        request.caller_headers = headers = CallerHeaders(request.requestHeaders if head is None else head.headers)
         request.aisix_id = self.request_id(headers)
         lines = getattr(request, "lines", None)
         if lines is not None:
-            lines.append(b"X-Aisix-Request-Id: " + request.aisix_id.encode("ascii"))
-            if self.proxy.server_header:
-                lines.append(_SERVER_LINE)
+            lines.append(b"X-Aisix-Request-Id: " + request.aisix_id.encode("ascii") + self._behind_id)
         else:
             self._begin_elsewhere(request)
         if self.proxy.url_rewrites:
             request.path = rewrite(request.path, self.proxy.url_rewrites).encode("latin-1")
-            request.postpath = request.path[1:].split(b"/")
         return self._cors is None or self._cors.begin(request, self._known_path)
 
     def _begin_elsewhere(self, request: Any) -> None:
@@ -346,7 +340,9 @@ class Front:
 
     def _peer(self, request: Any, headers: CallerHeaders) -> str:
         real_ip = self.proxy.real_ip
-        peer = getattr(request.getClientAddress(), "host", "") or ""
+        peer = getattr(request, "client_host", None)
+        if peer is None:
+            peer = getattr(request.getClientAddress(), "host", "") or ""
         if not real_ip.trusted_proxies and not peer.startswith("::ffff:"):
             return peer
         return client_address(peer, headers.all(real_ip.header), real_ip.trusted_proxies, recursive=real_ip.recursive)
@@ -418,6 +414,7 @@ class _Root(KleinResource):
         endpoint = front.model_endpoint(request.method, request.path)
         if endpoint is None:
             if _readable(request.path):
+                request.prepath, request.postpath = [], request.path[1:].split(b"/")
                 return super().render(request)
             request.write(front.problem(request, _router_problem(404, "unknown_url", "unknown URL")))
             request.finish()

@@ -22,7 +22,7 @@ from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.drains import Drains
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
-from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket, Usage
+from twisted_gateway.exchange import CHAT, Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket, Usage
 from twisted_gateway.formats.neutral import Prompt
 from twisted_gateway.formats.row import Format, Told
 from twisted_gateway.health import Health
@@ -40,7 +40,6 @@ from twisted_gateway.wire.sse import Frame, encode
 _LETTERS = string.ascii_letters + string.digits
 _HEX = "0123456789abcdef"
 _LONGEST_SILENT_WAIT = 15.0
-_CHAT = "/v1/chat/completions"
 
 
 @attrs.define
@@ -196,7 +195,7 @@ class Gateway:
         """The call's targets and what becomes of them. Raises `Refused` where there is none."""
         targets = routing.plan(exchange, self.means.health)
         if exchange.endpoint.plans_first and len(targets) == 1:
-            self.means.opener.reach(targets[0])
+            self.means.opener.lead(targets[0])
 
         def headed(way: Way) -> None:
             downstream.headers_of_stream = lambda: self._answer_headers(exchange, way.road, tickets)
@@ -231,21 +230,23 @@ class Gateway:
             if isinstance(opened, bytes):
                 downstream.answer(opened, [])
                 return Outcome.COMPLETE
+            answer, attempt = opened.answer, opened.attempt
             relay: Relay | None = None
             try:
                 relay = self._joined(exchange, opened, downstream, tickets)
                 headers = self._good_headers(exchange, opened, tickets)
+                del opened  # and with it what was sent
                 self.running.add(relay)
                 return await relay.start(headers)
             except AttemptFailed as failed:
-                attempts.broke(opened, failed)
+                attempts.broke(attempt, failed)
             except Exception:
-                opened.answer.cut()
+                answer.cut()
                 raise
             finally:
                 if relay is not None:
                     self.running.discard(relay)
-                attempts.left(opened)
+                attempts.left(attempt)
 
     async def _replay(
         self, exchange: Exchange, target: Target, body: bytes, downstream: Downstream, tickets: Sequence[Ticket]
@@ -271,7 +272,7 @@ class Gateway:
 
     def _good_headers(self, exchange: Exchange, opened: Opened, tickets: Sequence[Ticket]) -> HeadLines:
         headers = self._answer_headers(exchange, opened.way.road, tickets)
-        if exchange.endpoint.path == _CHAT and is_group(exchange):
+        if exchange.endpoint.path == CHAT and is_group(exchange):
             name = opened.attempt.target.model.display_name
             if name.isascii() and name.isprintable():
                 headers.append((b"x-aisix-served-by", name.encode("ascii")))
@@ -282,7 +283,7 @@ class Gateway:
         headers: HeadLines = []
         for ticket in tickets:
             headers += ticket.headers()
-        if exchange.endpoint.path == _CHAT:
+        if exchange.endpoint.path == CHAT:
             headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
         attempt = exchange.attempt
         keeps = road is not None and road.native and road.format.keeps_type

@@ -168,10 +168,10 @@ class Health:
         return self._states.get(model, _UNKNOWN)
 
     def _state(self, model: Model) -> State:
-        state = self._states.get(model.id)
-        if state is None:
-            state = self._states[model.id] = State()
-        return state
+        try:
+            return self._states[model.id]
+        except KeyError:
+            return self._states.setdefault(model.id, State())
 
 
 _UNKNOWN = State()

@@ -44,9 +44,10 @@ class Budget:
 
     def take(self, size: int) -> bool:
         """Reserve `size` bytes; False when there is no room."""
-        if not self.has_room(size):
+        used = self.used + size
+        if self.limit and used > self.limit:
             return False
-        self.used += size
+        self.used = used
         return True
 
     def give_back(self, size: int) -> None:
@@ -65,8 +66,6 @@ class Request(server.Request):
     channel: Any
     site: Any
     body = b""
-    prepath: Any
-    postpath: Any
     aisix_id = ""
     caller_headers: Any = None
     received_cookies: Any = {}
@@ -86,9 +85,9 @@ class Request(server.Request):
         self.method, self.uri = head.method, head.target
         self.path = head.target.partition(b"?")[0]
         self.clientproto = b"HTTP/1.1" if head.minor else b"HTTP/1.0"
-        self.client = channel.peer
+        self.client, self.client_host = channel.peer, channel.peer_host
         self.lines: list[bytes] = []
-        """Lines of the answer's head, beside `responseHeaders`."""
+        """Lines of the answer's head, beside `responseHeaders`; one piece may be several."""
         self._leaving: list[Callable[[Failure], object]] = []
         self._data: bytes | bytearray = b""
 
@@ -145,8 +144,6 @@ class Request(server.Request):
         """The request is whole: hand it to the one resource there is."""
         self.body = bytes(self._data)
         self._data = b""
-        self.prepath = []
-        self.postpath = self.path[1:].split(b"/")
         try:
             self.site.resource.render(self)
         except BaseException:
@@ -194,14 +191,15 @@ class Request(server.Request):
 
     def _begin(self, data: bytes) -> None:
         self.startedWriting = 1
-        head = self._head()
-        if self._bodiless:
+        bodiless = self._bodiless
+        head = self._head(bodiless)
+        if bodiless:
             data = b""
         elif self.chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self.channel.write(head + data)
 
-    def _head(self) -> bytes:
+    def _head(self, bodiless: bool) -> bytes:
         """Status line and headers; decides whether the body is chunked."""
         channel, lines = self.channel, self.lines
         if self.code == 200:
@@ -219,7 +217,7 @@ class Request(server.Request):
             channel.persistent = False
         if not channel.persistent and self.head.minor:
             lines.append(b"Connection: close")
-        if not counted and self.head.minor and not self._bodiless:
+        if not counted and self.head.minor and not bodiless:
             lines.append(b"Transfer-Encoding: chunked")
             self.chunked = 1
         return b"\r\n".join((first, *lines, b"", b""))
@@ -255,6 +253,11 @@ class Request(server.Request):
     def drop(self) -> None:
         """Nobody wants what has come of the body."""
         self._data = b""
+        self._release()
+
+    def let_go(self) -> None:
+        """Nobody needs the body any more, though its answer goes on."""
+        self.body = b""
         self._release()
 
     def _release(self) -> None:

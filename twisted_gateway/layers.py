@@ -10,6 +10,7 @@ import msgspec
 
 from twisted_gateway.charging import estimate
 from twisted_gateway.config.limits import RateLimit, RateLimitPolicy
+from twisted_gateway.config.resources import Group, Row
 from twisted_gateway.exchange import Call, Exchange, Target
 from twisted_gateway.stores.buckets import Ask
 
@@ -31,10 +32,10 @@ def at_entry(exchange: Exchange, now: float) -> list[Layer]:
     assert caller is not None
     assert resolution is not None
     assert call is not None
-    row: Any = resolution.model
+    row = resolution.model
     if caller.rate_limit is None and row.rate_limit is None and not len(exchange.snapshot.rate_limit_policies):
         return []
-    direct = not is_group(row)
+    direct = not isinstance(row, Group)
     layers = []
     need = _Need(call)
     if caller.rate_limit is not None and caller.rate_limit.anything:
@@ -62,11 +63,6 @@ def at_target(exchange: Exchange, target: Target, now: float) -> list[Layer]:
         facts = _facts(exchange, target.model, resolution.model)
         layers += _policies(exchange, facts, lambda policy: policy.of_models, now, need)
     return layers
-
-
-def is_group(row: Any) -> bool:
-    """Whether a name leads to several targets."""
-    return getattr(row, "routing", None) is not None
 
 
 def stated_output(call: Call) -> int | None:
@@ -111,13 +107,13 @@ class _Need:
         return Ask(bucket, limits, estimate(self._call.prompt_bytes) + output)
 
 
-def _inline(row: Any, need: _Need) -> Iterator[Layer]:
-    limits: RateLimit | None = row.rate_limit
+def _inline(row: Row, need: _Need) -> Iterator[Layer]:
+    limits = row.rate_limit
     if limits is not None and limits.anything:
         yield Layer(need.ask(f"model:{row.display_name}", limits), MODEL)
 
 
-def _facts(exchange: Exchange, row: Any, parent: Any = None) -> dict[str, tuple[str, ...]]:
+def _facts(exchange: Exchange, row: Row, parent: Row | None = None) -> dict[str, tuple[str, ...]]:
     """What conditions may ask of a request; those of the model for the target first, then for the group."""
     caller = exchange.caller
     assert caller is not None

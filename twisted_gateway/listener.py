@@ -61,7 +61,7 @@ class Channel:
 
     __slots__ = (
         "_answering", "_going_on", "_idle", "_incoming", "_linger", "_producer", "_reader",
-        "_waiting", "began", "drained", "factory", "peer", "persistent", "refusing", "samples", "site",
+        "_waiting", "began", "drained", "factory", "peer", "peer_host", "persistent", "refusing", "samples", "site",
         "taken", "taken_at", "transport", "written",
     )  # fmt: skip
 
@@ -87,6 +87,7 @@ class Channel:
         """A caller has connected."""
         self.transport = transport
         self.peer = transport.getPeer()
+        self.peer_host = getattr(self.peer, "host", "") or ""
         site = self.site
         self.taken_at = site.clock.seconds()
         if ITCPTransport.providedBy(transport):
@@ -209,8 +210,6 @@ class Channel:
             return
         if self._waiting:
             self.transport.pauseProducing()
-        else:
-            self.transport.resumeProducing()
         if self._idle is not None:
             self._idle.set(self.site.bounds.idle_timeout_secs)
         if self._reader.rest and not self._going_on:

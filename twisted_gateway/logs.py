@@ -13,9 +13,10 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from types import NoneType
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import msgspec
@@ -28,9 +29,12 @@ from zope.interface import implementer
 ATOMIC = 4096
 """Bytes that a pipe found writable takes without waiting, and without another process's bytes between them."""
 
+_MOST_NOTED = 32
 _LONGEST_VALUE = 2048
 _LONGEST_TRACEBACK = 16384
 _SEPARATORS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029))
+_HARMLESS = bytes(range(0x20, 0x7F)).replace(b"\\", b"")
+"""Characters that may be in a line as they are; to see whether there are others costs a third of `isprintable`."""
 _OURS = ("aisix", "twisted_gateway")
 _LEVELS = {
     "trace": LogLevel.debug,
@@ -70,28 +74,36 @@ def clean(text: str, longest: int = _LONGEST_VALUE) -> str:
 
 def text_layout(when: str, level: str, target: str, message: str, fields: Fields) -> str:
     """`TIME LEVEL target: message key="text" key=1`; None is left out, quotes and backslashes are escaped."""
-    parts = [f"{when} {level.upper():>5} {target}: {message}"]
-    quotes = 0
-    for name, value in fields.items():
-        kind = type(value)
-        if kind is str:
-            parts.append(f'{name}="{value}"')
-            quotes += 2
+    values = fields.values()
+    form, quotes = _form(*fields, *map(type, values))
+    if form:
+        line = form % (when, level.upper(), target, message, *values)
+        if line.count('"') == quotes and "\\" not in line and "\n" not in line:
+            return line
+    return _escaped(f"{when} {level.upper():>5} {target}: {message}", fields)
+
+
+@lru_cache(maxsize=512)
+def _form(*names_and_types: Any) -> tuple[str, int]:
+    """How lines with such fields look where no value has a quote of its own, and their quotes; empty for flags."""
+    half = len(names_and_types) // 2
+    names = [name.replace("%", "%%") for name in names_and_types[:half]]
+    form, quotes = "%s %5s %s: %s", 0
+    for name, kind in zip(names, names_and_types[half:], strict=True):
+        if kind is bool:
+            return "", 0
+        if kind is NoneType:
+            form += "%.0s"
         elif kind is int or kind is float:
-            parts.append(f"{name}={value}")
-        elif kind is bool:
-            parts.append(f"{name}=true" if value else f"{name}=false")
-        elif value is not None:
-            parts.append(f'{name}="{value}"')
+            form += f" {name}=%s"
+        else:
+            form += f' {name}="%s"'
             quotes += 2
-    line = " ".join(parts)
-    if line.count('"') == quotes and "\\" not in line and "\n" not in line:
-        return line
-    return _escaped(parts[0], fields)
+    return form, quotes
 
 
 def _escaped(head: str, fields: Fields) -> str:
-    """The same where some value has a quote or a backslash of its own."""
+    """The same for all fields: flags, and values with a quote or a backslash of their own."""
     parts = [head]
     for name, value in fields.items():
         kind = type(value)
@@ -135,6 +147,9 @@ class Writer(Protocol):
     def put(self, line: bytes) -> None:
         """Take a line, its end included; it may be kept for a while."""
 
+    def expect(self, make: Callable[[], None]) -> None:
+        """Call that before the next write, and soon: it has lines to put, which are not laid out yet."""
+
     def flush(self) -> None:
         """Write what is kept, as far as that needs no waiting."""
 
@@ -168,6 +183,7 @@ class LineWriter:
         self._lines: deque[bytes] = deque()
         self._kept = 0
         self._stuck = False
+        self._expected: Callable[[], None] | None = None
         self._timer: IDelayedCall | None = None
         self._lock = threading.RLock()
         self._thread = threading.get_ident()
@@ -189,6 +205,11 @@ class LineWriter:
                 self._write(0)
             self._arm()
 
+    def expect(self, make: Callable[[], None]) -> None:
+        """Call that before the next write, within the delay. For the reactor's thread only."""
+        self._expected = make
+        self._arm()
+
     def flush(self) -> None:
         """Write what is kept, as far as the descriptor takes it at once."""
         with self._lock:
@@ -197,22 +218,27 @@ class LineWriter:
     def stop(self, patience: float = 1.0) -> None:
         """At the process's end: write all that is kept, waiting at most `patience` seconds for a slow reader."""
         with self._lock:
+            self._write(patience)
             if self._timer is not None and self._timer.active():
                 self._timer.cancel()
             self._timer = None
-            self._write(patience)
 
     def _arm(self) -> None:
-        if self._lines and self._timer is None:
+        if self._timer is None and (self._lines or self._expected is not None):
             self._timer = self._clock.callLater(self._delay, self._due)
 
     def _due(self) -> None:
-        self._timer = None
-        self.flush()
-        with self._lock:
-            self._arm()
+        try:
+            self.flush()
+        finally:
+            with self._lock:
+                self._timer = None
+                self._arm()
 
     def _write(self, patience: float) -> None:
+        make, self._expected = self._expected, None
+        if make is not None:
+            make()
         until = time.monotonic() + patience if patience else 0.0
         while self._lines:
             wait = max(0, int((until - time.monotonic()) * 1000)) if patience else 0
@@ -263,16 +289,21 @@ class LineWriter:
 class Log:
     """All lines of the process: an observer of `twisted.logger`, and `write` for lines that come with every call.
 
-    `level` is the least that is shown, `now` gives seconds since the epoch for lines that bring no time of their own.
+    The latter are laid out some calls at a time, which takes half as long as one after each call. `level` is the least
+    that is shown, `now` gives seconds since the epoch for lines that bring no time of their own.
     """
 
     writer: Writer
     layout: Layout = text_layout
     level: NamedConstant = LogLevel.info
     now: Callable[[], float] = time.time
-    _second: int = attrs.field(default=-1, init=False)
-    _prefix: str = attrs.field(default="", init=False)
+    _second: tuple[int, str] = attrs.field(default=(-1, ""), init=False)
+    """The one that was shown last, and how."""
     _told: int = attrs.field(default=0, init=False)
+    _noted: deque[tuple[float, NamedConstant, str, Sequence[tuple[str, Fields]]]] = attrs.field(
+        factory=deque, init=False
+    )
+    """Lines that are not laid out yet, with their moments."""
 
     def enabled(self, level: NamedConstant) -> bool:
         """Whether lines of this level are shown."""
@@ -280,8 +311,30 @@ class Log:
 
     def write(self, level: NamedConstant, target: str, message: str, fields: Fields) -> None:
         """Show a line with the next batch. Field names must be our own; values are cleaned here. None is left out."""
+        self.write_all(level, target, [(message, fields)])
+
+    def write_all(self, level: NamedConstant, target: str, lines: Sequence[tuple[str, Fields]]) -> None:
+        """Show lines, messages and their fields, that tell of the same moment."""
         if self.enabled(level):
-            self._put(self._line(self.now(), level, target, message, fields))
+            noted = self._noted
+            noted.append((self.now(), level, target, lines))
+            if len(noted) == 1:
+                self.writer.expect(self._lay_out)
+            elif len(noted) >= _MOST_NOTED:
+                self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Put the lines that are noted; another thread may be doing the same."""
+        while True:
+            try:
+                when, level, target, lines = self._noted.popleft()
+            except IndexError:
+                return
+            shown_when = self._time(when)
+            if self.writer.dropped != self._told:
+                self._tell_lost(shown_when)
+            for message, fields in lines:
+                self.writer.put(self._line(shown_when, level, target, message, fields))
 
     def __call__(self, event: LogEvent) -> None:
         """Show an event of `twisted.logger` at once: its message, its fields if it is ours, its failure's text."""
@@ -299,21 +352,23 @@ class Log:
             traceback = failure_text(failure)
             if "isError" in event and "log_text" in event:
                 message = str(event.get("why") or "unhandled error")
-        self._put(self._line(event.get("log_time") or self.now(), level, target, message, fields, traceback))
+        shown_when = self._time(event.get("log_time") or self.now())
+        self._lay_out()
+        if self.writer.dropped != self._told:
+            self._tell_lost(self._time(self.now()))
+        self.writer.put(self._line(shown_when, level, target, message, fields, traceback))
         self.writer.flush()
 
-    def _put(self, line: bytes) -> None:
+    def _tell_lost(self, shown_when: str) -> None:
         lost = self.writer.dropped
-        if lost != self._told:
-            fields = {"count": lost - self._told}
-            self.writer.put(self._line(self.now(), LogLevel.warn, "aisix::logs", "log lines lost", fields))
-            if self.writer.dropped == lost:
-                self._told = lost
-        self.writer.put(line)
+        fields = {"count": lost - self._told}
+        self.writer.put(self._line(shown_when, LogLevel.warn, "aisix::logs", "log lines lost", fields))
+        if self.writer.dropped == lost:
+            self._told = lost
 
     def _line(
         self,
-        when: float,
+        shown_when: str,
         level: NamedConstant,
         target: str,
         message: str,
@@ -321,14 +376,16 @@ class Log:
         traceback: str | None = None,
     ) -> bytes:
         """Lay a line out. Most have nothing to take out, which one look at the whole line tells."""
-        shown_when = self._time(when)
         if traceback is None:
             try:
                 line = self.layout(shown_when, level.name, target, message, fields)
+                data = line.encode()
             except UnicodeEncodeError:
-                line = ""
-            if 0 < len(line) <= _LONGEST_VALUE and line.isprintable() and "\\" not in line:
-                return (line + "\n").encode()
+                line, data = "", b""
+            if 0 < len(line) <= _LONGEST_VALUE and (
+                not data.translate(None, _HARMLESS) or (line.isprintable() and "\\" not in line)
+            ):
+                return data + b"\n"
         shown = {name: value if isinstance(value, _PLAIN) else clean(str(value)) for name, value in fields.items()}
         if traceback is not None:
             shown["traceback"] = "\n".join(clean(part) for part in traceback.splitlines())
@@ -336,10 +393,12 @@ class Log:
         return (line + "\n").encode("utf-8", "replace")
 
     def _time(self, when: float) -> str:
-        second = int(when)
-        if second != self._second:
-            self._second, self._prefix = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        return f"{self._prefix}.{int((when - second) * 1e6):06d}Z"
+        now = int(when)
+        second, shown = self._second
+        if now != second:
+            shown = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            self._second = now, shown
+        return f"{shown}.{int((when - now) * 1e6):06d}Z"
 
 
 def failure_text(failure: Failure) -> str:

@@ -11,17 +11,28 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from twisted_gateway.call_metrics import (
+    CALL,
+    UNKNOWN,
+    CallLabels,
+    Handled,
+    Tokens,
+    UsageEvent,
+    event_families,
+    request_families,
+    status_class,
+    status_outcome,
+    token_families,
+)
 from twisted_gateway.route_metrics import RouteMetrics
 from twisted_gateway.tallies import Histogram, Labels, Summary, Table
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
-UNKNOWN = "unknown"
 
 E2E_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 420, 600)
 """Seconds (`operations.md` 5.7)."""
@@ -38,59 +49,8 @@ RESOURCE_KINDS = (
 """The collections of the configuration (`configuration.md` 5.1): the values of the label `kind`."""
 
 
-class CallLabels(NamedTuple):
-    """U of `operations.md` 5.1: where a call came in, where it went, and whose it is. Absent values are `unknown`."""
-
-    endpoint: str
-    inbound_protocol: str
-    provider: str = UNKNOWN
-    model: str = UNKNOWN
-    upstream_model: str = UNKNOWN
-    provider_key_id: str = UNKNOWN
-    provider_key_name: str = UNKNOWN
-    api_key_id: str = UNKNOWN
-    team_id: str = UNKNOWN
-    user_id: str = UNKNOWN
-    user_name: str = UNKNOWN
-
-
-_U: tuple[str, ...] = CallLabels._fields
-_R = (*_U, "stream", "status", "outcome")
-_COUNTED = (*_R, "is_fallback")
 _LATENCY = ("env_id", "endpoint", "model", "provider", "status_class", "streaming")
 _KEY = ("provider_key_id", "provider_key_name")
-
-
-def status_class(status: int) -> str:
-    """`2xx`, `3xx`, `4xx`, `5xx` or `other`."""
-    return f"{status // 100}xx" if 200 <= status < 600 else "other"
-
-
-def status_outcome(status: int) -> str:
-    """The label `outcome` of the request families, from the status alone (`operations.md` 5)."""
-    if status == 429:
-        return "rate_limited"
-    if 200 <= status < 400:
-        return "success"
-    return "client_error" if 400 <= status < 500 else "upstream_error"
-
-
-class _Handled:
-    """Requests with the same labels: how many, and the seconds to their response heads."""
-
-    __slots__ = ("count", "head", "model_endpoint")
-
-    def __init__(self, model_endpoint: bool) -> None:
-        self.count, self.head, self.model_endpoint = 0, 0.0, model_endpoint
-
-
-class _Tokens:
-    """Tokens of calls with the same labels and client."""
-
-    __slots__ = ("completion", "prompt", "total")
-
-    def __init__(self) -> None:
-        self.prompt, self.completion, self.total = 0, 0, 0
 
 
 class Metrics(Collector):
@@ -105,8 +65,9 @@ class Metrics(Collector):
     ) -> None:
         self.registry = CollectorRegistry()
         self._tables: list[Table | Summary | Histogram] = []
-        self._calls: dict[Labels, _Handled] = {}
-        self._charged: defaultdict[tuple[CallLabels, str], _Tokens] = defaultdict(_Tokens)
+        self._calls: dict[tuple[CallLabels, int, bool, bool], Handled] = {}
+        self._charged: defaultdict[tuple[CallLabels, str], Tokens] = defaultdict(Tokens)
+        self._usage_events: defaultdict[UsageEvent, int] = defaultdict(int)
         self._hash: str | None = None
         self.routes = RouteMetrics()
         self._declare_calls()
@@ -128,7 +89,8 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All families, for the registry."""
-        for table in (*self._tables, *_request_families(self._calls), *_token_families(self._charged)):
+        calls, charged, events = self._calls.values(), self._charged, self._usage_events
+        for table in (*self._tables, *request_families(calls), *token_families(charged), *event_families(events)):
             yield from table.families()
         yield from self.routes.families()
 
@@ -151,31 +113,40 @@ class Metrics(Collector):
         self._open_streams[(endpoint,)] -= 1
 
     def handled(
-        self, labels: CallLabels, *, status: int, stream: bool, fallback: bool, model_endpoint: bool, head: float
+        self,
+        labels: CallLabels,
+        *,
+        status: int,
+        stream: bool,
+        fallback: bool,
+        model_endpoint: bool,
+        head: float,
+        duration: float,
+        first_event: float | None,
     ) -> None:
-        """A request was handled: `operations.md` 5.1, first six. `head` is seconds to the response head."""
-        key = (
-            *labels,
-            "true" if stream else "false",
-            str(status),
-            status_outcome(status),
-            "true" if fallback else "false",
-        )
+        """A request was handled: `operations.md` 5.1 and 5.7.
+
+        Seconds: `head` to the response head, `duration` to the end, `first_event` to a stream's first token (None:
+        none came).
+        """
+        key = (labels, status, stream, fallback)
         cell = self._calls.get(key)
         if cell is None:
-            cell = self._calls[key] = _Handled(model_endpoint)
+            cell = self._calls[key] = self._first_handled(*key, model_endpoint)
         cell.count += 1
         cell.head += head
-
-    def timed(
-        self, labels: CallLabels, *, status: int, stream: bool, duration: float, first_event: float | None
-    ) -> None:
-        """How long a call took to its end, and a stream to its first token (None: none came). Seconds."""
-        where = (UNKNOWN, labels.endpoint, labels.model, labels.provider, status_class(status))
-        self._e2e.observe((*where, "true" if stream else "false"), duration)
+        cell.latency.add(duration)
         if stream and first_event is not None:
-            self._ttft.observe((*where, "true"), first_event)
-            self._llm_ttft[labels].add(first_event)
+            if cell.first_tokens is None:
+                cell.first_tokens = self._ttft[_latency_labels(labels, status, stream)], self._llm_ttft[labels]
+            for one in cell.first_tokens:
+                one.add(first_event)
+
+    def _first_handled(
+        self, labels: CallLabels, status: int, stream: bool, fallback: bool, model_endpoint: bool
+    ) -> Handled:
+        flags = ("true" if stream else "false", str(status), status_outcome(status), "true" if fallback else "false")
+        return Handled((*labels, *flags), model_endpoint, self._e2e[_latency_labels(labels, status, stream)])
 
     def ended(self, endpoint: str, outcome: str) -> None:
         """A call is settled with this outcome (`extensions.md` 9)."""
@@ -216,9 +187,7 @@ class Metrics(Collector):
 
         `key` is id and name of the attempt's provider key.
         """
-        self._usage_events[handler, status_class(status), labels.inbound_protocol, labels.model, *key] += 1
-        if dropped is not None:
-            self._usage_drops[dropped, labels.model, *key] += 1
+        self._usage_events[handler, status, labels.inbound_protocol, labels.model, *key, dropped] += 1
 
     def decided(self, method: str, result: str, reason: str) -> None:
         """Who is calling was decided (`operations.md` 5.4): method, `allowed` or `denied`, and why."""
@@ -253,7 +222,7 @@ class Metrics(Collector):
         self, guardrail: str, kind: str, phase: str, result: str, seconds: float, error_type: str = "none"
     ) -> None:
         """A guardrail has looked at something; `phase` is `input` or `output`, `result` as in `operations.md` 5.4."""
-        self._guardrail_latency.observe((UNKNOWN, guardrail, kind, phase, result, error_type), seconds)
+        self._guardrail_latency[UNKNOWN, guardrail, kind, phase, result, error_type].add(seconds)
 
     def guard_blocked(self) -> None:
         """A guardrail has blocked a chat."""
@@ -265,7 +234,7 @@ class Metrics(Collector):
 
     def lagged(self, seconds: float) -> None:
         """A timer of the reactor fired so much later than it should have."""
-        self._lag.observe((), seconds)
+        self._lag[()].add(seconds)
 
     def noise(self, kind: str, count: int = 1) -> None:
         """Frames of a provider that say nothing and were ignored (`streaming.md` 7); `kind` is from a fixed set."""
@@ -325,15 +294,7 @@ class Metrics(Collector):
             "Requests refused because of their body's size, by how draining the rest ended.",
             (*door, "outcome"),
         )
-        self._spend = self._counter("aisix_llm_spend_micro_usd_total", "Cost in millionths of a US dollar.", _U)
-        self._usage_events = self._counter(
-            "aisix_usage_events_emitted_total",
-            "Usage events, one per attempt, or one for a call without any.",
-            ("handler", "status_code", "inbound_protocol", "model", *_KEY),
-        )
-        self._usage_drops = self._counter(
-            "aisix_usage_event_drops_total", "Usage events that reached no sink.", ("reason", "model", *_KEY)
-        )
+        self._spend = self._counter("aisix_llm_spend_micro_usd_total", "Cost in millionths of a US dollar.", CALL)
         self._auth = self._counter(
             "aisix_auth_decisions_total", "Decisions about who is calling.", ("method", "result", "reason")
         )
@@ -344,7 +305,7 @@ class Metrics(Collector):
             "aisix_request_e2e_latency_seconds", "Time to the end of the answer, streams included.", _LATENCY, e2e
         )
         self._ttft = self._histogram("aisix_request_ttft_seconds", text, _LATENCY, ttft)
-        self._llm_ttft = Summary("aisix_llm_time_to_first_token_seconds", text, _U)
+        self._llm_ttft = Summary("aisix_llm_time_to_first_token_seconds", text, CALL)
         self._tables.append(self._llm_ttft)
 
     def _declare_config(self) -> None:
@@ -412,54 +373,6 @@ class Metrics(Collector):
         )
 
 
-def _request_families(calls: Mapping[Labels, _Handled]) -> Iterator[Table | Summary]:
-    """The six request families of `operations.md` 5.1, summed up of the cells of handled requests."""
-    few = ("provider", "model", "status")
-    head = "Time to the response head of a handled request."
-    requests = Table(CounterMetricFamily, "aisix_requests_total", "Handled requests.", (*few, "outcome"))
-    duration = Summary("aisix_request_duration_seconds", head, few)
-    proxy = Table(CounterMetricFamily, "aisix_proxy_requests_total", "Handled requests.", _COUNTED)
-    failed = Table(
-        CounterMetricFamily, "aisix_proxy_failed_requests_total", "Handled requests that did not succeed.", _COUNTED
-    )
-    proxy_duration = Summary("aisix_proxy_request_duration_seconds", head, _R)
-    llm = Table(CounterMetricFamily, "aisix_llm_requests_total", "Requests to model endpoints.", _COUNTED)
-    llm_duration = Summary("aisix_llm_request_duration_seconds", head, _R)
-    for key, cell in calls.items():
-        provider, model, (code, outcome) = key[2], key[3], key[-3:-1]
-        requests[provider, model, code, outcome] += cell.count
-        duration[provider, model, code].add(cell.head, cell.count)
-        proxy[key] = cell.count
-        proxy_duration[key[:-1]].add(cell.head, cell.count)
-        if outcome != "success":
-            failed[key] = cell.count
-        if cell.model_endpoint:
-            llm[key] = cell.count
-            llm_duration[key[:-1]].add(cell.head, cell.count)
-    yield from (requests, duration, proxy, failed, proxy_duration, llm, llm_duration)
-
-
-def _token_families(charged: Mapping[tuple[CallLabels, str], _Tokens]) -> Iterator[Table]:
-    """The token families of `operations.md` 5.2. Zeros make no series."""
-    named = {
-        "input": Table(CounterMetricFamily, "aisix_llm_input_tokens_total", "Prompt tokens, cache included.", _U),
-        "output": Table(CounterMetricFamily, "aisix_llm_output_tokens_total", "Completion tokens.", _U),
-        "total": Table(CounterMetricFamily, "aisix_llm_total_tokens_total", "Prompt and completion tokens.", _U),
-    }
-    consumed = Table(
-        CounterMetricFamily, "aisix_tokens_consumed_total", "Prompt and completion tokens.", ("provider", "model")
-    )
-    by_client = Table(
-        CounterMetricFamily,
-        "aisix_llm_tokens_by_client_total",
-        "Tokens by client software.",
-        ("client_type", "model", "token_type"),
-    )
-    for (labels, client), cell in charged.items():
-        for kind, number in (("input", cell.prompt), ("output", cell.completion), ("total", cell.total)):
-            if number:
-                named[kind][labels] += number
-                by_client[client, labels.model, kind] += number
-        if cell.total:
-            consumed[labels.provider, labels.model] += cell.total
-    yield from (*named.values(), consumed, by_client)
+def _latency_labels(labels: CallLabels, status: int, stream: bool) -> Labels:
+    where = (UNKNOWN, labels.endpoint, labels.model, labels.provider)
+    return (*where, status_class(status), "true" if stream else "false")

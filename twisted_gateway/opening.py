@@ -10,20 +10,23 @@ from twisted.internet.interfaces import IReactorTime
 
 from twisted_gateway import providers, roads
 from twisted_gateway.answer import Answer
-from twisted_gateway.config.resources import Group
+from twisted_gateway.config.resources import Group, Model
 from twisted_gateway.config.routes import ThroughputFloor
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
+from twisted_gateway.connection import HeaderLines
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.errors import AttemptFailed, Problem, ended_by, without
 from twisted_gateway.exchange import Attempt, Exchange, Target
+from twisted_gateway.facts import fact
 from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.roads import Road
 from twisted_gateway.upstream import Upstream
 
 _USAGE_MEMORY = 600.0
+_MOST_LEADS = 1024
 
 
-@attrs.frozen
+@fact
 class Way:
     """How one target is asked: where it is, in which dialect, and how long it may take."""
 
@@ -40,6 +43,17 @@ class Way:
 
 
 @attrs.frozen
+class Lead:
+    """What is the same for every call that goes to one target, by its own name or by a group's."""
+
+    model: Model
+    group: Group | None
+    reach: providers.Reach
+    wait: Deadlines
+    floor: ThroughputFloor | None
+
+
+@fact
 class Opened:
     """An open answer, and the attempt that gave it."""
 
@@ -60,25 +74,36 @@ class Opener:
     bridge: bool = False
     _no_usage: dict[str, float] = attrs.field(factory=dict)
     """Provider keys whose server refuses `stream_options`, and until when that is believed (`streaming.md` 3.1)."""
+    _leads: dict[tuple[int, int], Lead] = attrs.field(factory=dict)
+    """By the `id()` of model and group, which it holds."""
 
-    def reach(self, target: Target) -> providers.Reach:
-        """Where the target is. Raises `Refused`: 400 or 503."""
-        return providers.reach(target.model.provider_key, self.demo_base())
+    def lead(self, target: Target, group: Group | None = None) -> Lead:
+        """Where the target is, and how long it may take. Raises `Refused`: 400 or 503."""
+        model = target.model
+        found = self._leads.get((id(model), id(group)))
+        if found is None:
+            reach = providers.reach(model.provider_key, self.demo_base())
+            floor = model.throughput_floor or (group.throughput_floor if group is not None else None)
+            found = Lead(model, group, reach, deadlines(model, self.settings, group), floor)
+            if len(self._leads) >= _MOST_LEADS:  # of snapshots that are gone
+                self._leads.clear()
+            self._leads[id(model), id(group)] = found
+        return found
 
-    def way(self, exchange: Exchange, target: Target, reach: providers.Reach) -> Way:
+    def forget(self) -> None:
+        """The resources are others now."""
+        self._leads.clear()
+
+    def way(self, exchange: Exchange, target: Target, lead: Lead) -> Way:
         """How this call gets to a target. Raises `Refused` where the target cannot be told what the caller wants."""
-        format, call, resolution = self.formats[exchange.endpoint.format], exchange.call, exchange.resolution
+        format, call, reach = self.formats[exchange.endpoint.format], exchange.call, lead.reach
         assert call is not None
-        row = resolution.model if resolution is not None else None
-        group = row if isinstance(row, Group) else None
-        wait = deadlines(target.model, self.settings, group)
         ready = format.ready(call, target.model, reach.family)
         if ready is not None:
-            return Way(target, reach, Road(format, format, call, target), wait, None, ready=ready)
+            return Way(target, reach, Road(format, format, call, target), lead.wait, None, ready=ready)
         road = roads.road(format, self.formats, call, target, reach.family, self.bridge)
         may_ask = self._no_usage.get(target.model.provider_key.id, 0.0) <= self.clock.seconds()
-        floor = target.model.throughput_floor or (group.throughput_floor if group is not None else None)
-        return Way(target, reach, road, wait, road.sent(may_ask), floor)
+        return Way(target, reach, road, lead.wait, road.sent(may_ask), lead.floor)
 
     async def open(self, exchange: Exchange, way: Way, attempt: Attempt, accepted: Callable[[], None]) -> Opened:
         """Make an attempt, asking again without `stream_options` where a server refuses them.
@@ -102,9 +127,10 @@ class Opener:
         """The only place where an upstream is opened."""
         road, reach = way.road, way.reach
         attempt.contacted = True
-        headers = providers.headers(exchange, way.target, reach, sent.accept, road.native)
         url = reach.url(sent.path, providers.forwarded_query(exchange, reach))
         try:
+            own = providers.headers(exchange, way.target, reach, road.native)
+            headers = HeaderLines(own, reach.lines(sent.accept))
             return await self.upstream.open(road.call, attempt, road.speaks, url, headers, sent, way.wait, accepted)
         except AttemptFailed as failed:
             if attempt.ended_by is not None:  # it was cancelled, and its connection calls that a failure

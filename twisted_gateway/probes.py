@@ -152,7 +152,7 @@ class Probes:
             resolution=Resolution(model, model.model_name, wildcard=False),
         )
         target = Target(model, model.model_name)
-        way = self.opener.way(exchange, target, self.opener.reach(target))
+        way = self.opener.way(exchange, target, self.opener.lead(target))
         seconds = float(check.timeout_seconds)
         way = attrs.evolve(way, wait=Deadlines(seconds, seconds, seconds, configured=True))
         attempt = begun(exchange, "initial", target, self.clock.seconds())

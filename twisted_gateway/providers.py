@@ -13,6 +13,7 @@ from twisted_gateway import __version__
 from twisted_gateway.config.resources import ProviderKey
 from twisted_gateway.errors import Problem, Refused, bad_request, quoted
 from twisted_gateway.exchange import Exchange, Target
+from twisted_gateway.wire.http1 import Lines
 
 _DEFAULT_BASE = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
 _ENDPOINTS = re.compile(
@@ -20,7 +21,7 @@ _ENDPOINTS = re.compile(
     r"|audio/(?:speech|transcriptions|translations)|images/generations)$"
 )
 _FAMILY_OF_ADAPTER = {"openai": "openai", "anthropic": "anthropic", "azure-openai": "azure-openai"}
-_USER_AGENT = f"AISIX/{__version__}"
+_USER_AGENT = f"AISIX/{__version__}".encode("ascii")
 
 _NEVER_BY_DEFAULTS = frozenset(
     [
@@ -59,6 +60,8 @@ _AZURE_CODES = {
     "ResponsibleAIPolicyViolation": "content_policy_violation",
     "content_filter": "content_policy_violation",
 }
+_ALWAYS = frozenset(["content-type", "accept", "accept-encoding", "user-agent"])
+"""What is ours in every request, beside the credential."""
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TEMPLATE = re.compile(r"\$\{([a-z_.]+)\}")
@@ -71,6 +74,23 @@ class Reach:
     family: str
     base: str
     credential: tuple[str, str] = attrs.field(repr=False)
+    _lines: dict[str, Lines] = attrs.field(init=False, repr=False, eq=False, factory=dict)
+
+    def lines(self, accept: str) -> Lines:
+        """The headers of every request there that asks for this type. `accept` is a format's word, never a caller's."""
+        found = self._lines.get(accept)
+        if found is None:
+            name, value = self.credential
+            found = self._lines[accept] = Lines(
+                (
+                    (name.encode("ascii"), value.encode("latin-1")),
+                    (b"content-type", b"application/json"),
+                    (b"accept", accept.encode("ascii")),
+                    (b"accept-encoding", b"identity"),
+                    (b"user-agent", _USER_AGENT),
+                )
+            )
+        return found
 
     def url(self, path: str, query: str = "") -> str:
         """The URL of an endpoint; a query in the base stays behind the path, before `query`."""
@@ -146,36 +166,27 @@ def _anthropic_base(base: str) -> str:
     return urlunsplit(parts._replace(path=path.removesuffix("/v1") + "/v1"))
 
 
-def headers(exchange: Exchange, target: Target, way: Reach, accept: str, native: bool = False) -> list[tuple[str, str]]:
-    """The headers of an attempt, in the order of `policy.md` section 6; on a clash the earlier group wins.
+def headers(exchange: Exchange, target: Target, way: Reach, native: bool = False) -> list[tuple[bytes, bytes]]:
+    """The headers of an attempt beside `way.lines`, as of `policy.md` section 6; on a clash the earlier group wins.
 
     `native`: the caller speaks the provider's dialect, so Anthropic's version headers are its own (`streaming.md` 3.2).
     """
-    name, value = way.credential
-    found = {
-        name: value,
-        "content-type": "application/json",
-        "accept": accept,
-        "accept-encoding": "identity",
-        "user-agent": _USER_AGENT,
-        "x-aisix-request-id": exchange.id,
-    }
-    if way.family == "anthropic":
-        found.update(
-            _anthropic_headers(exchange, native and target.model.provider_key.request.forward_anthropic_headers)
-        )
     wishes = target.model.provider_key.request
+    found = {"x-aisix-request-id": exchange.id}
+    if way.family == "anthropic":
+        found.update(_anthropic_headers(exchange, native and wishes.forward_anthropic_headers))
     if wishes.default_headers:
         for given, template in wishes.default_headers.items():
             key = given.lower()
-            filled = None if key in _NEVER_BY_DEFAULTS or key in found else fill(template, exchange, target)
+            taken = key in _NEVER_BY_DEFAULTS or key in _ALWAYS or key in found
+            filled = None if taken else fill(template, exchange, target)
             if filled is not None and _sendable(filled):
                 found[key] = filled
     for pattern in wishes.forward_client_headers or ():
         for key, given in exchange.headers.matching(pattern):
-            if key not in found and not forbidden(key) and not _CONTROL.search(given):
+            if key not in found and key not in _ALWAYS and not forbidden(key) and not _CONTROL.search(given):
                 found[key] = given
-    return list(found.items())
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found.items()]
 
 
 def _anthropic_headers(exchange: Exchange, own: bool) -> dict[str, str]:

@@ -9,6 +9,7 @@ nobody calls.
 from __future__ import annotations
 
 import gc
+import linecache
 from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
@@ -33,6 +34,7 @@ class Pulse:
 
     def start(self) -> None:
         """Everything that lives now is for ever: it is never looked at again."""
+        linecache.clearcache()  # a megabyte of sources that attrs has generated; tracebacks read files anew
         gc.collect()
         gc.freeze()
         gc.disable()

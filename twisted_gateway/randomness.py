@@ -1,22 +1,31 @@
-"""Random names, made of as few steps as possible: every call needs some."""
+"""Random names, made of as few steps as possible: every call needs some, and each process that shares a Redis.
+
+They come from a source of their own: an operator's hook may call `random.seed`, and then several gateways would give
+the same names.
+"""
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
-from random import getrandbits
+from random import Random
+
+_OWN = Random()
+os.register_at_fork(after_in_child=_OWN.seed)
+_bits = _OWN.getrandbits
 
 _VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
 
 
 def new_id() -> str:
-    """A request id: a UUID of version 4, made without the class."""
-    digits = f"{getrandbits(128):032x}"
+    """A UUID of version 4, made without the class."""
+    digits = _bits(128).to_bytes(16, "big").hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 def choose(letters: str, k: int) -> str:
     """`k` random ones of at most 256 letters."""
-    return getrandbits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
+    return _bits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
 
 
 @lru_cache

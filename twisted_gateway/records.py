@@ -61,11 +61,6 @@ def status_of(exchange: Exchange, outcome: Outcome) -> int:
     return 200 if outcome is Outcome.COMPLETE else 500
 
 
-def protocol_of(exchange: Exchange) -> str:
-    """The inbound protocol: `anthropic` on the messages routes, else `openai`."""
-    return exchange.endpoint.dialect
-
-
 def row_of(exchange: Exchange) -> Row | None:
     """The configured model that the caller's name resolved to, or None."""
     return exchange.resolution.model if exchange.resolution is not None else None
@@ -110,12 +105,6 @@ def ended_at(exchange: Exchange) -> float:
     return exchange.bound or exchange.committed or exchange.arrived
 
 
-def head_seconds(exchange: Exchange) -> float:
-    """Seconds from arrival to the response head, or to the end when none was written."""
-    at = exchange.committed if exchange.committed is not None else ended_at(exchange)
-    return max(0.0, at - exchange.arrived)
-
-
 def _present(fields: Mapping[str, Any]) -> Record:
     return {name: value for name, value in fields.items() if value}
 
@@ -135,7 +124,7 @@ def _call_part(exchange: Exchange, outcome: Outcome) -> Record:
         "bytes": exchange.bytes,
         "upstream_latency_ms": 0.0,
         "guardrail_blocked": _blocked(exchange),
-        "inbound_protocol": protocol_of(exchange),
+        "inbound_protocol": exchange.endpoint.dialect,
     }
     if call is not None and call.model:
         made["requested_model"] = call.model[:_LONGEST_TEXT]
@@ -274,6 +263,11 @@ def rfc3339(at: float) -> str:
     """Seconds since the epoch as RFC 3339, UTC, with milliseconds."""
     whole = int(at)
     return f"{_second(whole)}.{int((at - whole) * 1000):03d}Z"
+
+
+def rfc3339_seconds(at: float) -> str:
+    """The same in whole seconds."""
+    return f"{_second(int(at))}Z"
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Concatenate, NamedTuple, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -29,6 +29,7 @@ from twisted_gateway.errors import (
     without,
 )
 from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Usage
+from twisted_gateway.facts import fact
 from twisted_gateway.floor import Floor
 from twisted_gateway.formats.row import Learnt, Passage
 from twisted_gateway.line import Line
@@ -54,7 +55,8 @@ class Unbound(AttemptFailed):
         self.frames = frames
 
 
-class Waits(NamedTuple):
+@fact
+class Waits:
     """Seconds. `silence` is the longest gap between data events, None = no limit.
 
     `progress`: after so long without a frame the passage says that the answer is still being made, 0 = never.

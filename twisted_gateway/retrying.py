@@ -90,9 +90,10 @@ class Window:
 
     def _at(self, now: float) -> int:
         slot = int(now / self._slot)
-        for passed in range(max(self._latest + 1, slot - _SLOTS), slot + 1):
-            self._calls[passed % (_SLOTS + 1)] = self._extras[passed % (_SLOTS + 1)] = 0
-        self._latest = max(self._latest, slot)
+        if slot > self._latest:
+            for passed in range(max(self._latest + 1, slot - _SLOTS), slot + 1):
+                self._calls[passed % (_SLOTS + 1)] = self._extras[passed % (_SLOTS + 1)] = 0
+            self._latest = slot
         return self._latest % (_SLOTS + 1)
 
 

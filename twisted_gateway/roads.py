@@ -11,6 +11,7 @@ import attrs
 
 from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import Call, Target, Usage
+from twisted_gateway.facts import fact
 from twisted_gateway.formats.neutral import Began, Prompt
 from twisted_gateway.formats.row import Decoder, Format, Passage, Sent, Told
 from twisted_gateway.formats.translation import Seen, Translation
@@ -20,7 +21,7 @@ _SPOKEN = {"anthropic": "anthropic"}
 """What a family speaks when it does not speak the caller's dialect; else chat."""
 
 
-@attrs.frozen
+@fact
 class Road:
     """One attempt's way. `speaks` is the target's dialect; `prompt` is set where the dialects differ."""
 
@@ -48,7 +49,8 @@ class Road:
             return self.format.passage(self.call, self.target, shown, now, letters)
         assert self.format.encoder is not None
         name = shown or self.target.upstream_model
-        told = Told(self.call, self.prompt, self.target, name, now, letters, fresh)
+        prompt = attrs.evolve(self.prompt, turns=())  # no encoder's business, and long
+        told = Told(self.call, prompt, self.target, name, now, letters, fresh)
         return Translation(self._decoder(), self.format.encoder(told))
 
     def _decoder(self) -> Decoder:

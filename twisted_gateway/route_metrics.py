@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from twisted_gateway.config.resources import Model
-from twisted_gateway.tallies import Table
+from twisted_gateway.tallies import Labels, Table
 
 
 class Deployment(NamedTuple):
@@ -25,16 +26,29 @@ def deployment(model: Model) -> Deployment:
     return Deployment(model.provider, model.display_name, model.model_name, model.provider_key.id)
 
 
+class _Attempts:
+    """Attempts at one target."""
+
+    __slots__ = ("all", "bad", "cooled", "good")
+
+    def __init__(self) -> None:
+        self.all = self.good = self.bad = self.cooled = 0
+
+
+_FAMILIES = (
+    ("requests", "all", "Attempts at a target."),
+    ("success_responses", "good", "Attempts that were answered."),
+    ("failure_responses", "bad", "Attempts that failed."),
+    ("cooled_down", "cooled", "Times a target began to cool down."),
+)
+
+
 class RouteMetrics:
     """Tables of their own; `standing` tells at reading time which targets are known, and whether each is up."""
 
     def __init__(self) -> None:
-        labels = Deployment._fields
         self.standing: Callable[[], Iterable[tuple[Deployment, bool]]] = tuple
-        self._requests = self._counter("aisix_deployment_requests_total", "Attempts at a target.", labels)
-        self._good = self._counter("aisix_deployment_success_responses_total", "Attempts that were answered.", labels)
-        self._bad = self._counter("aisix_deployment_failure_responses_total", "Attempts that failed.", labels)
-        self._cooled = self._counter("aisix_deployment_cooled_down_total", "Times a target began to cool down.", labels)
+        self._attempts: defaultdict[Labels, _Attempts] = defaultdict(_Attempts)
         pair = ("model", "fallback_model")
         self._fell_well = self._counter(
             "aisix_routing_successful_fallbacks_total", "Attempts at another target that were answered.", pair
@@ -51,13 +65,17 @@ class RouteMetrics:
     def _counter(name: str, text: str, labels: tuple[str, ...]) -> Table:
         return Table(CounterMetricFamily, name, text, labels)
 
-    def attempted(self, target: Deployment, *, good: bool | None, cooled: bool) -> None:
+    def attempted(self, target: Model, *, good: bool | None, cooled: bool) -> None:
         """An attempt reached a provider. `good` is None where it was ended before its answer was known."""
-        self._requests[target] += 1
+        cell = self._attempts[target.provider, target.display_name, target.model_name, target.provider_key.id]
+        cell.all += 1
         if good is not None:
-            (self._good if good else self._bad)[target] += 1
+            if good:
+                cell.good += 1
+            else:
+                cell.bad += 1
         if cooled:
-            self._cooled[target] += 1
+            cell.cooled += 1
 
     def fell_back(self, group: str, model: str, good: bool) -> None:
         """A group's call went on at another target."""
@@ -77,15 +95,14 @@ class RouteMetrics:
             GaugeMetricFamily, "aisix_deployment_state", "0 healthy, 2 down (unhealthy or cooling).", Deployment._fields
         )
         state.update({target: 0 if up else 2 for target, up in self.standing()})
-        for table in (
-            self._requests,
-            self._good,
-            self._bad,
-            self._cooled,
-            self._fell_well,
-            self._fell_badly,
-            self._hedges,
-            self._unretried,
-            state,
-        ):
+        routing = (self._fell_well, self._fell_badly, self._hedges, self._unretried, state)
+        for table in (*self._deployments(), *routing):
             yield from table.families()
+
+    def _deployments(self) -> Iterator[Table]:
+        """Four families of attempts. Zeros make no series."""
+        for name, counted, text in _FAMILIES:
+            table = self._counter(f"aisix_deployment_{name}_total", text, Deployment._fields)
+            counts = {target: getattr(cell, counted) for target, cell in self._attempts.items()}
+            table.update({target: count for target, count in counts.items() if count})
+            yield table

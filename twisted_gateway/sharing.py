@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from twisted_gateway.config.money import Budget
 from twisted_gateway.config.redis import RedisBlock
 from twisted_gateway.config.settings import Settings, SettingsError
+from twisted_gateway.randomness import new_id
 from twisted_gateway.spending import Spending
 from twisted_gateway.stores.buckets import Store
 from twisted_gateway.stores.cached_shared import SharedAnswers
@@ -70,7 +70,7 @@ class Sharing:
 
         redis = self._redis(self._block, LIMITS, _NO_HURRY)
         self._spending = SharedSpending(
-            redis, spending, self._reactor, time.time, uuid4().hex, budgets, trials, running, pending, self._env_id
+            redis, spending, self._reactor, time.time, new_id(), budgets, trials, running, pending, self._env_id
         )
 
     def _redis(self, block: RedisBlock, name: str, timeout: float | None = None) -> Redis:
@@ -87,7 +87,7 @@ class Sharing:
         redis, told = self._redis(block, LIMITS), self._told
         local = Memory(time.time)
         return Shared(
-            redis, local, self._reactor, uuid4().hex, lambda degraded: told(LIMITS, degraded), ttl, self._env_id
+            redis, local, self._reactor, new_id(), lambda degraded: told(LIMITS, degraded), ttl, self._env_id
         )
 
     def start(self) -> None:

@@ -75,9 +75,11 @@ class Spending:
 
     # Booking
 
-    def use(self, charged: Charge, **owners: str | None) -> None:
-        """Book a settled call on its `api_key`, `team` and `model`."""
-        for kind, id in owners.items():
+    def use(
+        self, charged: Charge, *, api_key: str | None = None, team: str | None = None, model: str | None = None
+    ) -> None:
+        """Book a settled call on its key, team and model."""
+        for kind, id in (("api_key", api_key), ("team", team), ("model", model)):
             if id:
                 rows = self._rows[kind]
                 row = rows.get(id)

@@ -75,22 +75,32 @@ class Summary(defaultdict[Labels, Sum]):
             yield made
 
 
-class Histogram(dict[Labels, list[float]]):
-    """A histogram: by label values, how many fell below each bound and not below the one before, then the sum."""
+class Spread:
+    """A series of a histogram: how many fell below each bound and not below the one before, and their sum."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, amount: float) -> None:
+        """Observe `amount`."""
+        self.counts[bisect_left(self._bounds, amount)] += 1
+        self.total += amount
+
+
+class Histogram(dict[Labels, Spread]):
+    """A histogram: its series by label values."""
 
     def __init__(self, name: str, text: str, labels: Labels, bounds: Sequence[float]) -> None:
         super().__init__()
         self._described, self._bounds = (name, text, labels), tuple(bounds)
 
-    def __missing__(self, values: Labels) -> list[float]:
-        cell = self[values] = [0.0] * (len(self._bounds) + 2)
-        return cell
-
-    def observe(self, values: Labels, amount: float) -> None:
-        """Count one observation."""
-        cell = self[values]
-        cell[bisect_left(self._bounds, amount)] += 1
-        cell[-1] += amount
+    def __missing__(self, values: Labels) -> Spread:
+        spread = self[values] = Spread(self._bounds)
+        return spread
 
     def families(self) -> Iterator[Metric]:
         """The family, unless nothing was observed."""
@@ -98,6 +108,7 @@ class Histogram(dict[Labels, list[float]]):
             name, text, labels = self._described
             edges = [*map(str, map(float, self._bounds)), "+Inf"]
             made = HistogramMetricFamily(name, text, labels=labels)
-            for values, cell in self.items():
-                made.add_metric(values, list(zip(edges, accumulate(cell[:-1]), strict=True)), cell[-1])
+            for values, spread in self.items():
+                buckets = list(zip(edges, accumulate(spread.counts), strict=True))
+                made.add_metric(values, buckets, spread.total)
             yield made

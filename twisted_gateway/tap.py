@@ -16,6 +16,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
+from twisted.python.failure import Failure
 
 from twisted_gateway import __version__
 from twisted_gateway.addresses import Address
@@ -23,11 +24,14 @@ from twisted_gateway.admin.status import StatusSite
 from twisted_gateway.config.file import load_resources, load_settings
 from twisted_gateway.config.report import ResourcesError
 from twisted_gateway.config.settings import Settings, SettingsError
+from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.errors import shutting_down
 from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
 from twisted_gateway.parts import FORMATS as FORMATS
 from twisted_gateway.parts import Parts
-from twisted_gateway.threads import SWITCH_SECONDS
+from twisted_gateway.policies.guardrails.plan import Plan
+from twisted_gateway.reloading import Reloading
+from twisted_gateway.threads import SWITCH_SECONDS, Threads
 
 
 class Options(usage.Options):
@@ -88,6 +92,8 @@ class House(Parts, MultiService):
         self.ports: list[Any] = []
         self._stopping = 0
         self.stopped: Deferred[None] = Deferred()
+        self.load_threads = Threads(reactor.callFromThread, size=1, name="reload")
+        self.reloading = Reloading(self.load_threads.run, self._load, self._apply, self._refused)
 
     def setServiceParent(self, parent: Any) -> None:
         """Become part of twistd's application, whose log then is ours unless the command line names another."""
@@ -170,29 +176,43 @@ class House(Parts, MultiService):
                     'caller key "{name}" is printed in our documentation, and this listener is not loopback', name=name
                 )
 
-    def reload(self) -> None:
-        """SIGHUP: read the resources file again. A bad one is refused whole and changes nothing."""
+    def reload(self) -> Deferred[None]:
+        """SIGHUP: read the resources file again. A bad one is refused whole and changes nothing.
+
+        It is read and compiled in a thread; fires when it serves, or is refused.
+        """
         self.books.reopen()
-        state = self.state
-        before = self.snapshot()
+        return self.reloading.ask()
+
+    def _load(self) -> tuple[Snapshot, Plan]:
+        generation = self.snapshot().generation + 1
+        snapshot = load_resources(self.settings.resources_file, os.environ, time.time(), generation=generation)
+        self._check_callables(snapshot)
+        plan = self.guardrails.compiled(snapshot)
+        plan.warm()
+        return snapshot, plan
+
+    def _refused(self, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, ResourcesError):
+            self.state.failed(error, time.time())
+        elif not isinstance(error, SettingsError):
+            self.log.failure("the resources could not be loaded", failure)
+        self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
+
+    def _apply(self, loaded: tuple[Snapshot, Plan]) -> None:
+        snapshot, plan = loaded
         try:
-            snapshot = load_resources(
-                self.settings.resources_file, os.environ, time.time(), generation=before.generation + 1
-            )
             self.clients.check(snapshot.provider_keys_by_name.values())
-            self._check_callables(snapshot)
-        except ResourcesError as error:
-            state.failed(error, time.time())
-            self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
+        except SettingsError:
+            self._refused(Failure())
             return
-        except SettingsError as error:
-            self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
-            return
-        self.guardrails.prepare(snapshot)
-        state.applied(snapshot)
+        self.guardrails.take(snapshot, plan)
+        self.state.applied(snapshot)
         self.probes.update(snapshot)
         self.gateway.health.forget({model.id for model in snapshot.direct_models})
         self.clients.keep(snapshot.provider_keys_by_name.values())
+        self.gateway.means.opener.forget()
         self.log.info("reloaded: generation {generation}", generation=snapshot.generation)
         for warning in snapshot.warnings:
             self.log.warn("{warning}", warning=warning)
@@ -246,6 +266,8 @@ class House(Parts, MultiService):
         for pool in (*self.clients.pools, self.outside.pool):
             pool.close()
         self.threads.stop()
+        self.reloading.stop()
+        self.load_threads.stop()
         closing.append(self.hooks.quiet())
         for channel in tuple(self.site.channels):
             channel.loseConnection()

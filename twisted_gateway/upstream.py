@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 from treq.client import HTTPClient
@@ -37,6 +37,7 @@ from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.wire.series import WholeBody
 from twisted_gateway.wire.sse import Reader
 
+T = TypeVar("T")
 _STREAM = b"text/event-stream"
 _JSON = (b"/json", b"+json")
 _TOLD = re.compile(rb"[\x20-\x7e]{1,128}").fullmatch
@@ -77,37 +78,32 @@ class Upstream:
         attempt: Attempt,
         format: Format,
         url: str,
-        headers: list[tuple[str, str]],
+        headers: HeaderLines,
         sent: Sent,
         wait: Deadlines,
         accepted: Callable[[], None],
     ) -> Answer:
-        """Send the request and give the open answer; `accepted` is called when a 2xx head has come.
+        """Send the request and give the open answer; `accepted` is called for a 2xx head without an event behind it.
 
         Raises `AttemptFailed`. Cancelled, it closes the connection at once.
         """
-        timer = _Deadline(self._clock, call, wait)
-
-        def started() -> None:
-            attempt.sent = self._clock.seconds()
-            timer.start()
-
-        raw = HeaderLines([(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers])
+        timer = _Deadline(self._clock, attempt, call, wait)
         try:
             client = self._client(attempt.target.model.provider_key)
-            timer.watch(client.post(url, headers=raw, data=sent.body, started=started))
-            response = await timer.waiting
+            response = await timer.watch(client.post(url, headers=headers, data=sent.body, started=timer.started))
             attempt.status = response.code
             if not 200 <= response.code < 300:
                 await self._refused(response, format, timer)
-            kind = _kind(response)
+            said = first_value(response.headers, b"content-type") or b""
+            kind = _kind(said)
             reader = _reader(call, response, kind, self._limits)
-            attempt.content_type = _content_type(call, response, kind)
-            accepted()
+            attempt.content_type = _content_type(call, said, kind)
             answer = Answer(call, format, reader, self._limits)
-            timer.watch(answer.opened)
             response.deliverBody(answer)
-            await timer.waiting
+            waited = answer.waited()
+            if waited is not None:
+                accepted()
+                await timer.watch(waited)
         except AttemptFailed:
             raise
         except BaseException:
@@ -125,9 +121,9 @@ class Upstream:
         """A status that is no success, as `AttemptFailed`."""
         status = response.code
         body = ErrorBody()
-        timer.watch(body.done, body.enough)
+        done = timer.watch(body.done, body.enough)
         response.deliverBody(body)
-        text = await timer.waiting
+        text = await done
         after = first_value(response.headers, b"retry-after") or b""
         retry_after = int(after) if after.isdigit() and len(after) < 7 else None
         problem = format.error_body(status, text)
@@ -148,46 +144,40 @@ class Upstream:
         return transport_error(cause_of(failure), detail_of(failure))
 
 
-class _Deadline:
+class _Deadline(Alarm):
     """The one timer of an attempt until its answer is open: it cancels whatever is waited for, and says so."""
 
-    __slots__ = (
-        "_alarm",
-        "_give_up",
-        "_name",
-        "_seconds",
-        "problem",
-        "waiting",
-    )
+    __slots__ = ("_attempt", "_give_up", "_name", "_seconds", "_waiting", "problem")
 
-    def __init__(self, clock: IReactorTime, call: Call, wait: Deadlines) -> None:
-        self._alarm = Alarm(clock, self._ring)
+    def __init__(self, clock: IReactorTime, attempt: Attempt, call: Call, wait: Deadlines) -> None:
+        super().__init__(clock, self._over)
+        self._attempt = attempt
         self._seconds = wait.first_event if call.stream else wait.request
         self._name = "first_event_timeout" if call.stream else "request_timeout"
-        self.waiting: Deferred[Any] = Deferred()
+        self._waiting: Deferred[Any] | None = None
         self._give_up: Callable[[], None] | None = None
         self.problem: Problem | None = None
 
-    def watch(self, waiting: Deferred[Any], give_up: Callable[[], None] | None = None) -> None:
+    def watch(self, waiting: Deferred[T], give_up: Callable[[], None] | None = None) -> Deferred[T]:
         """Wait for that; when the time is over, `give_up`, or cancel it."""
-        self.waiting = waiting
+        self._waiting = waiting
         self._give_up = give_up
+        return waiting
 
-    def start(self) -> None:
+    def started(self) -> None:
         """The request is being written."""
+        now = self._attempt.sent = self._clock.seconds()
         if self._seconds is not None and self.problem is None:
-            self._alarm.set(self._seconds)
+            self.at(now + self._seconds)
 
-    def stop(self) -> None:
-        self._alarm.stop()
-
-    def _ring(self) -> None:
+    def _over(self) -> None:
         assert self._seconds is not None
         if self._give_up is not None:
             self._give_up()
             return
         self.problem = timed_out(self._name, self._seconds * 1000)
-        self.waiting.cancel()
+        if self._waiting is not None:
+            self._waiting.cancel()
 
 
 def _reader(call: Call, response: Any, kind: bytes, limits: Limits) -> Reader | WholeBody | None:
@@ -205,17 +195,16 @@ def _reader(call: Call, response: Any, kind: bytes, limits: Limits) -> Reader | 
     return WholeBody(limits.max_body_bytes) if kind.endswith(_JSON) else None
 
 
-def _content_type(call: Call, response: Any, kind: bytes) -> bytes | None:
+def _content_type(call: Call, said: bytes, kind: bytes) -> bytes | None:
     """The provider's own word for what was asked for, where it is one that may be told (`streaming.md` 5)."""
     if (kind == _STREAM) if call.stream else kind.endswith(_JSON):
-        given: bytes = first_value(response.headers, b"content-type") or b""
-        return given.strip() if _TOLD(given) else None
+        return said.strip() if _TOLD(said) else None
     return None
 
 
-def _kind(response: Any) -> bytes:
-    given: bytes = first_value(response.headers, b"content-type") or b""
-    return given.split(b";")[0].strip().lower()
+def _kind(said: bytes) -> bytes:
+    """What a `content-type` says, without parameters."""
+    return said.split(b";")[0].strip().lower()
 
 
 def _with_retry_after(problem: Problem, seconds: int) -> Problem:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-SECONDS = 60
+SECONDS = 300
 PLAIN = "What does the heron do?"
 RUN = "RUN THE COMMAND"
 """A prompt that makes the scripted model call the agent's tool for commands."""

@@ -27,7 +27,7 @@ PLACES: Mapping[str, Mapping[str, str]] = {
 }
 AGENTS = ("claude-opus-5-5", "claude-haiku-4-5-20251001", "gpt-6.1-sol")
 """The models that the pinned claude-code and codex ask for when nobody names one."""
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 
 def documents(place: str, url: str) -> dict[str, Any]:

@@ -180,4 +180,4 @@ def serving(scripts: Mapping[str, Script]) -> Iterator[Provider]:
             yield handler.provider  # type: ignore[attr-defined]
         finally:
             server.shutdown()
-            thread.join(5)
+            thread.join(60)

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.parametrize("place", PLACES), pytest.mark.parametrize(
 @asynccontextmanager
 async def client_of(kind: Any, house: House, key: str = KEY) -> AsyncIterator[Any]:
     """A client for this test."""
-    async with entered(kind(base_url=house.url, api_key=key, max_retries=0, timeout=20)) as client:
+    async with entered(kind(base_url=house.url, api_key=key, max_retries=0, timeout=120)) as client:
         yield client
 
 

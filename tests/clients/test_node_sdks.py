@@ -18,7 +18,7 @@ from .install import HERE, Clients
 from .provider import COUNTED, Provider
 from .scripts import DEGREES, PLAIN, chat_reading, loop_reading, messages_reading, responses_reading
 
-SECONDS = 60
+SECONDS = 300
 OPENAI = ("openai", "compatible", "anthropic")
 ANTHROPIC = ("anthropic", "openai")
 DIRECT = "direct"

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.parametrize("place", PLACES), pytest.mark.parametrize(
 @asynccontextmanager
 async def client_of(kind: Any, house: House, key: str = KEY) -> AsyncIterator[Any]:
     """A client for this test."""
-    async with entered(kind(base_url=f"{house.url}/v1", api_key=key, max_retries=0, timeout=20)) as client:
+    async with entered(kind(base_url=f"{house.url}/v1", api_key=key, max_retries=0, timeout=120)) as client:
         yield client
 
 

@@ -19,7 +19,7 @@ from .scripts import PLAIN, chat_reading, messages_reading
 from .test_anthropic_sdk import helped
 from .test_openai_sdk import chat_helped
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 
 
 def point(running: GatewayProcess, place: str, provider: Provider) -> None:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from twisted_gateway.addresses import Address
 from twisted_gateway.config import file
+from twisted_gateway.config.boot import structure
 from twisted_gateway.config.file import Unreadable, load_resources, load_settings, read_yaml
 from twisted_gateway.config.report import ResourcesError
-from twisted_gateway.config.settings import SettingsError, structure
+from twisted_gateway.config.settings import SettingsError
 from twisted_gateway.config.snapshot import build
 
 CONF = Path(__file__).parents[2] / "conf"

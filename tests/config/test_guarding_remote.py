@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from twisted_gateway.config.settings import SettingsError, structure
+from twisted_gateway.config.boot import structure
+from twisted_gateway.config.settings import SettingsError
 from twisted_gateway.config.snapshot import Snapshot, build
 
 AZURE = {"endpoint": "https://r.cognitiveservices.azure.com/", "api_key": "hidden"}

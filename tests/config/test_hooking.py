@@ -6,8 +6,9 @@ from types import ModuleType
 
 import pytest
 
+from twisted_gateway.config.boot import structure
 from twisted_gateway.config.hooking import HookEntry
-from twisted_gateway.config.settings import SettingsError, structure
+from twisted_gateway.config.settings import SettingsError
 from twisted_gateway.policies.hooks.loading import BadHook, load
 
 PREFIX = "config load failed: failed to load configuration: "

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from twisted_gateway.config.boot import structure
 from twisted_gateway.config.limits import Policies, RateLimit, RateLimitPolicy, Schedule, read_zone
 from twisted_gateway.config.resources import derived_id
-from twisted_gateway.config.settings import structure
 from twisted_gateway.config.snapshot import Snapshot, build
 
 CLASSIC = {"name": "p", "scope": "team", "scope_ref": "red", "window": "minute", "max_requests": 5}

@@ -2,9 +2,10 @@
 
 import pytest
 
+from twisted_gateway.config.boot import structure
 from twisted_gateway.config.money import Budget, Cost, UsageFile
 from twisted_gateway.config.resources import derived_id
-from twisted_gateway.config.settings import SettingsError, structure
+from twisted_gateway.config.settings import SettingsError
 
 from .test_resources import findings, load
 

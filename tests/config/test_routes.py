@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from twisted_gateway.config.boot import structure
 from twisted_gateway.config.resources import Group, Model
 from twisted_gateway.config.routes import BackgroundCheck, Cooldown, HashSource, Hedge, RetryBudget, RouteTarget
-from twisted_gateway.config.settings import SettingsError, structure
+from twisted_gateway.config.settings import SettingsError
 from twisted_gateway.config.snapshot import Snapshot, build
 
 from .test_resources import SCHEMA

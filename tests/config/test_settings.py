@@ -5,9 +5,10 @@ import pytest
 
 from twisted_gateway.addresses import Address
 from twisted_gateway.config import settings
+from twisted_gateway.config.boot import structure
 from twisted_gateway.config.redis import server_of
 from twisted_gateway.config.rewrites import UrlRewrite, read_rewrite, rewrite
-from twisted_gateway.config.settings import Settings, SettingsError, structure
+from twisted_gateway.config.settings import Settings, SettingsError
 
 PREFIX = "config load failed: failed to load configuration: "
 

@@ -128,10 +128,6 @@ class Caller:
         self._line.transport.abortConnection()
         return self._gone.wait()
 
-    def half_close(self) -> None:
-        """Say that nothing more will be sent, and go on reading."""
-        self._line.transport.loseWriteConnection()
-
     def pause(self) -> None:
         """Read nothing more; the kernel's buffers fill up."""
         self._line.transport.pauseProducing()

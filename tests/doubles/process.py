@@ -8,14 +8,16 @@ with GatewayProcess(files) as gateway:
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +28,35 @@ ROOT = Path(__file__).resolve().parents[2]
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=")
 """twistd by this interpreter; unlike the script of that name it needs no PATH."""
 COMMAND = (*TWISTD, "aisix", "--config", "{config}")
-READY_SECONDS = 10.0
+READY_SECONDS = 60.0
 
 
 class NotReady(AssertionError):
     """The process did not come up; the text has what it wrote."""
 
 
-_GIVEN: deque[int] = deque(maxlen=64)
+_LOWEST = 10_000
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def _ports() -> Iterator[int]:
+    """Ports below those that the system gives to whoever asks for any, or calls somebody; each once, from anywhere."""
+    end = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 32_768
+    span = max(end - _LOWEST, 1)
+    begin = random.SystemRandom().randrange(span)
+    return itertools.cycle(_LOWEST + (begin + step) % span for step in range(span))
+
+
+_PORTS = _ports()
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago, and was not given lately: the system may give one twice in a row."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in _GIVEN:
-            _GIVEN.append(port)
+    """A loopback port that was free a moment ago. Nobody gets it by chance meanwhile, and it is not given twice."""
+    for port in _PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,7 +197,7 @@ class GatewayProcess:
 
     def livez(self) -> int | None:
         """The status of `/livez` right now, or nothing when nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.files.port, timeout=2)
+        connection = http.client.HTTPConnection("127.0.0.1", self.files.port, timeout=10)
         try:
             connection.request("GET", "/livez")
             return connection.getresponse().status

@@ -77,6 +77,8 @@ __all__ = [
 
 TURNS_PER_WRITE = 2
 """Turns of the reactor until a write of this turn has been sent and read by a peer in the same reactor."""
+QUIET_TURNS = 50
+"""Turns without a byte, after which none will come: seconds alone may pass while the process is stopped."""
 
 
 @attrs.frozen(eq=False)
@@ -128,6 +130,7 @@ class Flood:
                 raise NeverCame(f"the flood still flows after {self.sent} bytes")
             last = self.sent
             await deferLater(reactor, quiet)
+            await self._connection.turns(QUIET_TURNS)
         return self.sent
 
     def _write_unless_paused(self) -> None:

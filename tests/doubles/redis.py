@@ -21,7 +21,7 @@ from .process import free_port
 
 BINARY = shutil.which("redis-server")
 needs_redis = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed")
-_READY_SECONDS = 10.0
+_READY_SECONDS = 60.0
 
 
 class RedisServer:
@@ -84,7 +84,7 @@ class RedisServer:
 
     def ask(self, *words: str) -> Any:
         """The answer to one command, on a connection of its own."""
-        with socket.create_connection(("127.0.0.1", self.port), 5) as sock, sock.makefile("rb") as lines:
+        with socket.create_connection(("127.0.0.1", self.port), 60) as sock, sock.makefile("rb") as lines:
             if self.password:
                 sock.sendall(_command("AUTH", self.password))
                 _reply(lines)
@@ -93,7 +93,7 @@ class RedisServer:
 
 
 class Sentinel(RedisServer):
-    """A sentinel that watches one master, which it declares dead after 300 ms; it knows its replicas once it runs."""
+    """A sentinel that watches one master, which it declares dead after a second; it knows its replicas once it runs."""
 
     def __init__(self, master: RedisServer, replicas: int = 0) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Sentinel(RedisServer):
         path = Path(self._folder.name) / "sentinel.conf"
         path.write_text(
             f"port {self.port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {self._master.port} 1\n"
-            "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 1000\n"
+            "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 1000\n"
         )
         _wait(lambda: self._master.ask("INFO", "replication").count("state=online") == self._replicas)
         self._started([BINARY, str(path), "--sentinel"])

@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 T = TypeVar("T")
-PATIENCE = 5.0
-"""Seconds until a test that waits is told that nothing came."""
+PATIENCE = 60.0
+"""Seconds until a test that waits is told that nothing came: a machine may be loaded, and only a failure takes them."""
 
 
 class NeverCame(AssertionError):

@@ -176,15 +176,20 @@ def frames_of(item: Recording, pieces: Iterable[bytes]) -> list[Frame]:
     return [frame for piece in pieces for frame in reader.received(piece)] + reader.ended()
 
 
-def check_reading(reading: Reading, usage: Usage, item: Recording) -> None:
-    """Everything as it is expected; the legacy function call is a tool call like others, without an id."""
-    reading.usage = {
+def counters(usage: Usage) -> dict[str, int]:
+    """As a `Reading` has them."""
+    return {
         "input": usage.prompt,
         "output": usage.completion,
         "cache_read": usage.cache_read,
         "cache_write": usage.cache_write,
         "reasoning": usage.reasoning,
     }
+
+
+def check_reading(reading: Reading, usage: Usage, item: Recording) -> None:
+    """Everything as it is expected; the legacy function call is a tool call like others, without an id."""
+    reading.usage = counters(usage)
     wanted = dict(item.read)
     if wanted.get("function_call"):
         wanted["tool_calls"] = [{"id": "", **wanted.pop("function_call")}]

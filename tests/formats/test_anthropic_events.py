@@ -25,7 +25,7 @@ from twisted_gateway.wire.sse import Frame
 from ..doubles.recordings import cuts, each_recording
 from ..recordings.crossing import chat_of_messages
 from ..recordings.reading import differences
-from .chat_making import decoded, frames_of, meaning
+from .chat_making import counters, decoded, frames_of, meaning
 from .making import dumps
 
 START = {"type": "message_start", "message": {"id": "msg_1", "model": "claude-x", "usage": {"input_tokens": 20}}}
@@ -300,13 +300,7 @@ def test_odd_recordings(recording):
 def check(events, decoder, recording):
     """Everything as it is expected: refusals with their explanation, reasoning as the counters have it."""
     reading, usage = meaning(events), decoder.usage
-    reading.usage = {
-        "input": usage.prompt,
-        "output": usage.completion,
-        "cache_read": usage.cache_read,
-        "cache_write": usage.cache_write,
-        "reasoning": usage.reasoning,
-    }
+    reading.usage = counters(usage)
     wanted = {**chat_of_messages(recording), "finish_reason": recording.read["finish_reason"]}
     assert differences(reading, wanted) == []
 

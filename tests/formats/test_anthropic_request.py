@@ -30,7 +30,6 @@ from .chat_making import said as prompt_of
 CACHED = {"cache_control": {"type": "ephemeral"}}
 HI = Turn("user", (Text("hi"),))
 ADAPTIVE, BUDGET, NONE = "claude-opus-4-6", "claude-sonnet-4-5-20250929", "claude-3-5-haiku-20241022"
-F = Tool("f", "does f", {"type": "object", "properties": {"a": {"type": "integer"}}}, True)
 G = Tool("g")
 
 

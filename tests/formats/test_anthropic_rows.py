@@ -196,6 +196,7 @@ def test_native_request_keeps_its_bytes_and_loses_unsigned_thinking():
         (b"", b"ping", False),
         (b"error", b'{"type":"error","error":{"type":"overloaded_error","message":"x"}}', 529),
         (b"error", b'{"type":"error","error":{"type":"invalid_request_error","message":"x"}}', 400),
+        (b"error", b'["busy"]', 502),
         (b"", b'{"type":', 502),
     ],
 )

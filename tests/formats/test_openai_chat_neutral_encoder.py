@@ -306,6 +306,8 @@ def test_what_was_written_reads_as_it_was_said(events):
     for one in (*answer["choices"], *first["choices"]):
         one["message"].pop("thinking_blocks", None)  # chat's own decoder has no signed blocks
         one["finish_reason"] = None  # calls with `stop` are told as `tool_calls`
+        for call in one["message"].get("tool_calls", ()):  # blanks are no arguments: read as an empty object
+            call["function"]["arguments"] = call["function"]["arguments"].strip() or "{}"
     assert answer["choices"] == first["choices"]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from twisted_gateway.config import resources, settings
+from twisted_gateway.exchange import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -37,6 +38,19 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_table_has_a_head(page: Path) -> None:
+    """Without one it is not shown as a table."""
+    lines = [line.strip() for line in page.read_text().splitlines()]
+    tops = [at for at, line in enumerate(lines) if line.startswith("|") and not lines[at - 1].startswith("|")]
+    assert [lines[at] for at in tops if not re.fullmatch(r"\|[ :|-]+\|", lines[at + 1])] == []
+
+
+def test_every_outcome_is_explained() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {str(outcome) for outcome in Outcome} - {*rows} == set()
 
 
 def test_modules_named_in_contributing_exist() -> None:

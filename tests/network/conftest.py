@@ -10,6 +10,8 @@ import pytest_twisted
 from twisted.logger import globalLogPublisher
 
 from tests.doubles.provider import ScriptedProvider
+from tests.doubles.waiting import PATIENCE
+from twisted_gateway import answer
 
 pytest.register_assert_rewrite("tests.network.house")
 
@@ -27,6 +29,12 @@ def no_trouble() -> Iterator[None]:
     gc.collect()
     globalLogPublisher.removeObserver(trouble)
     assert trouble.events == []
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider may end its transfers as late as a loaded machine lets it, and its connection is kept all the same."""
+    monkeypatch.setattr(answer, "_LEFTOVER_SECONDS", PATIENCE)
 
 
 @pytest_twisted.async_yield_fixture

@@ -25,6 +25,8 @@ from tests.doubles.provider import (
     sse_chat,
 )
 
+from .house import HASTE
+
 EVENTS = [(b"content-type", b"text/event-stream")]
 JSON = [(b"content-type", b"application/json")]
 TEXTS = ("Hel", "lo")
@@ -135,7 +137,7 @@ GARBLED = Framed("upstream_decode_error")
 BROKEN = Framed("transport_error")
 
 
-LATE = "upstream request timed out after 150ms"
+LATE = f"upstream request timed out after {HASTE * 1000:.0f}ms"
 FIRST = Told(504, "timeout", LATE, "first_event_timeout")
 REQUEST = Told(504, "timeout", LATE, "request_timeout")
 SILENT = Framed("timeout", "stalled", "silence_timeout")
@@ -252,6 +254,8 @@ def _data(obj: object) -> bytes:
 
 
 COMMENT = b": a comment\n\n"
+COMMENTS = [*(step for _ in range(400) for step in (Send(b": \n\n"), Sleep(0.005))), Stall()]
+"""For longer than anybody waits, and fewer bytes than anybody minds."""
 NOISE = [COMMENT, b"data: ping\n\n", b'data: {"type":"ping"}\n\n', b"event: x\n\n", b"data:\n\n", b"retry: 5\n\n"]
 NOISY = [piece for frame in FRAMES for piece in (*NOISE, frame)]
 
@@ -260,7 +264,7 @@ FIRST_EVENT = [
     _row("head, then close", _head_only(Close()), ABORTED),
     _row("head, then reset", _head_only(Reset()), TRANSPORT),
     _row("comments, then the end", _events(frames=[COMMENT] * 3), ABORTED, DECODE),
-    _row("comments for ever", [Head(200, EVENTS), Endless(b": \n\n")], FIRST, REQUEST, model="hasty"),
+    _row("comments for ever", [Head(200, EVENTS), *COMMENTS], FIRST, REQUEST, model="hasty"),
     _row("half a first frame, then the end", _events(frames=[HALF]), ABORTED, DECODE),
     _row("a first frame of broken JSON", _events(frames=[b'data: {"id":\n\n', *FRAMES]), DECODE),
     _row("an error first", _events(frames=[_data(IN_BAND_429)]), TOLD_429, DECODE),
@@ -298,7 +302,7 @@ MID_STREAM = [
     _row("stall", _both(_events(Stall()), _half_body(Stall())), SILENT, REQUEST, model="hasty"),
     _row(
         "nothing but comments from here on",
-        _both([*_events(Stall())[:-1], Endless(b": \n\n")], _half_body(Stall())),
+        _both([*_events(Stall())[:-1], *COMMENTS], _half_body(Stall())),
         SILENT,
         REQUEST,
         model="hasty",

@@ -73,7 +73,7 @@ def shipped(
 
 
 def outcome(
-    command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None, seconds: float = 30
+    command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None, seconds: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """What a command that ends by itself says; twistd and `aisix` are of this checkout."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AISIX_")}
@@ -89,7 +89,7 @@ def outcome(
     )
 
 
-def until(met: Callable[[], bool], story: Callable[[], str], seconds: float = 10) -> None:
+def until(met: Callable[[], bool], story: Callable[[], str], seconds: float = 60) -> None:
     """Wait for something that another process does."""
     end = time.monotonic() + seconds
     while not met():

@@ -1,11 +1,13 @@
 """Callables of the boot file: found at start, checked against the resources, also when these are read again."""
 
 import pytest
+import pytest_twisted
 import yaml
 from twisted.internet import reactor
 
 from tests.network.house import Lines
-from twisted_gateway.config.settings import SettingsError, structure
+from twisted_gateway.config.boot import structure
+from twisted_gateway.config.settings import SettingsError
 from twisted_gateway.logs import Log, json_layout
 from twisted_gateway.tap import House
 
@@ -56,13 +58,14 @@ def test_a_guardrail_cannot_name_code(tmp_path):
         house(tmp_path, {"b": MINE, "a": MINE}, use="os:system")
 
 
-def test_a_reload_with_an_unknown_one_is_refused(tmp_path):
+@pytest_twisted.ensureDeferred
+async def test_a_reload_with_an_unknown_one_is_refused(tmp_path):
     made = house(tmp_path, {"mine": MINE})
     before = made.snapshot()
     path = tmp_path / "resources.yaml"
     path.write_text(path.read_text().replace("use: mine", "use: other"))
-    made.reload()
+    await made.reload()
     assert made.snapshot() is before
     path.write_text(path.read_text().replace("use: other", "use: mine").replace("own", "new"))
-    made.reload()
+    await made.reload()
     assert made.snapshot().guardrails[0].name == "new"

@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 
 from tests.doubles.caller import Caller
+from tests.doubles.process import free_port
 from tests.doubles.provider import (
     Close,
     End,
@@ -121,10 +122,7 @@ def check_record(record: dict[str, Any], expected: Result, stream: bool) -> None
 @pytest.mark.parametrize("stream", [True, False])
 @ensureDeferred
 async def test_the_provider_refuses_connections(stream: bool, provider: ScriptedProvider, start: Starter) -> None:
-    other = ScriptedProvider().start()
-    url = other.url
-    await other.stop()
-    running = start(BOOT, dead=url)
+    running = start(BOOT, dead=f"http://127.0.0.1:{free_port()}")
     expected = Told(502, "transport_error", "transport error: connection refused")
     caller = await running.ask(chat(stream, "dead"))
     check_answer(caller, expected, stream)
@@ -160,6 +158,7 @@ async def test_the_provider_accepts_and_resets(stream: bool, start: Starter) -> 
 STATUS_LINE = b"HTTP/1.1 200"
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize(
     ("scripts", "status", "requests"),
     [
@@ -217,6 +216,7 @@ async def test_an_idle_connection_that_ends_is_forgotten(
     assert provider.connections_opened == 2
 
 
+@pytest.mark.usefixtures("unhurried")
 @ensureDeferred
 async def test_a_connection_is_kept_when_only_the_transfer_ends_late(
     provider: ScriptedProvider, start: Starter
@@ -226,10 +226,11 @@ async def test_a_connection_is_kept_when_only_the_transfer_ends_late(
     running = start()
     for _ in range(3):
         assert contents(await running.ask(chat())) == "Hello"
-        await running.quiet(0.5)
+        await running.quiet()
     assert provider.connections_opened == 1
 
 
+@pytest.mark.usefixtures("unhurried")
 @ensureDeferred
 async def test_connections_are_used_again(provider: ScriptedProvider, start: Starter) -> None:
     provider.answers(GOOD, json_answer(chat_object("Hello")), json_answer(ERROR, 400), GOOD)

@@ -21,7 +21,7 @@ from .house import Running, chat, contents, until
 
 GOOD = sse(sse_chat(["Hel", "lo"]))
 STREAMS = 200
-LONG = 4 * PATIENCE
+LONG = 2 * PATIENCE
 
 
 class Yard:
@@ -163,7 +163,7 @@ async def test_state_survives_a_reload(yard: Yard) -> None:
     document = yaml.safe_load(path.read_text())
     document["models"].append(_model("a") | {"display_name": "one-more"})
     path.write_text(yaml.safe_dump(document))
-    running.house.reload()
+    await running.house.reload()
     assert running.house.snapshot().generation == 2
     for _ in range(2):
         await running.ask(ask())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tests.doubles.provider import (
     sse,
     sse_chat,
 )
+from twisted_gateway.policies.guardrails.plan import Plan
+from twisted_gateway.policies.guardrails.policy import Guardrails
 
 from .house import Running, chat, contents
 
@@ -115,5 +118,35 @@ async def test_a_reload_brings_new_rules(guarded: Start, provider: ScriptedProvi
     document = yaml.safe_load(path.read_text())
     document["guardrails"] = [WORDS]
     path.write_text(yaml.safe_dump(document))
-    running.house.reload()
+    await running.house.reload()
     assert (await running.ask(chat(False))).status == 422
+
+
+@ensureDeferred
+async def test_calls_are_served_while_new_rules_are_compiled(
+    guarded: Start, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload of many rules takes seconds: it is a thread's work, and holds nobody up."""
+    go_on, compiled, threads = threading.Event(), Guardrails.compiled, []
+
+    def compile_slowly(*args: Any) -> Plan:
+        threads.append(threading.current_thread())
+        assert go_on.wait(60)
+        return compiled(*args)
+
+    provider.answers(json_answer(chat_object(f"the {PHRASE}")), json_answer(chat_object(f"the {PHRASE}")))
+    running = guarded()
+    path = Path(running.house.settings.resources_file)
+    document = yaml.safe_load(path.read_text())
+    document["guardrails"] = [WORDS]
+    path.write_text(yaml.safe_dump(document))
+    monkeypatch.setattr(Guardrails, "compiled", compile_slowly)
+    reloaded = running.house.reload()
+    try:
+        assert (await running.ask(chat(False))).status == 200
+        assert not reloaded.called
+    finally:
+        go_on.set()
+    await reloaded
+    assert (await running.ask(chat(False))).status == 422
+    assert [thread.name for thread in threads] == ["reload-1"]

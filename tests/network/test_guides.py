@@ -71,7 +71,7 @@ def here(text: str, gateway: GatewayProcess) -> str:
 
 
 def told(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

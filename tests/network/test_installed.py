@@ -46,7 +46,7 @@ class Installed:
 
 
 def run(*command: object, cwd: Path) -> None:
-    told = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=120)
+    told = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=600)
     assert told.returncode == 0, told.stdout + told.stderr
 
 
@@ -119,7 +119,7 @@ def test_validate(installed: Installed, tmp_path: Path) -> None:
 def streams(url: str) -> bool:
     body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Hello!"}]}
     headers = {"Authorization": f"Bearer {CALLER_KEY}"}
-    answer = requests.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+    answer = requests.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=120)
     return answer.status_code == 200 and answer.text.endswith("data: [DONE]\n\n")
 
 

@@ -101,8 +101,8 @@ def standing(running: Running, bucket: str = ME) -> Any:
     return getattr(limiter, "local", limiter).standing(bucket)
 
 
-async def early_in_the_minute(seconds: float = 10) -> None:
-    """Until no window ends within the test."""
+async def early_in_the_minute(seconds: float = 30) -> None:
+    """Until no minute ends within the test. For hours and days see `tests.conftest`."""
     left = 60 - time.time() % 60
     if left < seconds:
         await deferLater(REACTOR, left + 0.05)
@@ -217,7 +217,7 @@ async def test_a_reload_keeps_what_was_counted(provider: ScriptedProvider, start
     provider.answers(WHOLE)
     running = starts({"rpd": 2})
     await running.ask(chat(stream=False))
-    running.house.reload()
+    await running.house.reload()
     assert (await running.ask(chat(stream=False))).answer.status == 200
     assert (await running.ask(chat(stream=False))).answer.status == 429
 
@@ -274,17 +274,14 @@ async def test_500_streams_at_once_never_pass_a_token_limit(
     )
     begun = [Deferred.fromCoroutine(_when(one, _answering)) for one in callers]
     await gatherResults(begun)
-    day = int(time.time() // 86400)
     streams = sum(one.answer.status == 200 for one in callers)
     seen.append(bucket.reserved)
     assert bucket.reserved <= top
     estimate = 1 + (output if stated else step)
     assert streams == top // estimate
     gate.open()
-    await gatherResults([one.when_ended(30) for one in callers])
+    await gatherResults([one.when_ended() for one in callers])
     await running.quiet()
-    if day != int(time.time() // 86400):
-        pytest.skip("midnight passed")
     spent = bucket.used("tpd", 86400, time.time())
     assert spent == streams * (1 + output)
     assert spent <= (top if stated else top + streams * step)
@@ -297,7 +294,7 @@ def _answering(caller: Caller) -> bool:
 
 
 async def _when(caller: Caller, met: Callable[[Caller], Any]) -> None:
-    await caller.when(lambda got: bool(met(got)), 30)
+    await caller.when(lambda got: bool(met(got)))
 
 
 @ensureDeferred
@@ -310,7 +307,7 @@ async def test_500_streams_at_once_against_one_slot_limit(provider: ScriptedProv
     assert sum(one.answer.status == 200 for one in callers) == 120
     assert standing(running).in_flight == 120
     gate.open()
-    await gatherResults([one.when_ended(30) for one in callers])
+    await gatherResults([one.when_ended() for one in callers])
     await running.quiet()
     assert standing(running).in_flight == 0
 
@@ -345,15 +342,13 @@ async def test_after_2000_random_aborts_every_counter_is_exact(provider: Scripte
     provider.answers(answer)
     key = {"concurrency": 1000, "tpd": 10**9, "rpd": 10**9, "reserve": True, "reserve_output_tokens": 30}
     running = starts(key, model={"concurrency": 1000, "tpd": 10**9})
-    store, day = running.house.sharing.limiter, int(time.time() // 86400)
+    store = running.house.sharing.limiter
     await gatherResults([Deferred.fromCoroutine(_aborted(running, chance, 100)) for _ in range(20)])
-    await running.quiet(30)
-    if day != int(time.time() // 86400):
-        pytest.skip("midnight passed")
+    await running.quiet()
     records = running.records
     arrived = sum(record["outcome"] != "refused" for record in records)
     tokens = sum(record["prompt_tokens"] + record["completion_tokens"] for record in records)
-    assert len(records) > 1500  # some left before their request was whole
+    assert len(records) > 1200  # some left before their request was whole
     assert {record["outcome"] for record in records} >= {"complete", "abandoned"}
     for name in (ME, "model:test-model"):
         bucket = store._bucket(name)
@@ -377,7 +372,7 @@ def server() -> Any:
 
 async def is_ready(running: Running, wanted: bool = True) -> None:
     store = running.house.sharing.limiter
-    await until(lambda: store._ready is wanted, lambda: f"never ready={wanted}", 20)
+    await until(lambda: store._ready is wanted, lambda: f"never ready={wanted}")
 
 
 async def readyz(running: Running) -> str:
@@ -393,7 +388,7 @@ async def test_two_gateways_hold_one_limit(provider: ScriptedProvider, server: R
     one, two = starts({"rpd": 30, "concurrency": 25}, boot=shared(server)), starts({"rpd": 30}, boot=shared(server))
     await gatherResults([Deferred.fromCoroutine(is_ready(each)) for each in (one, two)])
     asked: list[Deferred[Caller]] = [
-        Deferred.fromCoroutine(running.ask(chat(), 20)) for _ in range(10) for running in (one, two, one, two)
+        Deferred.fromCoroutine(running.ask(chat())) for _ in range(10) for running in (one, two, one, two)
     ]
     callers = await gatherResults(asked)
     assert sorted(caller.answer.status for caller in callers) == [200] * 30 + [429] * 10
@@ -410,7 +405,7 @@ async def test_a_redis_that_freezes_under_load_and_comes_back(
     provider: ScriptedProvider, server: RedisServer, starts: Starts
 ) -> None:
     provider.answers(STREAM)
-    running = starts({"tpd": 10**9, "concurrency": 50}, boot=shared(server, 50))
+    running = starts({"tpd": 10**9, "concurrency": 50}, boot=shared(server, 500))
     await is_ready(running)
     assert "[+]redis ok\n" in await readyz(running)
     longest, done, going = [0.0], [], [True]
@@ -418,7 +413,7 @@ async def test_a_redis_that_freezes_under_load_and_comes_back(
     async def calls() -> None:
         while going[0]:
             begun = REACTOR.seconds()
-            caller = await running.ask(chat(), 20)
+            caller = await running.ask(chat())
             longest[0] = max(longest[0], REACTOR.seconds() - begun)
             assert caller.answer.status == 200
             done.append(caller)
@@ -426,27 +421,29 @@ async def test_a_redis_that_freezes_under_load_and_comes_back(
             await caller.leave()
 
     crowd = [Deferred.fromCoroutine(calls()) for _ in range(8)]
-    await until(lambda: len(done) > 30, lambda: f"{len(done)} calls")
-    server.freeze()
-    await is_ready(running, False)
-    frozen = len(done)
-    await until(lambda: len(done) > frozen + 100, lambda: f"{len(done)} calls")
-    assert "[!]redis degraded: local limits\n" in await readyz(running)
-    assert 'aisix_store_degraded{store="ratelimit"} 1.0' in running.house.metrics.exposition().decode()
-    server.thaw()
-    await is_ready(running)
-    back = len(done)
-    await until(lambda: len(done) > back + 30, lambda: f"{len(done)} calls")
-    going[0] = False
+    try:
+        await until(lambda: len(done) > 30, lambda: f"{len(done)} calls")
+        server.freeze()
+        await is_ready(running, False)
+        frozen = len(done)
+        await until(lambda: len(done) > frozen + 100, lambda: f"{len(done)} calls")
+        assert "[!]redis degraded: local limits\n" in await readyz(running)
+        assert 'aisix_store_degraded{store="ratelimit"} 1.0' in running.house.metrics.exposition().decode()
+        server.thaw()
+        await is_ready(running)
+        back = len(done)
+        await until(lambda: len(done) > back + 30, lambda: f"{len(done)} calls")
+    finally:
+        going[0] = False
     await gatherResults(crowd)
     await running.quiet()
     assert "[+]redis ok\n" in await readyz(running)
     store = running.house.sharing.limiter
-    await until(lambda: not (store._queue or store._flight), lambda: "not told")
+    await until(lambda: not (store._queue or store._flight or store._again), lambda: "not told")
     (key,) = server.ask("KEYS", f"aisix:rl:{ME}:tpd:*")
     assert int(server.ask("GET", key)) == 12 * len(done)
     assert server.ask("ZCARD", f"aisix:rl:{ME}:concurrency") == 0
-    assert longest[0] < 2.0  # not one second each: 50 ms, once, on a machine at rest
+    assert longest[0] < 20  # one wait, on a machine at rest
 
 
 @needs_redis
@@ -463,7 +460,7 @@ async def test_callers_who_leave_while_redis_is_asked(
     await gatherResults([caller.reset() for caller in callers])
     await until(lambda: running.gateway.in_flight == 0, lambda: "they have not left")
     server.thaw()
-    served = await gatherResults([Deferred.fromCoroutine(running.ask(chat(), 20)) for _ in range(3)])
+    served = await gatherResults([Deferred.fromCoroutine(running.ask(chat())) for _ in range(3)])
     assert [caller.answer.status for caller in served] == [200] * 3
     assert len(provider.requests) == 3
 

@@ -14,6 +14,8 @@ from tests.network.house import until
 from twisted_gateway.config.settings import Upstream
 from twisted_gateway.outside import Outside
 
+from ..doubles.timers import timers
+
 SOON = 0.3
 """Seconds that a call may take whose server never says enough."""
 
@@ -21,9 +23,9 @@ SOON = 0.3
 @pytest_twisted.async_yield_fixture
 async def outside():
     made = Outside.over_own_pool(reactor, Upstream())
-    held = len(reactor.getDelayedCalls())
+    held = len(timers(reactor))
     yield made
-    assert len(reactor.getDelayedCalls()) <= held + 1  # the pool's own
+    assert len(timers(reactor)) <= held + 1  # the pool's own
     made.pool.close()
     await until(lambda: not made.pool.open, lambda: "connections are left")
 

@@ -459,7 +459,7 @@ async def test_a_keyword_spares_the_service_a_question(guarded, provider, servic
     document = yaml.safe_load(path.read_text())
     document["guardrails"].insert(0, keyword)
     path.write_text(yaml.safe_dump(document))
-    running.house.reload()
+    await running.house.reload()
     caller = await running.ask(asking(CHAT, f"the password is {FORBIDDEN}"))
     assert "guardrail 'words'" in caller.answer.json()["error"]["message"]
     assert service.requests == []

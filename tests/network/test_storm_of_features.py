@@ -162,16 +162,16 @@ async def stormy(running: Running, chance: random.Random) -> None:
         await deferLater(REACTOR, chance.random() * 0.12)
     elif pick < 0.8:
         frames = chance.randrange(1, 20)
-        await caller.when(lambda seen: seen.ended or len(seen.frames) >= frames, 30)
+        await caller.when(lambda seen: seen.ended or len(seen.frames) >= frames)
     elif pick < 0.87:
         await deferLater(REACTOR, chance.random() * 0.05)
         (key,) = running.house.snapshot().caller_keys_by_hash.values()
         for one in running.gateway.streams.listed(key):
             if chance.random() < 0.3:
                 running.gateway.streams.stop(key, one["id"])
-        await caller.when_ended(30)
+        await caller.when_ended()
     else:
-        await caller.when_ended(30)
+        await caller.when_ended()
     if not caller.closed:
         await (caller.leave() if chance.random() < 0.5 else caller.reset())
 

@@ -109,6 +109,46 @@ def test_authentication_tells():
     assert caught.value.key.id == "ck-1"
 
 
+def test_a_good_key_is_looked_up_once_in_a_snapshot_and_anew_behind_a_reload():
+    asked = []
+    policy = Authentication(lambda: asked.append(1) or 100.0, lambda *_: None, lambda _: None)
+    headers = Headers({"authorization": "Bearer secret"})
+    first, second = known(key()), known(key(disabled=True))
+    for _ in range(2):
+        one = exchange(caller=None, snapshot=first, headers=headers)
+        policy.admit(one)
+        assert one.caller is first.caller_keys_by_hash[key().key_hash]
+    assert len(asked) == 1
+    other = Headers({"authorization": "Bearer other", "x-api-key": "secret"})
+    for reloaded, said in ((first, other), (first, other), (second, headers), (known(), headers)):
+        with pytest.raises(Denied):
+            policy.admit(exchange(caller=None, snapshot=reloaded, headers=said))
+
+
+def test_a_key_expires_though_it_was_good_before():
+    times = [99.0, 100.0, 101.0]
+    policy = Authentication(lambda: times.pop(0), lambda *_: None, lambda _: None)
+    one = exchange(
+        caller=None, snapshot=known(key(expires_at=100.0)), headers=Headers({"authorization": "Bearer secret"})
+    )
+    policy.admit(one)
+    policy.admit(one)
+    with pytest.raises(Denied):
+        policy.admit(one)
+
+
+def test_what_is_remembered_of_keys_is_bounded():
+    policy = Authentication(lambda: 100.0, lambda *_: None, lambda _: None)
+    kept = known(key())
+    for number in range(1500):
+        said = f"Bearer {' ' * (number // 40)}secret{' ' * (number % 40)}"
+        policy.admit(exchange(caller=None, snapshot=kept, headers=Headers({"authorization": said})))
+    assert len(policy._known) <= 1024
+    long = f"Bearer secret{' ' * 1000}"
+    policy.admit(exchange(caller=None, snapshot=kept, headers=Headers({"authorization": long})))
+    assert long not in policy._known
+
+
 def admitted(asked="gpt", peer="192.0.2.7", allowed=("*",), stream=False, models=None):
     one = exchange(
         caller=caller(allowed_models=allowed),

@@ -21,6 +21,7 @@ from twisted_gateway.policies.cache import Cache, fingerprint, wishes
 from twisted_gateway.records import record
 from twisted_gateway.stores.cached import Entry, Memory
 
+from ..doubles.timers import timers
 from ..exchanges import Headers, caller, model, provider_key
 from ..formats.making import ROLE, dumps
 from ..test_gateway import KEY, MESSAGES, STOP, WHOLE, House, sse
@@ -77,7 +78,7 @@ def test_the_second_of_two_equal_calls_is_answered_from_memory():
     assert house.ledger.log == ["opened", "complete"] * 2
     assert house.gateway.in_flight == 0
     assert not house.gateway.running
-    assert house.clock.getDelayedCalls() == []
+    assert timers(house.clock) == []
 
 
 def test_what_is_written_about_a_hit():

@@ -16,6 +16,7 @@ from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.records import record
 from twisted_gateway.tap import FORMATS
 
+from ..doubles.timers import timers
 from ..exchanges import exchange, model, provider_key
 from ..formats.making import ROLE, choice, chunk, dumps, say
 from ..test_gateway import KEY, STOP, WHOLE, House, sse
@@ -556,7 +557,7 @@ def test_a_plain_function_gets_the_record_in_a_thread():
     done.callback(None)
     assert quiet.called
     assert hook.records == [found]
-    assert house.clock.getDelayedCalls() == []
+    assert timers(house.clock) == []
 
 
 def test_a_coroutine_function_runs_beside_the_answer():

@@ -6,6 +6,7 @@ import attrs
 import pytest
 from twisted.internet.task import Clock
 
+from tests import exchanges
 from tests.exchanges import MESSAGES, attempt, call, caller, exchange, model, snapshot
 from twisted_gateway.config.conditions import read_conditions
 from twisted_gateway.config.limits import Policies, RateLimit, RateLimitPolicy, Schedule, read_zone
@@ -17,6 +18,8 @@ from twisted_gateway.layers import stated_output
 from twisted_gateway.policies.quota import MEASURED_SECONDS, Quota
 from twisted_gateway.stores.buckets import Standing, namer
 from twisted_gateway.stores.memory import Memory
+
+from ..doubles.timers import timers
 
 NOW = 1_800_000_000.0 - 1_800_000_000 % 86400 + 12 * 3600 + 15
 """15 s into a minute."""
@@ -57,15 +60,9 @@ def room():
     return Room()
 
 
-@attrs.frozen
-class Many:
-    """A group, as far as limits look at one."""
-
-    id: str = "m-auto"
-    display_name: str = "auto"
-    provider: str = ""
-    routing: object = "some"
-    rate_limit: RateLimit | None = None
+def many(**more):
+    """A group of several models."""
+    return attrs.evolve(exchanges.group("auto", "small", **more), id="m-auto")
 
 
 def limit(**members):
@@ -263,7 +260,7 @@ def test_what_remains_is_never_less_than_nothing(room):
 
 
 def group(room, policies=(), row=None, **more):
-    one = made(row=row or Many(), policies=policies, **more)
+    one = made(row=row or many(), policies=policies, **more)
     return one, room.admit(one)
 
 
@@ -279,7 +276,7 @@ def test_a_group_is_asked_at_the_entry_and_its_targets_at_each_attempt(room):
         policy("split", limits=limit(rpm=9), group_by=("team", "model")),
         policy("vague", limits=limit(rpm=9)),
     ]
-    _one, ticket = group(room, policies, row=Many(rate_limit=limit(rpm=9)), key=limit(rpm=9))
+    _one, ticket = group(room, policies, row=many(rate_limit=limit(rpm=9)), key=limit(rpm=9))
     assert list(room.store._buckets) == [
         "ck-1",
         "model:auto",
@@ -407,7 +404,7 @@ def test_a_stream_that_outgrows_its_reservation_enlarges_it(room):
     assert room.store.standing("ck-1").tokens == 2100
     ticket.settle(Outcome.REFUSED)
     assert room.store.standing("ck-1").tokens == 0
-    assert room.clock.getDelayedCalls() == []
+    assert timers(room.clock) == []
 
 
 def test_measuring_goes_on_while_one_stream_is_left(room):
@@ -420,10 +417,10 @@ def test_measuring_goes_on_while_one_stream_is_left(room):
     room.clock.advance(MEASURED_SECONDS)
     assert room.store.standing("ck-1").tokens == 300
     second.settle(Outcome.COMPLETE)
-    assert room.clock.getDelayedCalls() == []
+    assert timers(room.clock) == []
 
 
 def test_only_streams_whose_tokens_are_held_are_measured(room):
     room.admit(made(key=limit(tpm=100))).gates(joined(Known()))
     room.admit(made(key=limit(tpm=100, reserve=True), call=call(stream=False))).gates(joined(Known()))
-    assert room.clock.getDelayedCalls() == []
+    assert timers(room.clock) == []

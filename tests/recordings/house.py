@@ -18,7 +18,7 @@ from .reading import Reading, plain
 from .replay import Delivery
 
 KEY = "caller-key"
-PATIENCE = 5.0
+PATIENCE = 60.0
 MESSAGES: Any = [{"role": "user", "content": "Say something that was recorded."}]
 SHOW_USAGE: Any = {"include_usage": True}
 
@@ -48,8 +48,8 @@ class House:
 
     def __init__(self, gateway: GatewayProcess, provider: str) -> None:
         self.gateway = gateway
-        self.client = openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=KEY, max_retries=0, timeout=20)
-        self.direct = openai.OpenAI(base_url=provider, api_key="provider-key", max_retries=0, timeout=20)
+        self.client = openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=KEY, max_retries=0, timeout=120)
+        self.direct = openai.OpenAI(base_url=provider, api_key="provider-key", max_retries=0, timeout=120)
         self._lines: dict[str, dict[str, Any]] = {}
         self._read = 0
 
@@ -60,7 +60,7 @@ class House:
 
     def async_client(self) -> openai.AsyncOpenAI:
         """A client for one event loop."""
-        return openai.AsyncOpenAI(base_url=str(self.client.base_url), api_key=KEY, max_retries=0, timeout=20)
+        return openai.AsyncOpenAI(base_url=str(self.client.base_url), api_key=KEY, max_retries=0, timeout=120)
 
     def stream(self, item: Recording, delivery: Delivery, *, usage: bool = True) -> Reading:
         """What the SDK reads in a streamed answer of the gateway."""
@@ -92,7 +92,7 @@ class House:
     def raw(self, item: Recording, delivery: Delivery, **members: Any) -> Raw:
         """An answer without an SDK, chunk by chunk of HTTP, of the kind that was recorded."""
         body = {"model": f"our-{item.name}", "messages": MESSAGES, "stream": item.kind == "stream"}
-        connection = http.client.HTTPConnection("127.0.0.1", self.gateway.files.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.gateway.files.port, timeout=120)
         try:
             headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
             connection.request(
@@ -128,7 +128,7 @@ class House:
 
     def counted(self, item: Recording, *families: str) -> list[int]:
         """Counters of the metrics listener, each summed over all labels but the model."""
-        with urllib.request.urlopen(f"{self.gateway.metrics_url}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.gateway.metrics_url}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         lines = [line for line in text.splitlines() if f'model="our-{item.name}"' in line]
         return [

@@ -64,6 +64,14 @@ class Delivery:
         return [body]
 
 
+STREAMED = (Delivery("whole"), Delivery("random", "close", seed=1), Delivery("coalesced", "length", seed=2))
+"""How streams come, where it does not matter to the test."""
+WHOLE = (Delivery("whole", "length"), Delivery("random", "chunked", seed=1), Delivery("bytes", "length"))
+"""How whole answers come."""
+ANY = (Delivery("whole"), Delivery("random", "close", seed=1), Delivery("bytes"))
+"""How either may come."""
+
+
 class Replay(BaseHTTPRequestHandler):
     """Answers `POST` with the item that the request names."""
 

@@ -48,8 +48,8 @@ class Roads:
 
     def __init__(self, gateway: GatewayProcess, provider: str) -> None:
         self._port = gateway.files.port
-        self.openai = openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=KEY, max_retries=0, timeout=20)
-        self.anthropic = anthropic.Anthropic(base_url=gateway.base_url, api_key=KEY, max_retries=0, timeout=20)
+        self.openai = openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=KEY, max_retries=0, timeout=120)
+        self.anthropic = anthropic.Anthropic(base_url=gateway.base_url, api_key=KEY, max_retries=0, timeout=120)
         self.direct = Direct(provider)
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class Roads:
 
     def raw(self, path: str, asked: dict[str, Any]) -> Seen:
         """Any answer as bytes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
         try:
             headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
             connection.request("POST", path, json.dumps(asked), headers)
@@ -112,9 +112,9 @@ class Direct:
     """The same without a gateway: what the oracle read."""
 
     def __init__(self, provider: str) -> None:
-        self.openai = openai.OpenAI(base_url=provider, api_key="provider-key", max_retries=0, timeout=20)
+        self.openai = openai.OpenAI(base_url=provider, api_key="provider-key", max_retries=0, timeout=120)
         base = provider.removesuffix("/v1")
-        self.anthropic = anthropic.Anthropic(base_url=base, api_key="provider-key", max_retries=0, timeout=20)
+        self.anthropic = anthropic.Anthropic(base_url=base, api_key="provider-key", max_retries=0, timeout=120)
 
     def message(self, item: Recording) -> Message:
         """What the Anthropic SDK reads."""

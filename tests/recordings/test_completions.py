@@ -11,12 +11,10 @@ from tests.doubles.recordings import Recording
 
 from .items import COMPLETION_ERRORS, COMPLETION_STREAMS, COMPLETION_WHOLE, each, events
 from .reading import Reading, differences
-from .replay import Delivery
+from .replay import STREAMED, WHOLE, Delivery
 from .roads import PROMPT, Roads
 from .test_responses import check_http_error
 
-STREAMED = (Delivery("whole"), Delivery("random", "close", seed=1), Delivery("coalesced", "length", seed=2))
-WHOLE = (Delivery("whole", "length"), Delivery("random", "chunked", seed=1), Delivery("bytes", "length"))
 NO_DIALECT = {"compl-writer-empty-output-01"}
 """Streams of objects that are no completions: the SDK reads nothing in them, and cannot tell that they ended."""
 GOOD = [item for item in COMPLETION_STREAMS if item.name not in NO_DIALECT]

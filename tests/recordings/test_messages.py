@@ -12,13 +12,10 @@ from tests.doubles.recordings import Recording
 
 from .dialects import Message, canonical, message_differences
 from .items import MESSAGE_ERRORS, MESSAGE_ODD, MESSAGE_STREAMS, MESSAGE_WHOLE, ONE_BYTE_LIMIT, each
-from .replay import Delivery
+from .replay import ANY, STREAMED, WHOLE, Delivery
 from .roads import Roads
 from .test_errors import CUT_SHORT
 
-STREAMED = (Delivery("whole"), Delivery("random", "close", seed=1), Delivery("coalesced", "length", seed=2))
-WHOLE = (Delivery("whole", "length"), Delivery("random", "chunked", seed=1), Delivery("bytes", "length"))
-ANY = (Delivery("whole"), Delivery("random", "close", seed=1), Delivery("bytes"))
 REPAIRED = {"odd-msg-anthropic-sdk-error-01"}
 """Items that the SDK cannot read as they were sent, and can through the gateway: a `[DONE]` behind the end."""
 ERROR_TYPES = {

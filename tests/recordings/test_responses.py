@@ -13,13 +13,10 @@ from tests.doubles.recordings import Recording
 from .dialects import Response, response_differences
 from .items import ONE_BYTE_LIMIT, RESPONSE_ERRORS, RESPONSE_ODD, RESPONSE_STREAMS, RESPONSE_WHOLE, each, events
 from .reading import differences
-from .replay import Delivery
+from .replay import ANY, STREAMED, WHOLE, Delivery
 from .roads import PROMPT, Roads
 from .test_errors import CUT_SHORT
 
-STREAMED = (Delivery("whole"), Delivery("random", "close", seed=1), Delivery("coalesced", "length", seed=2))
-WHOLE = (Delivery("whole", "length"), Delivery("random", "chunked", seed=1), Delivery("bytes", "length"))
-ANY = (Delivery("whole"), Delivery("random", "close", seed=1), Delivery("bytes"))
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 
 

@@ -9,20 +9,21 @@ from twisted.internet.defer import CancelledError, DeferredList
 
 from tests.doubles.process import free_port
 from tests.doubles.redis import RedisServer, Sentinel, needs_redis
-from tests.doubles.waiting import Conditions
+from tests.doubles.waiting import PATIENCE, Conditions
 from tests.network.test_trust import AUTHORITY, BOTH
 from twisted_gateway.config.redis import RedisBlock, RedisTls
 from twisted_gateway.stores.redis import Redis, RedisError, Unavailable
 from twisted_gateway.stores.redis_boot import check
 
 pytestmark = needs_redis
-TIMEOUT = 0.05
+TIMEOUT = 1.0
+"""Seconds: long enough that only a frozen server does not answer in time, however loaded the machine is."""
 
 
 class Watched:
     """A connection, and a way to wait until it is up or down."""
 
-    def __init__(self, block, timeout=5.0):
+    def __init__(self, block, timeout=PATIENCE):
         self.redis = Redis(block, reactor, timeout, "test")
         self.seen = []
         self._changes = Conditions(reactor)
@@ -33,14 +34,14 @@ class Watched:
         self._changes.look()
 
     def when(self, up):
-        return self._changes.when(lambda: self.redis.up is up, 20, lambda: f"never up={up}: {self.seen}")
+        return self._changes.when(lambda: self.redis.up is up, PATIENCE, lambda: f"never up={up}: {self.seen}")
 
 
 @pytest_twisted.async_yield_fixture
 async def made():
     every = []
 
-    def make(block, timeout=5.0):
+    def make(block, timeout=PATIENCE):
         watched = Watched(block, timeout)
         every.append(watched)
         return watched
@@ -108,9 +109,9 @@ async def test_a_frozen_server_costs_one_wait_and_comes_back_by_itself(made, ser
     found = await DeferredList(waiting, consumeErrors=True)
     assert reactor.seconds() - begun >= TIMEOUT
     assert all(failure.check(Unavailable) for _, failure in found)
-    begun = reactor.seconds()
-    assert await failure_of(watched.redis.command("GET", "n")) is Unavailable
-    assert reactor.seconds() - begun < TIMEOUT
+    at_once = watched.redis.command("GET", "n")
+    assert at_once.called
+    assert await failure_of(at_once) is Unavailable
     server.thaw()
     await watched.when(True)
     assert watched.seen == [True, False, True]

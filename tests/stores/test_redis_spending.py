@@ -9,7 +9,7 @@ import pytest_twisted
 from twisted.internet import reactor
 
 from tests.doubles.redis import RedisServer, needs_redis
-from tests.doubles.waiting import Conditions
+from tests.doubles.waiting import PATIENCE, Conditions
 from tests.test_spending import budget
 from twisted_gateway.config.redis import RedisBlock
 from twisted_gateway.spending import Spending
@@ -32,7 +32,7 @@ class Books:
         self.running = {}
         self.pending = 0
         self._changes = Conditions(reactor)
-        self.redis = Redis(RedisBlock(url=server.url), reactor, 5.0, "spending")
+        self.redis = Redis(RedisBlock(url=server.url), reactor, PATIENCE, "spending")
         self.shared = SharedSpending(
             self.redis,
             self.spending,
@@ -53,7 +53,7 @@ class Books:
         return self
 
     def when(self, up):
-        return self._changes.when(lambda: self.redis.up is up, 20, lambda: f"never {up}")
+        return self._changes.when(lambda: self.redis.up is up, PATIENCE, lambda: f"never {up}")
 
     def spend(self, usd, one=BUDGET):
         self.spending.spend(one, usd, self.at)
@@ -216,4 +216,4 @@ async def test_it_shares_by_itself(gateways, monkeypatch):
     elsewhere = two.spending.elsewhere
     two.spending.elsewhere = lambda *what: (elsewhere(*what), changes.look())
     one.spend(2.0)
-    await changes.when(lambda: two.spent() == pytest.approx(2.0), 20, lambda: f"only {two.spent()}")
+    await changes.when(lambda: two.spent() == pytest.approx(2.0), PATIENCE, lambda: f"only {two.spent()}")

@@ -465,6 +465,33 @@ def test_many_small_chunks_are_not_copied_again_and_again():
     assert all(later <= 5 for _, later in pairwise(sizes))
 
 
+# Many chunks in a read
+
+_PIECES = st.sampled_from(
+    [b"data: ", b"x" * 40, b"y" * 300, b"\n\n", b"\r\n", b"\r", b"0\r\n\r\n", b"1f\r\n", b"z" * 2100]
+)
+_CHUNKS = st.lists(st.lists(_PIECES, min_size=1, max_size=4).map(b"".join), min_size=1, max_size=30)
+
+
+@settings(deadline=None)
+@given(_CHUNKS, st.sampled_from([b"%x", b"%X", b"0%x", b"%x ", b"%x;a=b"]), st.data())
+def test_chunks_are_read_the_same_however_many_come_at_once(chunks, written, data):
+    whole = CHUNKED + b"".join(written % len(one) + b"\r\n" + one + b"\r\n" for one in chunks) + b"0\r\n\r\n"
+    cut = data.draw(st.integers(len(CHUNKED), len(whole)))
+    expected = (True, True, 200, ((b"transfer-encoding", b"chunked"),), b"".join(chunks), b"")
+    assert read([whole]) == read([whole[:cut], whole[cut:]]) == read([CHUNKED, whole[len(CHUNKED) :]]) == expected
+
+
+@pytest.mark.parametrize(
+    "bad", [b"4\r\nabcde\r\n", b"4\r\nabc\r\n", b"-4\r\nabcd\r\n", b"\r\n\r\n", b"0x4\r\nabcd\r\n"]
+)
+@pytest.mark.parametrize("behind", [b"", b"5\r\nhello\r\n0\r\n\r\n"])
+def test_a_bad_chunk_among_many(bad, behind):
+    good = b"64\r\n" + b"d" * 100 + b"\r\n"
+    with pytest.raises(Malformed):
+        read([CHUNKED, good * 20 + bad + (behind or good)])
+
+
 # Requests
 
 

@@ -160,6 +160,27 @@ def test_whatever_is_taken_is_taken_by_the_others_with_the_same_meaning(name):
     assert refused
 
 
+@pytest.mark.parametrize("name", GOOD)
+def test_a_request_is_read_the_same_behind_others_that_are_nearly_the_same(name):
+    """Nothing of what is remembered of a head, the second one's of a connection, stays with the next one."""
+    first = GOOD[name]
+    for seed in range(400):
+        second = mutated(first, seed)
+        assert ours(first * 2 + second) == ours(first) * 2 + ours(second), second
+
+
+LENGTHS = [b"0", b"3", b"0005", b"123456", b"", b" 5", b"5 ", b"+5", b"5, 5", b"\xb25", b"1" * 16]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_the_same_head_with_another_length(length):
+    first, second = (
+        post(b"A: 1\r\nContent-Length: %b\r\nZ: 2\r\n" % said, b"x" * 123_456) for said in (b"123456", length)
+    )
+    assert ours(first * 2 + second) == ours(first) * 2 + ours(second)
+    assert ours(first * 3 + second + first) == ours(first) * 3 + ours(second + first)
+
+
 @given(data=st.binary(max_size=200), cut=st.integers(1, 20))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_read_or_refused_whatever_the_cuts(data, cut):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import attrs
@@ -12,6 +11,7 @@ from twisted_gateway.config.resources import Model, Row
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.health import Health, Report
 from twisted_gateway.metrics import Metrics
+from twisted_gateway.records import rfc3339_seconds
 
 _MOST_REJECTED = 256
 """Remembered rejections (`configuration.md` 6)."""
@@ -43,16 +43,12 @@ class ConfigState:
     observed_hash: str = attrs.field(default="", init=False)
     observed_at: float | None = attrs.field(default=None, init=False)
     last_failure: LoadFailure | None = attrs.field(default=None, init=False)
-    reloads: int = attrs.field(default=0, init=False)
-    """Loads so far, the first and the refused ones included."""
-    failures: int = attrs.field(default=0, init=False)
     _succeeded: bool | None = attrs.field(default=None, init=False)
     _rejected: dict[Rejection, tuple[float, float]] = attrs.field(factory=dict, init=False)
 
     def applied(self, snapshot: Snapshot) -> None:
         """This snapshot serves from now on."""
         self.snapshot, self.observed_hash, self.observed_at = snapshot, snapshot.config_hash, snapshot.applied_at
-        self.reloads += 1
         self._succeeded = True
         self._rejected = {}
         if self.metrics is not None:
@@ -62,8 +58,6 @@ class ConfigState:
         """A load was refused; what served before goes on."""
         self.observed_at = at
         self.observed_hash = error.source_hash or self.observed_hash
-        self.reloads += 1
-        self.failures += 1
         self._succeeded = False
         fetched = error.stage != "fetch"
         kind = error.findings[0].reason if fetched and error.findings else "fetch"
@@ -85,29 +79,30 @@ class ConfigState:
     def report(self) -> dict[str, Any]:
         """The body of `/status/config`."""
         failure = self.last_failure
+        observed = rfc3339_seconds(self.observed_at) if self.observed_at is not None else None
         made: dict[str, Any] = {
             "state": self.state,
             "source": {
                 "type": self.source,
                 "source_hash": self.observed_hash or None,
-                "observed_at": _time(self.observed_at),
+                "observed_at": observed,
             },
         }
         if (snapshot := self.snapshot) is not None:
             made["applied"] = {
                 "config_hash": snapshot.config_hash,
                 "apply_seq": snapshot.generation,
-                "applied_at": _time(snapshot.applied_at),
+                "applied_at": rfc3339_seconds(snapshot.applied_at),
                 "resource_counts": snapshot.resource_counts,
             }
         last = None
         if self._succeeded is not None:
-            last = {"successful": self._succeeded, "at": _time(self.observed_at)}
+            last = {"successful": self._succeeded, "at": observed}
         made["last_reload"] = last
         made["last_failure"] = None
         if failure is not None:
             made["last_failure"] = {
-                "at": _time(failure.at),
+                "at": rfc3339_seconds(failure.at),
                 "last_error_kind": failure.kind,
                 "last_error": failure.error,
             }
@@ -163,8 +158,8 @@ def _rejected_item(key: Rejection, first: float, last: float) -> dict[str, Any]:
         "resource_id": identity,
         "last_error_kind": reason,
         "last_error": error,
-        "first_seen_at": _time(first),
-        "last_seen_at": _time(last),
+        "first_seen_at": rfc3339_seconds(first),
+        "last_seen_at": rfc3339_seconds(last),
     }
 
 
@@ -175,7 +170,3 @@ def _refused_by_kind(error: ResourcesError) -> dict[str, int]:
     for kind, _ in refused:
         counts[kind] = counts.get(kind, 0) + 1
     return counts
-
-
-def _time(at: float | None) -> str | None:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)) if at is not None else None

@@ -16,9 +16,10 @@ from typing import Any
 import attrs
 import yaml
 
+from twisted_gateway.config.boot import structure
 from twisted_gateway.config.checks import Path
 from twisted_gateway.config.report import Finding, ResourcesError
-from twisted_gateway.config.settings import Settings, SettingsError, structure
+from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot, build
 
 LARGEST_FILE = 64 * 2**20

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from twisted_gateway.config.resources import Model
-from twisted_gateway.errors import Problem, StrayFrame, bad_request, undecodable
+from twisted_gateway.errors import Problem, bad_request, undecodable
 from twisted_gateway.exchange import Call, Headers, Target
 from twisted_gateway.formats import anthropic_errors, bodies
 from twisted_gateway.formats.anthropic_events import Decoder, unfolded
@@ -159,16 +159,11 @@ def judge_count(call: Call, frame: Frame) -> Problem | bool:
 def _judged(call: Call, frame: Frame) -> dict[str, Any] | Problem | bool:
     """The object in a first event, or what it is instead of a good one."""
     data = frame.data.strip()
-    if call.stream and (data[:1] not in (b"{", b"[") or data == b"[DONE]"):
-        if frame.event != b"error":
-            return False
+    answer = bodies.first_object(data, call.stream)
+    if answer is False and frame.event == b"error":
         return anthropic_errors.in_band({"message": data.decode("utf-8", "replace")}, frame.event) or False
-    try:
-        answer, _ = bodies.read(data)
-    except StrayFrame as stray:
-        return undecodable(str(stray))
     if not isinstance(answer, dict):
-        return False if call.stream else undecodable("not a JSON object")
+        return answer
     problem = anthropic_errors.in_band(answer, frame.event)
     return answer if problem is None else anthropic_errors.before_commit(problem)
 

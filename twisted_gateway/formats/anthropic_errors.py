@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted_gateway.errors import Problem, shown
 from twisted_gateway.formats.bodies import plain
+from twisted_gateway.formats.error_members import message_of, shown_word, status_of, word
 
 STATUS_OF_TYPE = {
     "invalid_request_error": 400,
@@ -42,9 +43,9 @@ def error_body(status: int, body: bytes) -> Problem:
     return Problem(
         status=status,
         type="upstream_error",
-        message=shown(_string(facts.get("message")) or text or f"upstream returned {status}"),
+        message=shown(word(facts, "message") or text or f"upstream returned {status}"),
         code=_CODES.get(kind or ""),
-        param=_cut(facts.get("param")),
+        param=shown_word(facts, "param"),
         kind="upstream_status",
         anthropic_type=kind,
     )
@@ -57,14 +58,13 @@ def in_band(answer: dict[str, Any], event: bytes = b"") -> Problem | None:
         return None
     facts = _facts(answer)
     status, kind = _status(facts), _type(facts)
-    message = _string(facts.get("message")) or _string(facts.get("status")) or "the provider sent an error"
     return Problem(
         status=_told_status(status),
         type="upstream_error",
         in_stream_type="upstream_in_band_error",
-        message=shown(message),
+        message=shown(message_of(facts)),
         code=_CODES.get(kind or ""),
-        param=_cut(facts.get("param")),
+        param=shown_word(facts, "param"),
         kind="upstream_in_band",
         embedded=status,
         detail=None if status is None else f"upstream status {status}",
@@ -102,13 +102,7 @@ def _told_status(status: int | None) -> int:
 
 def _status(facts: dict[str, Any]) -> int | None:
     """The status an error carries: a number of its own, or that of its type."""
-    for name in ("code", "status_code", "status"):
-        value = facts.get(name)
-        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:
-            value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599:
-            return value
-    return STATUS_OF_TYPE.get(_type(facts) or "")
+    return status_of(facts) or STATUS_OF_TYPE.get(_type(facts) or "")
 
 
 def _facts(answer: Any) -> dict[str, Any]:
@@ -129,11 +123,3 @@ def _type(facts: dict[str, Any]) -> str | None:
     if not isinstance(kind, str) or _TYPE(kind) is None:
         return None
     return kind if kind in STATUS_OF_TYPE or kind.endswith("_error") else None
-
-
-def _string(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _cut(value: Any) -> str | None:
-    return shown(value) if isinstance(value, str) and value else None

@@ -11,10 +11,11 @@ from typing import Any
 import attrs
 import msgspec
 
-from twisted_gateway.errors import Problem, StrayFrame
+from twisted_gateway.errors import StrayFrame
 from twisted_gateway.exchange import Usage
 from twisted_gateway.formats import anthropic_errors, bodies
 from twisted_gateway.formats.anthropic_usage import Counters
+from twisted_gateway.formats.learning import Learning
 from twisted_gateway.formats.neutral import (
     Arguments,
     Began,
@@ -58,18 +59,10 @@ class _Block:
     signature: str = ""
 
 
-class Decoder:
+class Decoder(Learning):
     """One answer, streamed or whole (`row.Decoder`)."""
 
     def __init__(self, stream: bool) -> None:
-        self.text_bytes = 0
-        self.complete = False
-        self.ended = False
-        self.failure: Problem | None = None
-        self.provider_request_id: str | None = None
-        self.provider_model: str | None = None
-        self.finish_reason: str | None = None
-        self.noise = 0
         self._stream = stream
         self._counters = Counters()
         self._began = False

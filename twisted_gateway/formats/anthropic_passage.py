@@ -15,6 +15,7 @@ from twisted_gateway.errors import Problem, StrayFrame, undecodable
 from twisted_gateway.exchange import Usage
 from twisted_gateway.formats import anthropic_errors, bodies
 from twisted_gateway.formats.anthropic_usage import Counters, written
+from twisted_gateway.formats.learning import Learning
 from twisted_gateway.wire.series import Batch
 from twisted_gateway.wire.sse import Frame, escape_separators
 
@@ -46,21 +47,13 @@ class _Event(msgspec.Struct):
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
-class Native:
+class Native(Learning):
     """What both kinds of native answers learn on the way (`row.Learnt`)."""
 
     held = 0
     passes_overruns = True
 
     def __init__(self, shown: str | None) -> None:
-        self.text_bytes = 0
-        self.complete = False
-        self.ended = False
-        self.failure: Problem | None = None
-        self.provider_request_id: str | None = None
-        self.provider_model: str | None = None
-        self.finish_reason: str | None = None
-        self.noise = 0
         self._shown = shown
         self._counters = Counters()
 
@@ -250,21 +243,13 @@ class Whole(Native):
         return Frame(made, b"", made)
 
 
-class Count:
+class Count(Learning):
     """The answer of count_tokens: `{"input_tokens": n}`, relayed as it is. It uses no tokens."""
 
     held = 0
-    text_bytes = 0
-    noise = 0
 
     def __init__(self) -> None:
         self.usage = Usage()
-        self.complete = False
-        self.ended = False
-        self.failure: Problem | None = None
-        self.provider_request_id: str | None = None
-        self.provider_model: str | None = None
-        self.finish_reason: str | None = None
 
     def received(self, frames: list[Frame]) -> list[Frame]:
         """The body, untouched."""

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from twisted_gateway.errors import Problem, Refused, StrayFrame, bad_request
+from twisted_gateway.errors import Problem, Refused, StrayFrame, bad_request, undecodable
 from twisted_gateway.exchange import Call, Headers, Target
 
 T = TypeVar("T")
@@ -176,6 +176,19 @@ def read(data: bytes) -> tuple[Any, bytes]:
             return _decode(data), data
         except (msgspec.DecodeError, RecursionError) as error:
             raise StrayFrame(str(error)) from None
+
+
+def first_object(data: bytes, stream: bool) -> dict[str, Any] | Problem | bool:
+    """The object in a first event; else False for noise, which only a stream may have, or what is wrong with it."""
+    if stream and (data[:1] not in (b"{", b"[") or data == b"[DONE]"):
+        return False
+    try:
+        answer, _ = read(data)
+    except StrayFrame as stray:
+        return undecodable(str(stray))
+    if isinstance(answer, dict):
+        return answer
+    return False if stream else undecodable("not a JSON object")
 
 
 def _paired(escape: re.Match[bytes]) -> bytes:

@@ -13,7 +13,8 @@ import msgspec
 from twisted_gateway.errors import Problem, StrayFrame, undecodable
 from twisted_gateway.exchange import Call, Target, Usage
 from twisted_gateway.formats import openai_errors
-from twisted_gateway.formats.bodies import read
+from twisted_gateway.formats.bodies import first_object, read
+from twisted_gateway.formats.learning import Learning
 from twisted_gateway.formats.openai_delta import MOST
 from twisted_gateway.formats.openai_usage import read_usage, usage_object
 from twisted_gateway.formats.shortcut import Habits, Shortcuts, habits
@@ -38,14 +39,9 @@ def judge(call: Call, frame: Frame) -> Problem | bool:
     data = frame.data.strip()
     if call.stream and data == b"[DONE]":
         return True
-    if call.stream and data[:1] not in (b"{", b"["):
-        return False
-    try:
-        answer = loads(data)
-    except StrayFrame as stray:
-        return undecodable(str(stray))
+    answer = first_object(data, call.stream)
     if not isinstance(answer, dict):
-        return False if call.stream else undecodable("not a JSON object")
+        return answer
     problem = openai_errors.in_band(answer)
     if problem is not None:
         return openai_errors.before_commit(problem)
@@ -72,7 +68,7 @@ class ChoiceState(Protocol):
         """An entry that says nothing."""
 
 
-class ChunkTube:
+class ChunkTube(Learning):
     """The chunks of one streamed answer, with the edits of `streaming.md` 15.1 and 15.2.
 
     `shown` is the model's name for the caller, or None to keep the provider's. Most chunks differ from the one
@@ -99,14 +95,6 @@ class ChunkTube:
         habits: Habits | None = None,
     ) -> None:
         self.usage = Usage()
-        self.text_bytes = 0
-        self.complete = False
-        self.ended = False
-        self.failure: Problem | None = None
-        self.provider_request_id: str | None = None
-        self.provider_model: str | None = None
-        self.finish_reason: str | None = None
-        self.noise = 0
         self._usage_shown = call.usage_shown
         self._usage_told = False
         self._shown = shown
@@ -372,23 +360,15 @@ def habits_of(kind: str, call: Call, target: Target, shown: str | None) -> Habit
     return habits(kind, model.id, target.upstream_model, field, shown, call.usage_shown)
 
 
-class WholeTube:
+class WholeTube(Learning):
     """The one frame of an answer that is not streamed (`streaming.md` 15.5): name restamped, the rest kept."""
 
     held = 0
-    noise = 0
     adds_usage: ClassVar[bool] = False
     """Whether a `usage` of zeros is added where there is none."""
 
     def __init__(self, shown: str | None) -> None:
         self.usage = Usage()
-        self.text_bytes = 0
-        self.complete = False
-        self.ended = False
-        self.failure: Problem | None = None
-        self.provider_request_id: str | None = None
-        self.provider_model: str | None = None
-        self.finish_reason: str | None = None
         self._shown = shown
 
     def received(self, frames: list[Frame]) -> list[Frame]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted_gateway.errors import Problem, StrayFrame
+from twisted_gateway.errors import StrayFrame
 from twisted_gateway.exchange import Usage
 from twisted_gateway.formats import openai_errors
 from twisted_gateway.formats.bodies import read, size
+from twisted_gateway.formats.learning import Learning
 from twisted_gateway.formats.neutral import (
     Arguments,
     Began,
@@ -58,19 +59,11 @@ class ChoiceReader:
         return native
 
 
-class AnswerDecoder:
+class AnswerDecoder(Learning):
     """A `row.Decoder`, of a stream or of a whole body as one frame."""
 
     def __init__(self, stream: bool) -> None:
         self.usage = Usage()
-        self.text_bytes = 0
-        self.complete = False
-        self.ended = False
-        self.failure: Problem | None = None
-        self.provider_request_id: str | None = None
-        self.provider_model: str | None = None
-        self.finish_reason: str | None = None
-        self.noise = 0
         self._stream = stream
         self._begun = False
         self._choices: dict[int, ChoiceReader] = {}

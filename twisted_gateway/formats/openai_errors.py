@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from twisted_gateway.errors import Problem, shown
+from twisted_gateway.formats.error_members import message_of, shown_word, status_of, word
 
 
 def error_body(status: int, body: bytes) -> Problem:
@@ -24,9 +25,9 @@ def error_body(status: int, body: bytes) -> Problem:
     return Problem(
         status=status,
         type="upstream_error",
-        message=shown(_string(facts.get("message")) or text or f"upstream returned {status}"),
-        code=_cut(facts.get("code")),
-        param=_cut(facts.get("param")),
+        message=shown(word(facts, "message") or text or f"upstream returned {status}"),
+        code=shown_word(facts, "code"),
+        param=shown_word(facts, "param"),
         kind="upstream_status",
     )
 
@@ -37,15 +38,14 @@ def in_band(answer: dict[str, Any]) -> Problem | None:
     if not error:
         return None
     facts = error if isinstance(error, dict) else {"message": str(error)}
-    status = _status(facts)
-    message = _string(facts.get("message")) or _string(facts.get("status")) or "the provider sent an error"
+    status = status_of(facts)
     return Problem(
         status=status if status is not None and 400 <= status < 500 else 502,
         type="upstream_error",
         in_stream_type="upstream_in_band_error",
-        message=shown(message),
-        code=None if _status({"code": facts.get("code")}) is not None else _cut(facts.get("code")),
-        param=_cut(facts.get("param")),
+        message=shown(message_of(facts)),
+        code=None if status_of({"code": facts.get("code")}) is not None else shown_word(facts, "code"),
+        param=shown_word(facts, "param"),
         kind="upstream_in_band",
         embedded=status,
         detail=None if status is None else f"upstream status {status}",
@@ -67,16 +67,6 @@ def before_commit(problem: Problem) -> Problem:
     )
 
 
-def _status(facts: dict[str, Any]) -> int | None:
-    for name in ("code", "status_code", "status"):
-        value = facts.get(name)
-        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:
-            value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599:
-            return value
-    return None
-
-
 def _loads(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
@@ -96,11 +86,3 @@ def _facts(answer: Any) -> dict[str, Any]:
     if isinstance(error, str) and error:
         return {"message": error}
     return answer if isinstance(answer.get("message"), str) else {}
-
-
-def _string(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _cut(value: Any) -> str | None:
-    return shown(value) if isinstance(value, str) and value else None

@@ -13,6 +13,7 @@ from twisted_gateway.errors import Problem, StrayFrame, bad_request, undecodable
 from twisted_gateway.exchange import Call, Headers, Target, Usage
 from twisted_gateway.formats import bodies, openai_body, openai_errors
 from twisted_gateway.formats.complaints import OPENAI, Complaints
+from twisted_gateway.formats.learning import Learning
 from twisted_gateway.formats.openai_responses_encoder import ResponsesEncoder
 from twisted_gateway.formats.openai_responses_events import STOPPED, dump, error_frame, read_usage, usage_object
 from twisted_gateway.formats.openai_responses_kept import Kept
@@ -92,15 +93,9 @@ def sent(call: Call, target: Target, ask_usage: bool) -> Sent:
 
 def judge(call: Call, frame: Frame) -> Problem | bool:
     """Whether a first event begins the answer, is noise, or is an error (`streaming.md` 7 and 11.2)."""
-    data = frame.data.strip()
-    if call.stream and (data[:1] not in (b"{", b"[") or data == b"[DONE]"):
-        return False
-    try:
-        answer, _ = bodies.read(data)
-    except StrayFrame as stray:
-        return undecodable(str(stray))
+    answer = bodies.first_object(frame.data.strip(), call.stream)
     if not isinstance(answer, dict):
-        return False if call.stream else undecodable("not a JSON object")
+        return answer
     facts = _error_facts(answer)
     problem = openai_errors.in_band(facts)
     if problem is not None:
@@ -130,7 +125,7 @@ def _error_facts(answer: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-class Events:
+class Events(Learning):
     """The events of one streamed answer, relayed byte for byte (`streaming.md` 19.2).
 
     Nothing is edited but what section 6 of that reference asks: an `event:` line that names the type, separators
@@ -143,14 +138,6 @@ class Events:
 
     def __init__(self) -> None:
         self.usage = Usage()
-        self.text_bytes = 0
-        self.complete = False
-        self.ended = False
-        self.failure: Problem | None = None
-        self.provider_request_id: str | None = None
-        self.provider_model: str | None = None
-        self.finish_reason: str | None = None
-        self.noise = 0
         self._number = -1
         self._told: Problem | None = None
         self._kept = Kept()
@@ -254,21 +241,13 @@ class Events:
         return response
 
 
-class Whole:
+class Whole(Learning):
     """The one frame of an answer that is not streamed: relayed as it came."""
 
     held = 0
-    noise = 0
 
     def __init__(self) -> None:
         self.usage = Usage()
-        self.text_bytes = 0
-        self.complete = False
-        self.ended = False
-        self.failure: Problem | None = None
-        self.provider_request_id: str | None = None
-        self.provider_model: str | None = None
-        self.finish_reason: str | None = None
 
     def received(self, frames: list[Frame]) -> list[Frame]:
         """The body as it came."""

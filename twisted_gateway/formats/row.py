@@ -10,18 +10,12 @@ import attrs
 from twisted_gateway.config.resources import Model
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Call, Headers, Target, Usage
+from twisted_gateway.facts import fact
 from twisted_gateway.formats.complaints import Complaints
 from twisted_gateway.formats.neutral import Event, Prompt
 from twisted_gateway.formats.slots import Texts
-from twisted_gateway.wire.series import Batch, Tube
+from twisted_gateway.wire.series import Tube
 from twisted_gateway.wire.sse import Frame
-
-
-class Quick(Protocol):
-    """A passage that knows some reads by their bytes (`formats.shortcut`)."""
-
-    def take(self, data: bytes) -> Batch | None:
-        """The frames that `data` begins with as they go out, as far as they are known; None: read on frame by frame."""
 
 
 class Learnt(Protocol):
@@ -68,7 +62,8 @@ class Passage(Learnt, Tube, Protocol):
     """The tube that carries one answer from a provider's dialect to the caller's, and learns from it on the way.
 
     `stopped(True)` gives the dialect's success ending and is called once at most, after `complete` or `ended`. It may
-    also have `complaint(problem)`: the frames of an error in mid-stream, None for the usual one; `progress()`:
+    also have `take(data)`: the frames that a read begins with, as far as they are known (`series.Batch`), None to read
+    on frame by frame; `complaint(problem)`: the frames of an error in mid-stream, None for the usual one; `progress()`:
     frames that say in a long silence that the answer is still being made; `patience`: the most seconds that the end
     marker of a `complete` answer is waited for; `ending(usage)`: the legal last frames of an answer that is stopped
     early, with these counters, None where nothing of it was given yet; and `shown_bytes`: how much of `text_bytes` is
@@ -126,7 +121,7 @@ class Told:
     fresh: Callable[[], str]
 
 
-@attrs.frozen
+@fact
 class Sent:
     """What one attempt sends: path below the provider's base, headers and body."""
 

@@ -11,6 +11,7 @@ from twisted_gateway.errors import Problem, Refused, bad_request, ip_restricted,
 from twisted_gateway.exchange import Exchange, Headers
 
 _BEARER = "Bearer "
+_REMEMBERED, _LONGEST_REMEMBERED = 1024, 512
 
 
 def credential(headers: Headers) -> str | None:
@@ -49,7 +50,10 @@ class Denied(Refused):
 
 
 class Authentication:
-    """Lets nobody on without a good key. `denied` and `allowed` tell accounting."""
+    """Lets nobody on without a good key. `denied` and `allowed` tell accounting.
+
+    A good key that never expires is known again by its `Authorization`, as long as the snapshot is the same.
+    """
 
     def __init__(
         self,
@@ -60,15 +64,28 @@ class Authentication:
         self._now = now
         self._denied = denied
         self._allowed = allowed
+        self._known: dict[str | None, CallerKey] = {}
+        self._known_in: Snapshot | None = None
 
     def admit(self, exchange: Exchange) -> None:
         """Sets `exchange.caller`, or raises `Denied`."""
+        if self._known_in is not exchange.snapshot:
+            self._known, self._known_in = {}, exchange.snapshot
+        given = exchange.headers.get("authorization")
+        exchange.caller = self._known.get(given) or self._identified(exchange, given)
+        self._allowed(exchange)
+
+    def _identified(self, exchange: Exchange, given: str | None) -> CallerKey:
         try:
-            exchange.caller = identify(exchange.headers, exchange.snapshot, self._now())
+            key = identify(exchange.headers, exchange.snapshot, self._now())
         except Denied as denial:
             self._denied(exchange, denial)
             raise
-        self._allowed(exchange)
+        if given is not None and len(given) <= _LONGEST_REMEMBERED and key.expires_at is None:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[given] = key
+        return key
 
 
 class ModelAccess:

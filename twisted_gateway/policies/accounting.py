@@ -7,31 +7,30 @@ callers who were not let in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import attrs
 from twisted.logger import Logger, LogLevel
 
+from twisted_gateway.call_metrics import UNKNOWN, CallLabels
 from twisted_gateway.charging import Charge, charge
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.exchange import Attempt, Exchange, Outcome, Ticket
-from twisted_gateway.metrics import UNKNOWN, CallLabels, Metrics
+from twisted_gateway.metrics import Metrics
 from twisted_gateway.records import (
     HEDGE_LOST,
     LEFT,
     Record,
     ended_at,
     ended_by,
-    head_seconds,
     milliseconds,
-    protocol_of,
     record,
     row_of,
     status_of,
     ttft,
 )
-from twisted_gateway.route_metrics import RouteMetrics, deployment
+from twisted_gateway.route_metrics import RouteMetrics
 from twisted_gateway.spending import Spending
 
 if TYPE_CHECKING:
@@ -57,8 +56,8 @@ class AccessLog(Protocol):
     def enabled(self, level: object) -> bool:
         """Whether lines of this level are shown."""
 
-    def write(self, level: object, target: str, message: str, fields: Mapping[str, object]) -> None:
-        """Show a line; None is left out."""
+    def write_all(self, level: object, target: str, lines: Sequence[tuple[str, Mapping[str, object]]]) -> None:
+        """Show lines, messages and their fields, that tell of the same moment; None is left out."""
 
 
 @attrs.define
@@ -80,7 +79,7 @@ class Accounting:
 
     def admit(self, exchange: Exchange) -> AccountingTicket:
         """Begin to count a call; nobody is ever refused here."""
-        self.metrics.arrived(exchange.endpoint.path, protocol_of(exchange))
+        self.metrics.arrived(exchange.endpoint.path, exchange.endpoint.dialect)
         return AccountingTicket(self, exchange)
 
     def allowed(self, exchange: Exchange, method: str = "api_key") -> None:
@@ -123,11 +122,13 @@ class AccountingTicket(Ticket):
         """The response head was written: told by the trunk at once, for the gauges to be right while a stream runs."""
         if not self._waiting or self._settled:
             return
-        self._headed()
-        call = self.exchange.call
+        self._waiting = False
+        exchange, metrics = self.exchange, self.accounting.metrics
+        endpoint, call = exchange.endpoint, exchange.call
+        metrics.headed(endpoint.path, endpoint.dialect)
         if call is not None and call.stream:
             self._streaming = True
-            self.accounting.metrics.stream_opened(self.exchange.endpoint.path)
+            metrics.stream_opened(endpoint.path)
 
     def settle(self, outcome: Outcome) -> None:
         """Write everything about the call, once; a second time does nothing."""
@@ -136,7 +137,7 @@ class AccountingTicket(Ticket):
         self._settled = True
         exchange, accounting = self.exchange, self.accounting
         if self._waiting:
-            self._headed()
+            accounting.metrics.headed(exchange.endpoint.path, exchange.endpoint.dialect)
         if self._streaming:
             accounting.metrics.stream_closed(exchange.endpoint.path)
         status = status_of(exchange, outcome)
@@ -149,10 +150,6 @@ class AccountingTicket(Ticket):
             _keep(accounting, settled, labels)
         _tell(accounting, settled)
 
-    def _headed(self) -> None:
-        self._waiting = False
-        self.accounting.metrics.headed(self.exchange.endpoint.path, protocol_of(self.exchange))
-
 
 class Settled(NamedTuple):
     """A call that is over, and what all who tell of it need. Times in seconds."""
@@ -164,7 +161,7 @@ class Settled(NamedTuple):
     attempt: Attempt | None
     row: Row | None
     head: float
-    """To the response head."""
+    """To the response head, or to the end when none was written."""
     duration: float
     first: float | None
     """From the attempt to its first data event."""
@@ -172,6 +169,8 @@ class Settled(NamedTuple):
 
 def settlement(exchange: Exchange, outcome: Outcome, status: int) -> Settled:
     """All that is to be told of a call."""
+    ended = ended_at(exchange)
+    head = ended if exchange.committed is None else exchange.committed
     return Settled(
         exchange,
         outcome,
@@ -179,8 +178,8 @@ def settlement(exchange: Exchange, outcome: Outcome, status: int) -> Settled:
         charge(exchange, outcome),
         exchange.attempt,
         row_of(exchange),
-        head_seconds(exchange),
-        max(0.0, ended_at(exchange) - exchange.arrived),
+        max(0.0, head - exchange.arrived),
+        max(0.0, ended - exchange.arrived),
         ttft(exchange),
     )
 
@@ -197,7 +196,7 @@ def labels_of(settled: Settled) -> CallLabels:
     key = target.provider_key if target is not None else None
     return CallLabels(
         exchange.endpoint.path,
-        protocol_of(exchange),
+        exchange.endpoint.dialect,
         target.provider if target is not None else UNKNOWN,
         model,
         target.model_name if target is not None else UNKNOWN,
@@ -223,17 +222,19 @@ def _count(accounting: Accounting, settled: Settled, labels: CallLabels) -> None
         fallback=attempt is not None and attempt.kind == "fallback",
         model_endpoint=path not in NO_MODEL_ENDPOINTS,
         head=settled.head,
+        duration=settled.duration,
+        first_event=settled.first,
     )
-    metrics.timed(labels, status=status, stream=stream, duration=settled.duration, first_event=settled.first)
     metrics.ended(path, str(outcome))
     if outcome is Outcome.ABANDONED and exchange.committed is None:
         metrics.left_early(labels)
     if exchange.problem is not None and exchange.problem.kind == "request_too_large":
-        metrics.too_large(path, protocol_of(exchange), exchange.body_drain or UNKNOWN)
+        metrics.too_large(path, exchange.endpoint.dialect, exchange.body_drain or UNKNOWN)
     if charged.total:
         client = accounting.client_types.of(exchange.headers.get("user-agent"))
         metrics.tokens(labels, client, prompt=charged.prompt, completion=charged.completion, total=charged.total)
-    metrics.spent(labels, charged.cost_usd * 1e6)
+    if charged.cost_usd:
+        metrics.spent(labels, charged.cost_usd * 1e6)
     if path in ROUTED_ENDPOINTS:
         _count_attempts(metrics.routes, exchange)
     if exchange.cache is not None and exchange.cache.policy is not None:
@@ -251,7 +252,7 @@ def _count_attempts(metrics: RouteMetrics, exchange: Exchange) -> None:
         lost = attempt.ended_by == HEDGE_LOST
         good = None if lost else True if attempt.first_event is not None else False if attempt.problem else None
         if attempt.contacted:
-            metrics.attempted(deployment(model), good=good, cooled=attempt.cooled)
+            metrics.attempted(model, good=good, cooled=attempt.cooled)
         if attempt.unretried:
             metrics.unretried(model.display_name)
         if row is None:
@@ -275,8 +276,8 @@ def _keep(accounting: Accounting, settled: Settled, labels: CallLabels) -> None:
     if not exchange.attempts:
         accounting.metrics.usage_event(labels, handler, status, (UNKNOWN, UNKNOWN), dropped)
     if accounting.books is not None and exchange.caller is not None:
-        owners = {"api_key": exchange.caller.id, "team": exchange.caller.team_id}
-        accounting.books.use(charged, **owners, model=row.id if row is not None else None)
+        caller, model = exchange.caller, row.id if row is not None else None
+        accounting.books.use(charged, api_key=caller.id, team=caller.team_id, model=model)
     if not accounting.records:
         return
     made = record(exchange, outcome, charged)
@@ -297,13 +298,15 @@ def _tell(accounting: Accounting, settled: Settled) -> None:
     """Write a line for each attempt that the provider gave an id, and the call's own line."""
     if not accounting.lines.enabled(LogLevel.info):
         return
-    for attempt in settled.exchange.attempts:
-        if attempt.provider_request_id:
-            fields = provider_fields(settled.exchange, attempt)
-            accounting.lines.write(LogLevel.info, ACCESS, "provider call completed", fields)
+    exchange = settled.exchange
+    lines = [
+        ("provider call completed", provider_fields(exchange, attempt))
+        for attempt in exchange.attempts
+        if attempt.provider_request_id
+    ]
     if accounting.access_log:
-        fields = access_fields(settled)
-        accounting.lines.write(LogLevel.info, ACCESS, "proxy request completed", fields)
+        lines.append(("proxy request completed", access_fields(settled)))
+    accounting.lines.write_all(LogLevel.info, ACCESS, lines)
 
 
 def provider_fields(exchange: Exchange, attempt: Attempt) -> dict[str, object]:

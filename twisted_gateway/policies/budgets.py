@@ -7,7 +7,6 @@ at most every `SUM_EVERY` seconds, except for budgets that end running streams: 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from twisted_gateway.config.resources import Model
 from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import Exchange, Halt, Joint, Outcome, Target, Ticket, Usage
 from twisted_gateway.pricing import price
+from twisted_gateway.records import rfc3339_seconds
 from twisted_gateway.spending import Spending, period_of
 from twisted_gateway.wire.series import Gate
 from twisted_gateway.wire.sse import Frame
@@ -105,7 +105,7 @@ class Budgets:
         for budget in budgets:
             _, end = period_of(budget.period, self.now())
             row = {"name": budget.name, "spent_usd": round(self.spent(budget), 9), "limit_usd": budget.limit_usd}
-            made.append({**row, "period_resets_at": _time(end) if end is not None else None})
+            made.append({**row, "period_resets_at": rfc3339_seconds(end) if end is not None else None})
         return made
 
     def grown(self, budgets: Sequence[Budget], usd: float) -> None:
@@ -281,7 +281,7 @@ def _refusal(budget: Budget, spent: float, now: float) -> Problem:
     wait = None
     if end is not None:
         wait = max(1, math.ceil(end - now))
-        members |= {"period_resets_at": _time(end), "retry_after_seconds": wait}
+        members |= {"period_resets_at": rfc3339_seconds(end), "retry_after_seconds": wait}
     return _problem(budget, members=members, retry_after=wait)
 
 
@@ -293,7 +293,3 @@ def _used_up(calls: int) -> Problem:
         message=f"all {calls} calls of this key are used",
         kind="call_quota_exceeded",
     )
-
-
-def _time(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

@@ -14,13 +14,12 @@ import attrs
 import msgspec
 
 from twisted_gateway.config.caching import CachePolicy, chosen
-from twisted_gateway.exchange import CacheUse, Call, Exchange, Headers, Joint, Outcome, Ticket
+from twisted_gateway.exchange import CHAT, CacheUse, Call, Exchange, Headers, Joint, Outcome, Ticket
 from twisted_gateway.formats.row import Learnt
 from twisted_gateway.stores.cached import Entry
 from twisted_gateway.wire.series import Gate
 from twisted_gateway.wire.sse import Frame
 
-PATH = "/v1/chat/completions"
 _DISABLED = CacheUse("disabled")
 _VERSION = 1
 """Of what is hashed: raised when equal calls would get another key."""
@@ -50,7 +49,7 @@ class Cache:
         """Look a call up, where a policy says so."""
         call, caller = exchange.call, exchange.caller
         assert call is not None
-        if exchange.endpoint.path != PATH or call.stream or caller is None:
+        if exchange.endpoint.path != CHAT or call.stream or caller is None:
             return None
         policy = chosen(exchange.snapshot.cache_policies, call.model, caller.id)
         store = self.stores.get(policy.backend) if policy is not None else None

@@ -14,15 +14,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from twisted_gateway.charging import charge, estimate
+from twisted_gateway.config.resources import Group
 from twisted_gateway.errors import Problem, Refused
-from twisted_gateway.exchange import Exchange, Joint, Outcome, Target, Ticket
+from twisted_gateway.exchange import CHAT, Exchange, Joint, Outcome, Target, Ticket
 from twisted_gateway.formats.row import Learnt
-from twisted_gateway.layers import API_KEY, Layer, at_entry, at_target, is_group
+from twisted_gateway.layers import API_KEY, Layer, at_entry, at_target
 from twisted_gateway.stores.buckets import CONCURRENCY, TOKENS, Ask, Refusal, Store, Taken, seconds_left
 from twisted_gateway.wire.series import Gate
 
 T = TypeVar("T")
-_CHAT = "/v1/chat/completions"
 _TEXTS = {TOKENS: "token limit exceeded (tokens)", CONCURRENCY: "concurrency limit exceeded"}
 MEASURED_SECONDS = 0.25
 """How often streams whose tokens are held are measured."""
@@ -66,7 +66,7 @@ class Quota:
         """Raises `Refused` (429) when a bucket has no place."""
         layers = at_entry(exchange, self.now())
         assert exchange.resolution is not None
-        if not layers and not is_group(exchange.resolution.model):
+        if not layers and not isinstance(exchange.resolution.model, Group):
             return None
         ticket = QuotaTicket(self, exchange)
         if not layers:
@@ -173,7 +173,7 @@ class QuotaTicket(Ticket):
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What the key has left, on chat (`policy.md` 11.6)."""
         place = self._first
-        if place is None or place.layers[0].kind != API_KEY or self._exchange.endpoint.path != _CHAT:
+        if place is None or place.layers[0].kind != API_KEY or self._exchange.endpoint.path != CHAT:
             return []
         limits, standing, at = place.asks[0].limits, place.taken.standings[0], place.taken.at
         reset = b"%ds" % seconds_left(at, 60)

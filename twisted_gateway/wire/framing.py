@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 MAX_HEAD = 65_536
@@ -21,6 +22,10 @@ _NAMES = b"""accept accept-encoding authorization cache-control connection conte
 server transfer-encoding user-agent x-api-key x-request-id""".split()
 _USUAL = {spelling: name for name in _NAMES for spelling in (name, name.title())}
 """One object for a name that is in every message."""
+_FEW_BYTES = 1024
+_SMALL = {b"%x" % size: size for size in range(1, 2048)}
+"""Usual sizes of chunks, as they are written."""
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 Headers = tuple[tuple[bytes, bytes], ...]
 """Names in lower case, and values, in the order of the message."""
 
@@ -57,6 +62,8 @@ class Body:
         """Chunks, as many as are there in whole: a read of a busy stream holds hundreds."""
         find, startswith = data.find, data.startswith
         begun = at
+        if len(data) - at > _FEW_BYTES:
+            at = _plain_chunks(data, at, parts)
         last = b"\n"  # never a line
         size = 0
         while True:
@@ -86,7 +93,7 @@ class Body:
         if end <= 0 or not data.endswith(b"\r\n"):
             return None
         start = end + 2
-        size = _chunk_length(data[:end], self._sizes)
+        size = _SMALL.get(data[:end]) or _chunk_length(data[:end], self._sizes)
         return data[start:-2] if size and start + size + 2 == len(data) else None
 
     def _chunk_data(self, data: bytes, at: int, parts: list[bytes]) -> int:
@@ -129,6 +136,25 @@ class Body:
         return end + 2
 
 
+def _plain_chunks(data: bytes, at: int, parts: list[bytes]) -> int:
+    """All chunks of a read at once, if they are what a stream's are: small, and no line end in them.
+
+    Gives the position behind them, `at` if they are others. What is behind the last whole one is left.
+    """
+    line_end = data.find(b"\r\n", at)
+    size = _SMALL.get(data[at:line_end])
+    if size is None or data.find(b"\r\n", line_end + 2) != line_end + 2 + size:  # the first one tells
+        return at
+    end = len(data) - 5 if data.endswith(_LAST_CHUNK) else len(data)
+    pieces = data[at:end].split(b"\r\n")
+    left = 1 if len(pieces) % 2 else 2  # a size alone, perhaps empty, or with some of its chunk
+    lines, chunks = pieces[:-left:2], pieces[1:-left:2]
+    if list(map(len, chunks)) != list(map(_SMALL.get, lines)):
+        return at
+    parts += chunks
+    return end - len(pieces[-1]) - (len(pieces[-2]) + 2 if left == 2 else 0)
+
+
 def _chunk_length(line: bytes, sizes: re.Pattern[bytes]) -> int:
     if line.isalnum() and len(line) < 16 and line[1:2] not in (b"x", b"X"):  # `int` tells the rest, but takes `0x`
         try:
@@ -143,7 +169,7 @@ def _chunk_length(line: bytes, sizes: re.Pattern[bytes]) -> int:
 
 def header_pairs(lines: list[bytes]) -> Headers:
     """Header lines that `HEADER_LINES` has matched."""
-    pairs = [line.partition(b":") for line in lines]
+    pairs = map(bytes.partition, lines, repeat(b":"))
     return tuple([(_USUAL.get(name) or name.lower(), value.strip(b" \t")) for name, _, value in pairs])
 
 

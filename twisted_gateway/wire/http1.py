@@ -7,19 +7,21 @@ A `ResponseReader` gives one batch of body bytes per read, however many chunks t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import attrs
 
+from twisted_gateway.facts import fact
 from twisted_gateway.wire.framing import BAD_VALUE, HEADER_LINES, MAX_HEAD, TOKEN, Body, Headers, header_pairs
 from twisted_gateway.wire.framing import Malformed as Malformed
 
 _MOST_HEADS = 100
+_FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _NAMES = re.compile(TOKEN + rb"|")
 
 
-@attrs.frozen
+@fact
 class Head:
     """Status line and headers of a response; names are lower case."""
 
@@ -32,6 +34,16 @@ class Head:
         """All values of one header (lower case), in order."""
         return [value for key, value in self.headers if key == name]
 
+    def framing(self) -> dict[bytes, bytes]:
+        """What is said about the message itself, perhaps among other headers: a value for each name.
+
+        Those of several lines have commas between them.
+        """
+        found = dict(self.headers)
+        if len(found) < len(self.headers):
+            return {name: b",".join(self.values(name)) for name in _FRAMING if name in found}
+        return found
+
     @property
     def length(self) -> int | None:
         """Declared length of the body in bytes, None when it is chunked or ends with the connection."""
@@ -39,16 +51,37 @@ class Head:
         return int(given[0].split(b",")[0]) if given and not self.values(b"transfer-encoding") else None
 
 
-def request_head(method: bytes, path: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The bytes of a request's head. Raises `Malformed` for anything that would break its lines."""
-    given = list(headers)
-    names, values = [name for name, _ in given], [value for _, value in given]
-    if not all(names) or _NAMES.fullmatch(b"".join(names)) is None or BAD_VALUE.search(b"".join(values)):
-        raise Malformed("a header that cannot be sent")
+def request_line(method: bytes, path: bytes) -> bytes:
+    """The first line of a request, without its end. Raises `Malformed` for a path that would break it."""
     if BAD_VALUE.search(path) or b" " in path:
         raise Malformed("a path that cannot be sent")
-    lines = [name + b": " + value for name, value in given]
-    return b"\r\n".join((method + b" " + path + b" HTTP/1.1", *lines, b"\r\n"))
+    return method + b" " + path + b" HTTP/1.1"
+
+
+def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Header lines, a line end before each. Raises `Malformed` for anything that would break them."""
+    names, values = [name for name, _ in headers], [value for _, value in headers]
+    if not all(names) or _NAMES.fullmatch(b"".join(names)) is None or BAD_VALUE.search(b"".join(values)):
+        raise Malformed("a header that cannot be sent")
+    return b"".join([b"\r\n" + name + b": " + value for name, value in headers])
+
+
+def request_head(method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The bytes of a request's head. Raises `Malformed` for anything that would break its lines."""
+    return request_line(method, path) + header_lines(headers) + b"\r\n\r\n"
+
+
+@attrs.frozen
+class Lines:
+    """Headers that many requests have in common: checked once (raises `Malformed`), and written once."""
+
+    headers: Headers = attrs.field(default=(), repr=False)
+    data: bytes = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(lambda self: header_lines(self.headers), takes_self=True),
+    )
 
 
 _TAKEN = Head(1, 200, b"", ())
@@ -144,27 +177,25 @@ class ResponseReader(Body):
 
     def _choose_body(self, head: Head) -> None:
         self.head = head
-        tokens, codings, lengths = [], [], set()
-        for name, value in head.headers:
-            if name == b"connection":
-                tokens += [token.strip() for token in value.lower().split(b",")]
-            elif name == b"transfer-encoding":
-                codings += [coding.strip() for coding in value.lower().split(b",")]
-            elif name == b"content-length":
-                lengths.update([part.strip() for part in value.split(b",")])
-        self.reusable = (head.minor == 1 and b"close" not in tokens) or (head.minor == 0 and b"keep-alive" in tokens)
-        if len(lengths) > 1 or (lengths and any(not part.isdigit() or len(part) > 15 for part in lengths)):
-            raise Malformed("conflicting or invalid content-length")
-        if codings and (codings != [b"chunked"] or head.minor == 0):
+        said = head.framing()
+        connection = said.get(b"connection")
+        if connection is None:
+            self.reusable = head.minor == 1
+        else:
+            tokens = [token.strip() for token in connection.lower().split(b",")]
+            self.reusable = b"close" not in tokens if head.minor == 1 else b"keep-alive" in tokens
+        length = _one_length(said.get(b"content-length"))
+        coding = said.get(b"transfer-encoding")
+        if coding is not None and (head.minor == 0 or coding.strip().lower() != b"chunked"):
             raise Malformed("a transfer coding other than chunked")
         if self._method == b"HEAD" or head.status in (204, 304):
             self.finished = True
-        elif codings:
-            if lengths:
+        elif coding is not None:
+            if length is not None:
                 self.reusable = False
             self._state = Body._chunk_size
-        elif lengths:
-            self._left = int(lengths.pop())
+        elif length is not None:
+            self._left = length
             self._state = Body._counted
             self.finished = self._left == 0
         else:
@@ -177,12 +208,25 @@ class ResponseReader(Body):
         return len(data)
 
 
+def _one_length(said: bytes | None) -> int | None:
+    """What `content-length` says, which may say it more than once. Raises `Malformed`."""
+    if said is None:
+        return None
+    if b"," in said:
+        lengths = {part.strip() for part in said.split(b",")}
+        said = lengths.pop() if len(lengths) == 1 else b""
+    if not said.isdigit() or len(said) > 15:
+        raise Malformed("conflicting or invalid content-length")
+    return int(said)
+
+
 def _parse_head(data: bytes) -> Head:
-    first, *rest = data.split(b"\r\n")
+    lines = data.split(b"\r\n")
+    first = lines.pop(0)
     match = _STATUS_LINE.fullmatch(first)
     if match is None:
         raise Malformed("an invalid status line")
     minor, status, phrase = match.groups()
     if HEADER_LINES.fullmatch(data, len(first)) is None:
         raise Malformed("an invalid header line")
-    return Head(int(minor), int(status), phrase or b"", header_pairs(rest))
+    return Head(int(minor), int(status), phrase or b"", header_pairs(lines))

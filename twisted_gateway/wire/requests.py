@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 
-import attrs
-
+from twisted_gateway.facts import fact
 from twisted_gateway.wire.framing import TOKEN, Body, Headers, Malformed, header_pairs
 
 _MOST_HEADERS = 500
@@ -18,7 +17,9 @@ _HEADER_LINES = re.compile(rb"(?:\r\n" + TOKEN + rb":[^\x00\r\n]*)*")
 _TARGET = re.compile(rb"/[\x21-\x7e]*|\*")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
+_LENGTH_SAID = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_MOST_REMEMBERED = 8192
 _NOT_HTTP = "malformed HTTP request"
 
 
@@ -26,7 +27,7 @@ class TooLarge(Malformed):
     """The head is longer than it may be."""
 
 
-@attrs.frozen
+@fact
 class RequestHead:
     """Request line and headers. `length` is the body's declared length, None where it comes in chunks."""
 
@@ -53,12 +54,14 @@ class RequestReader(Body):
     its line ends not counted.
     """
 
-    __slots__ = ("_checked", "_limit", "_scanned", "rest")
+    __slots__ = ("_checked", "_last", "_limit", "_reused", "_scanned", "rest")
 
     _sizes = _SIZE
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._last: Familiar | None = None
+        self._reused = False
         self._scanned = 0
         self._checked = 0
         self._total = 0
@@ -80,7 +83,7 @@ class RequestReader(Body):
             return None
         if end - start > self._limit:
             self._check_size(data[start:end])
-        found = _parse(data[start:end])
+        found = self._parsed(data[start:end])
         self.rest = data[end + 4 :]
         self._scanned = self._checked = self._total = 0
         if found.length is None:
@@ -89,6 +92,20 @@ class RequestReader(Body):
             self._left = found.length
             self._state = Body._counted
         self.finished = found.length == 0
+        return found
+
+    def _parsed(self, data: bytes) -> RequestHead:
+        """A head whose end is there; callers say the one before again, with another length at most.
+
+        A connection's first one is not remembered: it may be the only one, of a stream that lasts.
+        """
+        last = self._last
+        found = last.again(data) if last is not None else None
+        if found is None:
+            found = _parse(data)
+            if self._reused and len(data) <= _MOST_REMEMBERED:
+                self._last = Familiar(data, found)
+            self._reused = True
         return found
 
     def glimpse(self) -> RequestHead:
@@ -102,6 +119,11 @@ class RequestReader(Body):
     def body(self) -> bytes:
         """The bytes of the body that are there. Raises `Malformed`."""
         data, at = self.rest, 0
+        if self._state is Body._counted and len(data) <= self._left:  # mostly: nothing behind it has come yet
+            self.rest = b""
+            self._left -= len(data)
+            self.finished = self._left == 0
+            return data
         parts: list[bytes] = []
         while not self.finished and at < len(data):
             moved = self._state(self, data, at, parts)
@@ -127,6 +149,38 @@ class RequestReader(Body):
     def _check_size(self, head: bytes) -> None:
         if len(head) - 2 * head.count(b"\r\n") > self._limit:
             raise TooLarge("request header fields are too large")
+
+
+class Familiar:
+    """A head that was read, which is known again by its bytes, whatever length of a body it tells."""
+
+    __slots__ = ("_around", "_data", "_head")
+
+    def __init__(self, data: bytes, head: RequestHead) -> None:
+        self._data = data
+        self._head = head
+        self._around: tuple[bytes, bytes] | None = None
+        """What comes before and behind the length; looked for when it is first needed."""
+
+    def again(self, data: bytes) -> RequestHead | None:
+        """The head that these bytes say; None where more than the length is new."""
+        if data == self._data:
+            return self._head
+        before, behind = self._around or self._cut()
+        if not before or not data.startswith(before) or not data.endswith(behind):
+            return None
+        said = data[len(before) : len(data) - len(behind)]
+        if _LENGTH.fullmatch(said) is None:
+            return None
+        head = self._head
+        headers = tuple([pair if pair[0] != b"content-length" else (pair[0], said) for pair in head.headers])
+        self._data, self._head = data, RequestHead(head.method, head.target, head.minor, headers, int(said))
+        return self._head
+
+    def _cut(self) -> tuple[bytes, bytes]:
+        match = _LENGTH_SAID.search(self._data)
+        self._around = around = (self._data[: match.start(1)], self._data[match.end(1) :]) if match else (b"", b"")
+        return around
 
 
 def _check_lines(data: bytes, start: int, end: int) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import attrs
-
+from twisted_gateway.facts import fact
 from twisted_gateway.wire.sse import Frame, TooLong
 
 
-@attrs.define(eq=False)
+@fact
 class Batch:
     """What a read becomes: bytes for one write, how many data frames they are, how many data events were read.
 

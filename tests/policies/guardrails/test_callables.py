@@ -9,6 +9,7 @@ from twisted_gateway.policies.guardrails.callables import CallableCheck
 from twisted_gateway.policies.guardrails.remote import Complaints
 from twisted_gateway.policies.guardrails.verdict import ALLOW, Block, Bypass, Mask
 
+from ...doubles.timers import timers
 from .answering import asked
 
 
@@ -48,7 +49,7 @@ class Room:
     @property
     def verdict(self):
         (verdict,) = self.verdicts
-        assert self.clock.getDelayedCalls() == []
+        assert timers(self.clock) == []
         return verdict
 
 

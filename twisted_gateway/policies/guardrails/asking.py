@@ -151,6 +151,11 @@ def all_clear(asked: Asked, verdicts: Sequence[Verdict]) -> Verdict:
     return ALLOW
 
 
+def only(asked: Asked, verdicts: Sequence[Verdict]) -> Verdict:
+    """For services that are asked one question: its verdict."""
+    return verdicts[0]
+
+
 def spans_masked(texts: Sequence[str], spans: Iterable[tuple[int, int, str]]) -> tuple[str, ...]:
     """Replace spans of the texts joined by line feeds; a span over several of them leaves its token in the first.
 

@@ -15,7 +15,7 @@ import msgspec
 from twisted_gateway.config.guarding_remote import Lakera
 from twisted_gateway.policies.guardrails import asking
 from twisted_gateway.policies.guardrails.asking import Question
-from twisted_gateway.policies.guardrails.verdict import ALLOW, Asked, Block, Mask, Verdict
+from twisted_gateway.policies.guardrails.verdict import ALLOW, Asked, Block, Mask
 
 
 class _Detector(msgspec.Struct):
@@ -44,6 +44,7 @@ class Guard:
     """
 
     prefix = "lakera"
+    joined = staticmethod(asking.only)
 
     def __init__(self, config: Lakera) -> None:
         self._config = config
@@ -51,10 +52,6 @@ class Guard:
     def questions(self, asked: Asked) -> Iterator[Question]:
         """One about the whole text."""
         yield self._ask(asked)
-
-    def joined(self, asked: Asked, verdicts: Sequence[Verdict]) -> Verdict:
-        """There is one verdict."""
-        return verdicts[0]
 
     def _ask(self, asked: Asked) -> Question:
         config, text = self._config, asking.whole(asked)

@@ -10,10 +10,9 @@ from twisted.logger import Logger
 
 from twisted_gateway.config.guarding import Guardrail
 from twisted_gateway.errors import Problem
-from twisted_gateway.exchange import Exchange, Guarded, Halt, Outcome
+from twisted_gateway.exchange import CHAT, Exchange, Guarded, Halt, Outcome
 
 INPUT, OUTPUT = "input", "output"
-_CHAT = "/v1/chat/completions"
 
 
 class Counters(Protocol):
@@ -60,7 +59,7 @@ class Notes:
     ) -> Problem:
         """It blocks; None: nobody in particular. Gives what the caller is told."""
         self.guarded.blocked = True
-        if self.exchange.endpoint.path == _CHAT:
+        if self.exchange.endpoint.path == CHAT:
             self.counters.guard_blocked()
         if guardrail is not None:
             error_type = reason if unavailable else "none"
@@ -99,7 +98,7 @@ class Notes:
     def bypassed(self, guardrail: Guardrail, hook: str, seconds: float, reason: str) -> None:
         """It could not look, and that is allowed."""
         self.counters.guarded(guardrail.name, guardrail.kind, hook, "bypassed", seconds, reason)
-        if self.exchange.endpoint.path == _CHAT:
+        if self.exchange.endpoint.path == CHAT:
             self.counters.guard_bypassed(reason)
         self.guarded.bypassed = self.guarded.bypassed or reason
 

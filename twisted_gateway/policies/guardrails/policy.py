@@ -57,13 +57,20 @@ class Guardrails:
         for known, made in self._plans:
             if known is snapshot:
                 return made
-        plan = next((old for _, old in self._plans if old.guardrails == snapshot.guardrails), None)
-        if plan is None:
-            plan = Plan(snapshot.guardrails, self.checks)
-            if plan.guardrails:
-                self.run(plan.warm).addErrback(_lukewarm)
-        self._plans = [(snapshot, plan), *self._plans[: _REMEMBERED - 1]]
+        plan = self.compiled(snapshot)
+        self.take(snapshot, plan)
+        if plan.guardrails:
+            self.run(plan.warm).addErrback(_lukewarm)
         return plan
+
+    def compiled(self, snapshot: Snapshot) -> Plan:
+        """What a snapshot says, compiled; may be asked in a thread, for large rules take seconds."""
+        known = next((old for _, old in self._plans if old.guardrails == snapshot.guardrails), None)
+        return known or Plan(snapshot.guardrails, self.checks)
+
+    def take(self, snapshot: Snapshot, plan: Plan) -> None:
+        """Calls of this snapshot are judged by this plan."""
+        self._plans = [(snapshot, plan), *self._plans[: _REMEMBERED - 1]]
 
     def admit(self, exchange: Exchange) -> Ticket | Awaitable[Ticket | None] | None:
         """Judge the request. Raises `Refused` (422) when it is blocked."""

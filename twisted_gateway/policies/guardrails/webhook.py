@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from twisted_gateway.config.guarding_remote import Webhook
@@ -66,6 +66,7 @@ class Hook:
     """Asks a webhook."""
 
     prefix = "webhook"
+    joined = staticmethod(asking.only)
 
     def __init__(self, config: Webhook) -> None:
         self._config = config
@@ -73,10 +74,6 @@ class Hook:
     def questions(self, asked: Asked) -> Iterator[Question]:
         """One, with all texts."""
         yield self._ask(asked)
-
-    def joined(self, asked: Asked, verdicts: Sequence[Verdict]) -> Verdict:
-        """There is one verdict."""
-        return verdicts[0]
 
     def _ask(self, asked: Asked) -> Question:
         body = asking.encoded(told(asked))

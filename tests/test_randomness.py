@@ -1,0 +1,35 @@
+"""Random names: their form, and that nobody else's seed repeats them."""
+
+import random
+from uuid import UUID
+
+import pytest
+
+from twisted_gateway.randomness import choose, new_id
+
+
+@pytest.fixture
+def seed():
+    """Seeds Python's shared source, which is put back afterwards."""
+    before = random.getstate()
+    yield random.seed
+    random.setstate(before)
+
+
+def test_an_id_is_a_uuid_of_version_4():
+    for _ in range(100):
+        found = UUID(made := new_id())
+        assert (str(found), found.version, found.variant) == (made, 4, "specified in RFC 4122")
+
+
+def test_letters_are_chosen_out_of_those_given():
+    assert set(choose("ab", k=200)) == {"a", "b"}
+    assert len(choose("abc", k=24)) == 24
+
+
+def test_a_hook_that_seeds_random_repeats_no_name(seed):
+    made = []
+    for _ in range(3):
+        seed(7)
+        made += [new_id(), choose("0123456789abcdef", k=32)]
+    assert len(set(made)) == 6
