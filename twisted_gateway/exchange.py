@@ -267,7 +267,8 @@ class Halt(NamedTuple):
     outcome: Outcome
 
 
-class Joint(NamedTuple):
+@fact
+class Joint:
     """Where policies put their gates on the line of an open answer.
 
     `learnt` is what is known of the answer so far. A gate that held frames calls `wake` when it can give them; not from

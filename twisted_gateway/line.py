@@ -154,7 +154,7 @@ class Line:
             made = [*self.gates.received(made), *self.gates.stopped(clean)]
         batch = _batch(made, 0)
         if isinstance(self._reader, Reader) and self._reader.in_overrun:  # what follows must not become a part of it
-            return batch._replace(data=b"\n\n" + batch.data)
+            return Batch(b"\n\n" + batch.data, batch.frames, batch.events)
         return batch
 
 

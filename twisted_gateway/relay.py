@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Concatenate, NamedTuple, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -29,6 +29,7 @@ from twisted_gateway.errors import (
     without,
 )
 from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Usage
+from twisted_gateway.facts import fact
 from twisted_gateway.floor import Floor
 from twisted_gateway.formats.row import Learnt, Passage
 from twisted_gateway.line import Line
@@ -54,7 +55,8 @@ class Unbound(AttemptFailed):
         self.frames = frames
 
 
-class Waits(NamedTuple):
+@fact
+class Waits:
     """Seconds. `silence` is the longest gap between data events, None = no limit.
 
     `progress`: after so long without a frame the passage says that the answer is still being made, 0 = never.
@@ -87,7 +89,7 @@ class Relay:
     __slots__ = (
         "_alarm", "_alarms", "_answer", "_attempt", "_clock", "_delivered", "_downstream", "_every",
         "_exchange", "_finishing", "_floor", "_full", "_headers", "_line", "_over", "_passage", "_patience",
-        "_progress", "_rule", "_shows", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
+        "_plain", "_progress", "_rule", "_shows", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +119,7 @@ class Relay:
         self._silence = waits.silence or 0.0
         self._patience: float = getattr(passage, "patience", 0.0)
         self._shows = hasattr(passage, "shown_bytes")
+        self._plain = not self._shows and self._line.gates is None  # all that is read is shown
         waited = self._stream and (self._silence or self._patience)
         self._alarm = Alarm(clock, self._silent) if waited else None
         # a policy that holds text back must not be passed by, so there is no progress beside one
@@ -145,8 +148,8 @@ class Relay:
             self._slow.set(self._rule.window_secs)
         self._downstream.join(self)
         self._answer.join(self)
-        if not (self._over or self._finishing or self._full or self._downstream.paused):
-            self._wait()
+        if self._alarm is not None and not (self._over or self._finishing or self._full or self._downstream.paused):
+            self._wait(self._alarm)
         if self._stream and not self._over and not self._exchange.late_head:
             self._downstream.flush_head()
         if self._downstream.paused and not self._over:  # joining goes on reading
@@ -230,18 +233,16 @@ class Relay:
                 self._pace(gates is not None and gates.full)
             if self._floor is not None:
                 self._floor.fed(self._clock.seconds(), passage.text_bytes)
-            if batch.events and not self._downstream.paused and not self._full:
-                self._wait()
+            if batch.events and self._alarm is not None and not self._downstream.paused and not self._full:
+                self._wait(self._alarm)
 
-    def _wait(self) -> None:
+    def _wait(self, alarm: Alarm) -> None:
         """For the next data event; behind a whole answer, for its end marker."""
-        if self._alarm is None:
-            return
         seconds = self._silence
         if self._patience and self._passage.complete:
             seconds = min(seconds or self._patience, self._patience)
         if seconds:
-            self._alarm.set(seconds)
+            alarm.set(seconds)
 
     @_safely
     def _tell_progress(self) -> None:
@@ -289,7 +290,8 @@ class Relay:
         """The caller has caught up."""
         if self._over or self._finishing or self._full:
             return
-        self._wait()
+        if self._alarm is not None:
+            self._wait(self._alarm)
         if self._progress is not None:
             self._progress.set(self._every)
         if self._floor is not None:
@@ -356,7 +358,7 @@ class Relay:
         if self._progress is not None and not downstream.paused:
             self._progress.set(self._every)
         if not downstream.gone:
-            self._delivered = self._shown()
+            self._delivered = self._passage.text_bytes if self._plain else self._shown()
 
     def _shown(self) -> int:
         """UTF-8 bytes of text that came out of the line so far."""

@@ -62,8 +62,8 @@ class Passage(Learnt, Tube, Protocol):
     """The tube that carries one answer from a provider's dialect to the caller's, and learns from it on the way.
 
     `stopped(True)` gives the dialect's success ending and is called once at most, after `complete` or `ended`. It may
-    also have `take(data)`: the frames of a known shape that a read begins with (`shortcut.Taken`), None to read on
-    frame by frame; `complaint(problem)`: the frames of an error in mid-stream, None for the usual one; `progress()`:
+    also have `take(data)`: the frames that a read begins with, as far as they are known (`series.Batch`), None to read
+    on frame by frame; `complaint(problem)`: the frames of an error in mid-stream, None for the usual one; `progress()`:
     frames that say in a long silence that the answer is still being made; `patience`: the most seconds that the end
     marker of a `complete` answer is waited for; `ending(usage)`: the legal last frames of an answer that is stopped
     early, with these counters, None where nothing of it was given yet; and `shown_bytes`: how much of `text_bytes` is

@@ -24,6 +24,10 @@ _TEXT = re.compile(rb'(?:[^\x00-\x1f\\"]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9
 _OBJECT = re.compile(rb"\{[\x20-\x7e]*\}").fullmatch
 
 
+Pieces = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
+"""A frame's constant bytes around at most two holes, as it came, and the same as it goes out."""
+
+
 class Shape(NamedTuple):
     """head + text + middle + filler + tail; `middle` is empty where there is no second hole (`obfuscation`).
 
@@ -36,21 +40,29 @@ class Shape(NamedTuple):
     head_out: bytes
     middle_out: bytes
     tail_out: bytes
+    left: int
+    right: int
+    """How much is before a text, and behind it."""
+
+    @classmethod
+    def of(cls, found: Pieces) -> Shape:
+        """The shape of these pieces."""
+        return cls(*found, len(found[0]), len(found[2]))
 
     def take(self, data: bytes, *, empty: bool = True) -> Batch | None:
         """As many whole frames of this shape as `data` begins with, edited; None when there is none.
 
         `empty`: also those whose text is empty.
         """
-        head, middle, tail, head_out, _, tail_out = self
+        head, middle, tail, head_out, _, tail_out, left, right = self
         if not data.startswith(head):
             return None
         if not middle and data.endswith(tail):  # most often: one frame
-            text = data[len(head) : -len(tail)]
+            text = data[left:-right]
             if is_easy(text):
-                size = len(text)
-                if len(head) + size + len(tail) == len(data) and (size or empty):  # they do not overlap
-                    return Batch(head_out + text + tail_out, 1, 1, size, len(data))
+                size, whole = len(text), len(data)
+                if left + size + right == whole and (size or empty):  # they do not overlap
+                    return Batch(head_out + text + tail_out, 1, 1, size, whole)
         texts = self._texts(data)
         if not empty and b"" in texts:
             texts = texts[: texts.index(b"")]
@@ -61,7 +73,7 @@ class Shape(NamedTuple):
         if not texts:
             return None
         count = len(texts)
-        used = count * (len(head) + len(tail)) + len(said)
+        used = count * (left + right) + len(said)
         if middle:
             texts, said = self._refilled(texts)
         out = head_out + (tail_out + head_out).join(texts) + tail_out
@@ -172,10 +184,6 @@ def is_text(data: bytes) -> bool:
     return True
 
 
-Pieces = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
-"""A frame's constant bytes around at most two holes, as it came, and the same as it goes out."""
-
-
 def pieces(frame: Frame, made: Frame | None, holes: list[bytes]) -> Pieces | None:
     """The constant bytes of a frame that goes out as `made`, None: not at all. None where they cannot be told.
 
@@ -208,7 +216,7 @@ def around(text: str, frame: Frame, made: Frame) -> Shape | None:
     if b"_call" in raw or b"\r" in raw or raw.count(b"\n\n") != 1 or not raw.endswith(b"\n\n"):
         return None
     (head, _, tail), (head_out, _, tail_out) = raw.partition(hole), out.partition(hole)
-    return Shape(head + b'"', b"", b'"' + tail, head_out + b'"', b"", b'"' + tail_out)
+    return Shape.of((head + b'"', b"", b'"' + tail, head_out + b'"', b"", b'"' + tail_out))
 
 
 def text_holes(chunk: dict[str, Any]) -> list[bytes] | None:

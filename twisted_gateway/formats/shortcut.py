@@ -195,7 +195,7 @@ class Shortcuts:
         self._opening = opening
         for head, middle, tail, head_out, middle_out, tail_out in self._envelope.texts:
             known = (opening.came + head, middle, tail, opening.goes + head_out, middle_out, tail_out)
-            self._shapes.append(Shape(*known))
+            self._shapes.append(Shape.of(known))
         return opening
 
     def take(self, data: bytes) -> Batch | None:
@@ -245,7 +245,7 @@ class Shortcuts:
         if found is None:
             return
         self._own += 1
-        self._shapes.append(Shape(*found))
+        self._shapes.append(Shape.of(found))
         if self._envelope is None or self._opening is None or chunk["choices"][0].get("index") != 0:
             return
         if self._habits.lesson():

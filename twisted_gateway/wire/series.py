@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from twisted_gateway.facts import fact
 from twisted_gateway.wire.sse import Frame, TooLong
 
 
-class Batch(NamedTuple):
+@fact
+class Batch:
     """What a read becomes: bytes for one write, how many data frames they are, how many data events were read.
 
     Of a read that was known by its bytes also: the bytes of its text, and how many of its own bytes are used up.
