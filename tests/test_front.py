@@ -154,6 +154,7 @@ def test_a_websocket_is_told_to_post(prefix, word):
     talk = Talk(site(room.resource(), clock, room))
     handshake = f"connection: Upgrade\r\nupgrade: {word}\r\nsec-websocket-version: 13\r\nsec-websocket-key: QUJD\r\n"
     talk.send(f"GET {prefix}/v1/responses HTTP/1.1\r\nhost: h\r\n{handshake}\r\n".encode())
+    assert talk.raw.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
     said = talk.answer("GET")
     assert said.status == 426
     assert said.headers["upgrade"] == "HTTP/1.1"

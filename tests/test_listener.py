@@ -407,16 +407,24 @@ def run(clock, seconds):
         clock.advance(0.25)
 
 
-@pytest.mark.parametrize("data", [b"P", b"POST / HTTP/1.1\r\n", post()[:-2], b"\r\n"])
+@pytest.mark.parametrize("data", [b"P", b"POST / HTTP/1.1\r\n", post()[:-2], b"\r\nP", b"\r\n\r"])
 def test_a_head_has_twenty_seconds(talk, clock, data):
     one = talk().send(data)
     run(clock, 19)
     assert one.raw == b""
     run(clock, 2.5)
-    if data == b"\r\n":
-        return
     check_refused(one.answer(), 408, "the request's head came too slowly")
     assert one.answer().json["error"]["type"] == "timeout"
+
+
+@pytest.mark.parametrize("line", [b"\r", b"\r\n"])
+def test_an_empty_line_behind_a_body_is_no_request(talk, clock, line):
+    """Some old clients send one (RFC 9112, 2.2)."""
+    one = talk().send(counted(b"abc") + line)
+    run(clock, 60)
+    assert [said.status for said in one.answers()] == [200]
+    one.send((b"\n" if line == b"\r" else b"") + counted(b"abc"))
+    assert [said.status for said in one.answers()] == [200, 200]
 
 
 def test_a_dripping_head_is_not_patience(talk, clock):

@@ -37,6 +37,7 @@ from twisted_gateway.downstream import when_left
 from twisted_gateway.errors import Problem, Refused, our_fault, quoted
 from twisted_gateway.exchange import Endpoint, Exchange
 from twisted_gateway.formats.complaints import BY_DIALECT, dialect_of
+from twisted_gateway.intake import status_of
 from twisted_gateway.wire.requests import RequestHead
 
 ENDPOINTS = (
@@ -303,7 +304,7 @@ class Front:
         headers = CallerHeaders(head.headers)
         body = BY_DIALECT[dialect_of(self.plain_path(head.path))].body(problem)
         lines = [
-            b"HTTP/1.1 %d %s" % (problem.status, _REASONS.get(problem.status, b"Error")),
+            b"HTTP/1.1 " + status_of(problem.status),
             b"content-type: application/json",
             b"content-length: %d" % len(body),
             b"connection: close",
@@ -429,16 +430,6 @@ class _Root(KleinResource):
 
 def _cancelled(failure: Failure) -> None:
     failure.trap(CancelledError)
-
-
-_REASONS = {
-    400: b"Bad Request",
-    401: b"Unauthorized",
-    408: b"Request Timeout",
-    413: b"Content Too Large",
-    431: b"Request Header Fields Too Large",
-    503: b"Service Unavailable",
-}
 
 
 def _router_problem(status: int, code: str, message: str) -> Problem:

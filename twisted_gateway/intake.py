@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from http import HTTPStatus
 from typing import Any
 
 import attrs
@@ -15,6 +16,13 @@ from twisted.web.http_headers import Headers
 
 from twisted_gateway.errors import Problem, no_room, too_large
 from twisted_gateway.wire.requests import RequestHead
+
+_PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+
+
+def status_of(code: int) -> bytes:
+    """A status as an answer's first line says it; providers' own ones are passed on too."""
+    return b"%d %b" % (code, _PHRASES.get(code, b"Unknown Status"))
 
 
 @attrs.frozen(kw_only=True)
@@ -205,7 +213,7 @@ class Request(server.Request):
         if self.code == 200:
             first = self.clientproto + b" 200 OK\r\nDate: " + self.site.date()
         else:
-            first = b"%b %d %b\r\nDate: %b" % (self.clientproto, self.code, self.code_message, self.site.date())
+            first = b"%b %b\r\nDate: %b" % (self.clientproto, status_of(self.code), self.site.date())
         counted = self._counted
         self.lines = []
         made = self.__dict__.get("responseHeaders")

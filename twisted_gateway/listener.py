@@ -146,7 +146,7 @@ class Channel:
         finally:
             self._going_on = False
         ready = self._answering is None and not (self.refusing or self._waiting)
-        receiving = ready and bool(self._incoming or self._reader.rest)
+        receiving = ready and self._reader.begun
         self.site.note_receiving(self, receiving)
 
     def _read(self) -> bool:

@@ -68,6 +68,11 @@ class RequestReader(Body):
         self.rest = b""
         self.finished = True
 
+    @property
+    def begun(self) -> bool:
+        """Whether any of a request is there: an empty line is none."""
+        return not self.finished or self.rest not in (b"", b"\r", b"\r\n")
+
     def feed(self, data: bytes) -> None:
         """One read of the socket."""
         self.rest = self.rest + data if self.rest else data
