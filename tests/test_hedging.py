@@ -14,7 +14,6 @@ from twisted_gateway.metrics import Metrics
 from twisted_gateway.policies.accounting import _count_attempts
 from twisted_gateway.records import record
 
-from .doubles.timers import timers
 from .exchanges import group
 from .fleet import STALL, Fleet, Limits, status, target
 from .test_every_road import SAID
@@ -49,7 +48,7 @@ class Track:
         return self.two.run() if self.second else None
 
     def over(self):
-        assert timers(self.clock) == []
+        assert self.clock.getDelayedCalls() == []
 
 
 def test_a_first_in_time_runs_alone():

@@ -280,6 +280,16 @@ def test_many_lines_of_calls_are_not_kept_until_then(pipe: tuple[int, int]) -> N
     assert early + messages(drained(reader)) == [b"%d" % number for number in range(100)] + [b"last"]
 
 
+def test_the_last_lines_of_calls_leave_no_timer(pipe: tuple[int, int]) -> None:
+    reader, fd = pipe
+    clock = Clock()
+    log = Log(LineWriter(clock, fd))
+    log.write(LogLevel.info, "t", "last", {})
+    log.writer.stop()
+    assert messages(drained(reader)) == [b"last"]
+    assert clock.getDelayedCalls() == []
+
+
 def test_other_lines_come_behind_those_of_calls_before_them(pipe: tuple[int, int]) -> None:
     reader, fd = pipe
     log = Log(LineWriter(Clock(), fd))

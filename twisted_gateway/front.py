@@ -60,22 +60,27 @@ def _raw_name(name: str) -> bytes:
 class CallerHeaders:
     """The caller's request headers as policies read them. A repeated header counts with its first value."""
 
-    __slots__ = ("_first", "_pairs")
+    __slots__ = ("_pairs",)
 
     def __init__(self, given: Headers | Sequence[tuple[bytes, bytes]]) -> None:
         if isinstance(given, Headers):
             given = [(name.lower(), value) for name, values in given.getAllRawHeaders() for value in values]
         self._pairs = given
-        self._first = dict(reversed(given))
 
     def raw(self, name: bytes) -> bytes | None:
         """The first value of a header (lower case) as it came, or None."""
-        return self._first.get(name)
+        for key, value in self._pairs:
+            if key == name:
+                return value
+        return None
 
     def get(self, name: str) -> str | None:
         """The first value of a header, or None."""
-        value = self._first.get(_raw_name(name))
-        return None if value is None else value.decode("utf-8", "surrogateescape")
+        wanted = _raw_name(name)
+        for key, value in self._pairs:
+            if key == wanted:
+                return value.decode("utf-8", "surrogateescape")
+        return None
 
     def all(self, name: str) -> list[str]:
         """All values of a header, in order."""

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from twisted_gateway.formats.row import Passage
-from twisted_gateway.formats.shortcut import Taken
-from twisted_gateway.wire.series import Gate, Series, WholeBody
+from twisted_gateway.wire.series import Batch, Gate, Series, WholeBody
 from twisted_gateway.wire.sse import Frame, Reader, TooLong, encode
 
-_MOST_MISSES = 3
-
-
-class Batch(NamedTuple):
-    """What one read becomes: bytes for one write, how many data frames they are, how many data events were read."""
-
-    data: bytes
-    frames: int
-    events: int
+_MOST_MISSES = 5
 
 
 class Line:
@@ -27,7 +17,7 @@ class Line:
     Frames that the passage knows by their bytes are not understood, and only taken apart for a policy that sees them.
     """
 
-    __slots__ = ("_lasting", "_mute", "_passage", "_passes_overruns", "_reader", "_take", "gates")
+    __slots__ = ("_knew", "_lasting", "_mute", "_passage", "_passes_overruns", "_reader", "_take", "gates")
 
     def __init__(self, reader: Reader | WholeBody, passage: Passage, gates: Sequence[Gate] = ()) -> None:
         self._reader = reader
@@ -37,8 +27,9 @@ class Line:
         self._lasting = tuple([gate for gate in gates if getattr(gate, "lasting", False)]) if gates else ()
         streams = isinstance(reader, Reader)
         self._mute = False
-        self._take: Callable[[bytes], Taken | None] | None = getattr(passage, "take", None) if streams else None
-        hearing_only = all(getattr(gate, "listening", False) for gate in gates)
+        self._knew = False  # all of the last read was known, so that the reader has not seen it
+        self._take: Callable[[bytes], Batch | None] | None = getattr(passage, "take", None) if streams else None
+        hearing_only = not gates or all(getattr(gate, "listening", False) for gate in gates)
         self._passes_overruns: bool = streams and hearing_only and getattr(passage, "passes_overruns", False)
 
     def cleaned(self, words: str) -> str:
@@ -49,34 +40,44 @@ class Line:
         """Nobody reads what comes out any more: it is only learnt from, and only `lasting` gates see it."""
         self.gates = Series(self._lasting) if self._lasting else None
         self._mute = True
+        if self.gates is None and not self._passes_overruns:
+            self._take = None
 
     def read(self, data: bytes) -> Batch:
         """One read. An event over the size limit passes unread where nobody needs to read it (`streaming.md` 7).
 
         Raises `wire.sse.TooLong` where somebody does, and `errors.StrayFrame` where the passage cannot carry on.
         """
-        reader, take, passage = self._reader, self._take, self._passage
-        if not self._passes_overruns or not isinstance(reader, Reader):
-            if take is None or self.gates is None or not isinstance(reader, Reader):
-                return self.frames(reader.received(data))
-            return self._taken(reader, take, self.gates, data)
+        reader, take, gates = self._reader, self._take, self.gates
+        taken = take(data) if take is not None and (self._knew or reader.between_frames) else None
+        self._knew = gates is None and taken is not None and taken.used == len(data)
+        if self._knew and taken is not None:  # most often: one frame
+            return taken
+        if not isinstance(reader, Reader):
+            return self.frames(reader.received(data))
+        if self._passes_overruns or (gates is None and take is not None):
+            return self._passed(reader, data, taken)
+        if gates is None or take is None:
+            return self.frames(reader.received(data))
+        return self._taken(reader, gates, data, taken)
+
+    def _passed(self, reader: Reader, data: bytes, taken: Batch | None) -> Batch:
+        """One read, of which only the passage must understand something. `taken` is what it begins with, if known."""
+        passage, take = self._passage, self._take
         parts: list[bytes] = []
         count = events = 0
         misses = 0 if take is not None else _MOST_MISSES
-        while data and passage.failure is None and not passage.ended:
-            if take is not None and misses < _MOST_MISSES and reader.between_frames:
-                taken = take(data)
-                if taken is not None:
-                    if self.gates is not None:
-                        self.gates.received(list(map(_frame, taken.data.split(b"\n\n")[:-1])))
-                    if taken.used == len(data) and not parts and not self._mute:  # most often: one frame
-                        return Batch(taken.data, taken.frames, taken.frames)
-                    parts.append(taken.data)
-                    count += taken.frames
-                    events += taken.frames
-                    data = data[taken.used :]
-                    misses = 0
-                    continue
+        while True:
+            if taken is not None:
+                if self.gates is not None:
+                    self.gates.received(_frames(taken.data))
+                parts.append(taken.data)
+                count += taken.frames
+                events += taken.events
+                data = data[taken.used :]
+                misses, taken = 0, None
+            if not data or passage.failure is not None or passage.ended:
+                break
             if reader.in_overrun:
                 passed, data = reader.overrun(data)
                 parts.append(passed)
@@ -89,6 +90,8 @@ class Line:
             try:
                 frames = reader.received(piece)
             except TooLong as error:
+                if not self._passes_overruns:
+                    raise
                 frames = error.frames
                 passed, _ = reader.overrun()
             made = passage.received(frames)
@@ -98,28 +101,31 @@ class Line:
             parts.append(passed) if passed else None
             count += len(made) + bool(passed)
             events += len(frames)
+            if take is not None and data and misses < _MOST_MISSES and reader.between_frames:
+                taken = take(data)
         return Batch(parts[0] if len(parts) == 1 else b"".join(parts), count, events)
 
-    def _taken(self, reader: Reader, take: Callable[[bytes], Taken | None], gates: Gate, data: bytes) -> Batch:
+    def _taken(self, reader: Reader, gates: Gate, data: bytes, taken: Batch | None) -> Batch:
         """One read for gates: frames that are known by their bytes are taken apart, but not understood."""
-        passage = self._passage
+        passage, take = self._passage, self._take
         made: list[Frame] = []
         events = misses = 0
-        while data and passage.failure is None and not passage.ended:
-            if misses < _MOST_MISSES and reader.between_frames:
-                taken = take(data)
-                if taken is not None:
-                    made += map(_frame, taken.data.split(b"\n\n")[:-1])
-                    events += taken.frames
-                    data = data[taken.used :]
-                    misses = 0
-                    continue
+        while True:
+            if taken is not None:
+                made += _frames(taken.data)
+                events += taken.events
+                data = data[taken.used :]
+                misses, taken = 0, None
+            if not data or passage.failure is not None or passage.ended:
+                break
             end = data.find(b"\n\n") + 2 if misses < _MOST_MISSES else 0
             piece, data = (data[:end], data[end:]) if end >= 2 else (data, b"")
             misses += 1
             frames = reader.received(piece)
             made += passage.received(frames)
             events += len(frames)
+            if take is not None and data and misses < _MOST_MISSES and reader.between_frames:
+                taken = take(data)
         return _batch(gates.received(made), events)
 
     def frames(self, frames: list[Frame]) -> Batch:
@@ -148,8 +154,13 @@ class Line:
             made = [*self.gates.received(made), *self.gates.stopped(clean)]
         batch = _batch(made, 0)
         if isinstance(self._reader, Reader) and self._reader.in_overrun:  # what follows must not become a part of it
-            return batch._replace(data=b"\n\n" + batch.data)
+            return Batch(b"\n\n" + batch.data, batch.frames, batch.events)
         return batch
+
+
+def _frames(data: bytes) -> list[Frame]:
+    """Frames of one `data:` line each, taken apart."""
+    return list(map(_frame, data.split(b"\n\n")[:-1]))
 
 
 def _frame(raw: bytes) -> Frame:

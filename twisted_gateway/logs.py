@@ -218,10 +218,10 @@ class LineWriter:
     def stop(self, patience: float = 1.0) -> None:
         """At the process's end: write all that is kept, waiting at most `patience` seconds for a slow reader."""
         with self._lock:
+            self._write(patience)
             if self._timer is not None and self._timer.active():
                 self._timer.cancel()
             self._timer = None
-            self._write(patience)
 
     def _arm(self) -> None:
         if self._timer is None and (self._lines or self._expected is not None):

@@ -32,8 +32,8 @@ from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Usage
 from twisted_gateway.facts import fact
 from twisted_gateway.floor import Floor
 from twisted_gateway.formats.row import Learnt, Passage
-from twisted_gateway.line import Batch, Line
-from twisted_gateway.wire.series import Gate
+from twisted_gateway.line import Line
+from twisted_gateway.wire.series import Batch, Gate
 from twisted_gateway.wire.sse import Frame, TooLong, encode
 
 _NOTHING = Batch(b"", 0, 0)
@@ -89,7 +89,7 @@ class Relay:
     __slots__ = (
         "_alarm", "_alarms", "_answer", "_attempt", "_clock", "_delivered", "_downstream", "_every",
         "_exchange", "_finishing", "_floor", "_full", "_headers", "_line", "_over", "_passage", "_patience",
-        "_progress", "_rule", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
+        "_plain", "_progress", "_rule", "_shows", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +118,8 @@ class Relay:
         self._stream = exchange.call.stream
         self._silence = waits.silence or 0.0
         self._patience: float = getattr(passage, "patience", 0.0)
+        self._shows = hasattr(passage, "shown_bytes")
+        self._plain = not self._shows and self._line.gates is None  # all that is read is shown
         waited = self._stream and (self._silence or self._patience)
         self._alarm = Alarm(clock, self._silent) if waited else None
         # a policy that holds text back must not be passed by, so there is no progress beside one
@@ -145,9 +147,9 @@ class Relay:
             self._floor = Floor(self._rule, self._clock.seconds())
             self._slow.set(self._rule.window_secs)
         self._downstream.join(self)
-        if not self._downstream.paused:
-            self._wait()
         self._answer.join(self)
+        if self._alarm is not None and not (self._over or self._finishing or self._full or self._downstream.paused):
+            self._wait(self._alarm)
         if self._stream and not self._over and not self._exchange.late_head:
             self._downstream.flush_head()
         if self._downstream.paused and not self._over:  # joining goes on reading
@@ -169,7 +171,7 @@ class Relay:
     @_safely
     def answer_began(self, frames: list[Frame], data: bytes) -> None:
         """What was read before the relay joined: one write."""
-        self._take(lambda: self._line.frames(frames), lambda: self._line.read(data))
+        self._take(frames, data)
 
     def answer_read(self, data: bytes) -> None:
         """One read: through the line and out, in one write."""
@@ -189,7 +191,7 @@ class Relay:
     def answer_ended(self, problem: Problem | None, frames: list[Frame]) -> None:
         """The provider's transfer is over; whether the answer is whole is the dialect's own question (section 10)."""
         if frames:
-            self._take(lambda: self._line.frames(frames))
+            self._take(frames)
         if self._over or self._finishing:
             return
         if self._passage.complete:
@@ -197,19 +199,20 @@ class Relay:
         else:
             self._broken(problem or broken_off())
 
-    def _take(self, *stages: Callable[[], Batch]) -> None:
-        """What several pieces become, in one write; those before a bad one are still told."""
-        batch = _NOTHING
-        for stage in stages:
-            if self._over or self._passage.ended or self._passage.failure is not None:
-                break
-            try:
-                batch = _joined(batch, stage())
-            except (StrayFrame, TooLong) as error:
-                self._write(batch)
-                self._broken(undecodable(str(error)))
-                return
-        if not self._over:
+    def _take(self, frames: list[Frame], data: bytes = b"") -> None:
+        """What frames and the bytes behind them become, in one write; what is before a bad one is still told."""
+        if self._over:
+            return
+        line, passage, batch = self._line, self._passage, _NOTHING
+        try:
+            if frames and not passage.ended and passage.failure is None:
+                batch = line.frames(frames)
+            if data and not passage.ended and passage.failure is None:
+                batch = _joined(batch, line.read(data))
+        except (StrayFrame, TooLong) as error:
+            self._write(batch)
+            self._broken(undecodable(str(error)))
+        else:
             self._pass(batch)
 
     def _pass(self, batch: Batch) -> None:
@@ -230,18 +233,16 @@ class Relay:
                 self._pace(gates is not None and gates.full)
             if self._floor is not None:
                 self._floor.fed(self._clock.seconds(), passage.text_bytes)
-            if batch.events and not self._downstream.paused and not self._full:
-                self._wait()
+            if batch.events and self._alarm is not None and not self._downstream.paused and not self._full:
+                self._wait(self._alarm)
 
-    def _wait(self) -> None:
+    def _wait(self, alarm: Alarm) -> None:
         """For the next data event; behind a whole answer, for its end marker."""
-        if self._alarm is None:
-            return
         seconds = self._silence
         if self._patience and self._passage.complete:
             seconds = min(seconds or self._patience, self._patience)
         if seconds:
-            self._alarm.set(seconds)
+            alarm.set(seconds)
 
     @_safely
     def _tell_progress(self) -> None:
@@ -289,7 +290,8 @@ class Relay:
         """The caller has caught up."""
         if self._over or self._finishing or self._full:
             return
-        self._wait()
+        if self._alarm is not None:
+            self._wait(self._alarm)
         if self._progress is not None:
             self._progress.set(self._every)
         if self._floor is not None:
@@ -344,25 +346,25 @@ class Relay:
             self._end(Outcome.BROKEN)
 
     def _write(self, batch: Batch) -> None:
-        data, frames, _ = batch
+        data, downstream = batch.data, self._downstream
         if not data:
             return
-        if self._stream:
-            if self._exchange.committed is None:
-                self._downstream.commit(self._headers)
-            self._downstream.write(data, frames)
-            if self._progress is not None and not self._downstream.paused:
-                self._progress.set(self._every)
-            self._wrote()
-        else:
+        if not self._stream:
             self._whole = data if self._whole is None else self._whole + data
+            return
+        if self._exchange.committed is None:
+            downstream.commit(self._headers)
+        downstream.write(data, batch.frames)
+        if self._progress is not None and not downstream.paused:
+            self._progress.set(self._every)
+        if not downstream.gone:
+            self._delivered = self._passage.text_bytes if self._plain else self._shown()
 
-    def _wrote(self) -> None:
-        """All the text that came out of the line so far is with the caller's socket, while there is one."""
-        if not self._downstream.gone:
-            shown: int = getattr(self._passage, "shown_bytes", self._passage.text_bytes)
-            gates = self._line.gates
-            self._delivered = shown if gates is None else shown - gates.withheld
+    def _shown(self) -> int:
+        """UTF-8 bytes of text that came out of the line so far."""
+        passage, gates = self._passage, self._line.gates
+        shown: int = passage.shown_bytes if self._shows else passage.text_bytes  # type: ignore[attr-defined]
+        return shown if gates is None else shown - gates.withheld
 
     def _finish(self, batch: Batch) -> None:
         """The provider has said everything: the success ending follows, when no gate holds anything any more."""
@@ -388,7 +390,8 @@ class Relay:
             self._downstream.finish()
         elif self._whole is not None:
             self._downstream.answer(self._whole, self._headers)
-            self._wrote()
+            if not self._downstream.gone:
+                self._delivered = self._shown()
         self._end(Outcome.STOPPED if self._stopping else Outcome.COMPLETE)
 
     def _broken(self, problem: Problem, outcome: Outcome | None = None) -> None:
@@ -453,7 +456,7 @@ class Relay:
         attempt.noise = passage.noise
         attempt.ended = self._clock.seconds()
         problem = attempt.problem
-        attempt.ended_by = outcome.value if problem is None else ended_by(problem)
+        attempt.ended_by = str(outcome) if problem is None else ended_by(problem)
         self._downstream.join(None)
         if not self.done.called:
             self.done.callback(outcome) if unbound is None else self.done.errback(unbound)

@@ -8,6 +8,7 @@ from typing import Any
 from twisted_gateway.config.resources import RequestEdits, ResponseQuirks
 from twisted_gateway.exchange import Call, Target
 from twisted_gateway.formats.openai_chat import Chunks
+from twisted_gateway.formats.shortcut import Habits
 from twisted_gateway.wire.sse import Frame, Reader, encode
 
 from ..exchanges import model, provider_key
@@ -34,9 +35,11 @@ def chat_call(usage_shown: bool = True, stream: bool = True) -> Call:
     return Call(model="gpt", stream=stream, body=b"{}", usage_shown=usage_shown)
 
 
-def chunks_tube(usage_shown: bool = True, shown: str | None = "gpt", **response: Any) -> Chunks:
-    """The tube of a streamed answer."""
-    return Chunks(chat_call(usage_shown), target(**response), shown, NOW, LETTERS)
+def chunks_tube(
+    usage_shown: bool = True, shown: str | None = "gpt", habits: Habits | None = None, **response: Any
+) -> Chunks:
+    """The tube of a streamed answer; without `habits` it is the first one of its target."""
+    return Chunks(chat_call(usage_shown), target(**response), shown, NOW, LETTERS, habits)
 
 
 def framed(*chunks: Any) -> list[Frame]:

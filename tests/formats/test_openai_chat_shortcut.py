@@ -8,12 +8,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from twisted_gateway.formats import openai_chunks
-from twisted_gateway.formats.shortcut import Shortcuts
+from twisted_gateway.formats.shortcut import Habits, Shortcuts
 from twisted_gateway.wire.sse import Frame, Reader, encode
 
 from ..doubles.cutting import by_sizes
 from ..doubles.recordings import each_recording
-from .making import ROLE, choice, chunk, chunks_tube, dumps, framed, say
+from .making import ROLE, chat_call, choice, chunk, chunks_tube, dumps, framed, say, target
 
 
 class Never(Shortcuts):
@@ -22,10 +22,13 @@ class Never(Shortcuts):
     def take(self, data, *more):
         return None
 
+    def open(self, data):
+        return None
+
 
 def plain(tube):
     """The same tube without shortcuts."""
-    tube._shortcuts = Never()
+    tube._shortcuts = Never(Habits())
     return tube
 
 
@@ -40,7 +43,8 @@ def by_reads(tube, stream, sizes=()):
                 frame, piece = (piece, b"") if end < 2 else (piece[:end], piece[end:])
                 out += map(encode, tube.received(reader.received(frame)))
             else:
-                assert taken.frames == taken.data.count(b"\n\n") > 0
+                assert taken.frames == taken.data.count(b"\n\n")
+                assert taken.events > 0
                 assert piece[: taken.used].endswith(b"\n\n")
                 out.append(taken.data)
                 piece = piece[taken.used :]
@@ -53,14 +57,34 @@ def meaning(data):
     return [frame.data if frame.data[:1] != b"{" else json.loads(frame.data) for frame in Reader().received(data)]
 
 
-def check(stream, sizes=(), **options):
-    fast, slow = chunks_tube(**options), plain(chunks_tube(**options))
-    quick, exact = by_reads(fast, stream, sizes), by_reads(slow, stream)
-    assert meaning(quick) == meaning(exact)
-    for name in ("complete", "ended", "finish_reason", "provider_model", "provider_request_id", "noise", "usage"):
-        assert getattr(fast, name) == getattr(slow, name), name
-    assert (fast.failure is None) == (slow.failure is None)
-    return fast, slow
+def check(stream, sizes=(), before=None, **options):
+    """With and without shortcuts: the first stream of its target, and one behind `before` and behind itself."""
+    slow = plain(chunks_tube(**options))
+    exact = by_reads(slow, stream)
+    habits = Habits()
+    for earlier in (None, before, stamped(stream), stream):
+        if earlier is not None:
+            by_reads(chunks_tube(habits=habits, **options), earlier)
+        fast = chunks_tube(habits=habits, **options)
+        quick = by_reads(fast, stream, sizes)
+        assert meaning(quick) == meaning(exact)
+        for name in (
+            "complete",
+            "ended",
+            "finish_reason",
+            "provider_model",
+            "provider_request_id",
+            "noise",
+            "usage",
+            "text_bytes",
+        ):
+            assert getattr(fast, name) == getattr(slow, name), name
+        assert (fast.failure is None) == (slow.failure is None)
+
+
+def stamped(stream):
+    """The same frames as another answer would have them: with another id and another time."""
+    return stream.replace(b"chatcmpl-1", b"chatcmpl-22").replace(b"1700000000", b"17999")
 
 
 texts = st.one_of(
@@ -157,19 +181,21 @@ runs = st.builds(lambda one, times: one * times, st.lists(frames(), max_size=3),
     shown=st.sampled_from(["gpt", 'a"\u2028', None]),
     by_frames=st.booleans(),
     done=st.booleans(),
+    before=st.lists(frames(), max_size=6).map(b"".join),
 )
-@example([b"data: " + dumps(say(text)) + b"\n\n" for text in ("a", "b", "c", "\\d")], True, "gpt", False, True)
+@example([b"data: " + dumps(say(text)) + b"\n\n" for text in ("a", "b", "c", "\\d")], True, "gpt", False, True, b"")
 @example(
     [b"data: " + dumps(say(text, obfuscation=text)) + b"\n\n" for text in ("a", "b", "c\\", "d")],
     True,
     "gpt",
     True,
     True,
+    b"",
 )
-def test_shortcuts_change_nothing(parts, usage_shown, shown, by_frames, done):
+def test_shortcuts_change_nothing(parts, usage_shown, shown, by_frames, done, before):
     parts = [*parts, b"data: [DONE]\n\n"] if done else parts
     sizes = [len(part) for part in parts] if by_frames else ()
-    check(b"".join(parts), sizes, usage_shown=usage_shown, shown=shown)
+    check(b"".join(parts), sizes, before, usage_shown=usage_shown, shown=shown)
 
 
 @settings(deadline=None, max_examples=200)
@@ -262,7 +288,6 @@ ODD = {
     "finish": chunk(choice({"content": "a"}, "stop")),
     "usage": chunk(choice({"content": "a"}), usage={"prompt_tokens": 1}),
     "error": {"error": {"message": "m"}},
-    "done": b"[DONE]",
     "noise": b"ping",
     "index": say("a", index=1),
     "role": ROLE,
@@ -298,6 +323,16 @@ def test_only_whole_frames_are_taken(cut):
     assert tube.take(b"") is None
 
 
+def test_the_end_marker_is_taken_and_nothing_behind_it():
+    tube = chunks_tube()
+    tube.received(framed(ROLE, say("a"), chunk(choice({}, "stop"))))
+    read = framed(say("c"), b"[DONE]", say("d"))
+    taken = tube.take(b"".join(frame.raw for frame in read))
+    assert (taken.frames, taken.events, taken.used) == (1, 2, len(read[0].raw + read[1].raw))
+    assert tube.ended
+    assert tube.complete
+
+
 def test_nothing_is_taken_after_the_end():
     tube = chunks_tube()
     (frame,) = framed(say("b"))
@@ -310,3 +345,190 @@ def test_a_stream_of_ever_new_shapes_is_not_remembered():
     for frame in framed(*[say("a", id=f"id-{n}") for n in range(500)]):
         assert tube.received([frame])
     assert len(tube._shortcuts._shapes) <= 8
+
+
+# From stream to stream of one target
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+
+
+def answer(number, reason="stop", early=(), **late):
+    """The bytes of a stream's frames: a role, three texts, a reason, usage; `early` and `late` beside the choices."""
+    stamp = {"id": f"chatcmpl-{number}", "created": 1_700_000_000 + number, **dict(early), "choices": []}
+    said = [choice({"content": f"{number} {text}"}) for text in ("a", "b", "c")]
+    counted = {**USAGE, "prompt_tokens_details": {"cached_tokens": number}}
+    chunks = [choice({"role": "assistant", "content": ""}), *said, choice({}, reason)]
+    made = [{**chunk(), **stamp, "choices": [one], **late} for one in chunks]
+    order = ("id", "object", "created", "model", *dict(early), "choices", "usage", *late)
+    made.append({**chunk(), **stamp, "usage": counted, **late})
+    return [frame.raw for frame in framed(*({key: one[key] for key in order if key in one} for one in made), b"[DONE]")]
+
+
+def marked(number):
+    """With a fingerprint, as OpenAI has it."""
+    return answer(number, early={"service_tier": "default", "system_fingerprint": f"fp_%{number}"})
+
+
+def padded(frames):
+    """The same with an `obfuscation` of another length in each frame."""
+    return [frame.replace(b"}\n\n", b',"obfuscation":"%b"}\n\n' % (b"x" * at)) for at, frame in enumerate(frames)]
+
+
+@pytest.mark.parametrize("cut", [None, 1, 700])
+@pytest.mark.parametrize("shown", ["gpt", None])
+@pytest.mark.parametrize("usage_shown", [True, False])
+@pytest.mark.parametrize("write", [answer, marked, lambda n: padded(answer(n))])
+def test_the_next_stream_of_a_target_is_not_decoded(write, usage_shown, shown, cut, decoded):
+    habits = Habits()
+    for number in range(1, 4):
+        stream = b"".join(write(number * 3))
+        slow = plain(chunks_tube(usage_shown, shown))
+        exact = by_reads(slow, stream)
+        decoded.clear()
+        fast = chunks_tube(usage_shown, shown, habits)
+        sizes = () if cut is None else [len(frame) for frame in write(number * 3)] if cut == 1 else [cut] * 20
+        assert by_reads(fast, stream, sizes) == exact
+        if number > 1 and cut != 700:
+            assert not decoded
+        assert fast.usage == slow.usage
+        assert fast.usage.cache_read == number * 3
+        assert (fast.complete, fast.ended, fast.finish_reason) == (True, True, "stop")
+        assert (fast.provider_request_id, fast.text_bytes) == (f"chatcmpl-{number * 3}", slow.text_bytes)
+
+
+OTHERWISE = {
+    "another reason": (4, b'"stop"', b'"length"'),
+    "no reason": (4, b'"stop"', b"null"),
+    "an error": (4, b'"choices":', b'"error":{"message":"m"},"choices":'),
+    "another model": (4, b"gpt-4o-2024", b"gpt-4o-2025"),
+    "another id": (4, b"chatcmpl-2", b"chatcmpl-3"),
+    "another time": (5, b"1700000002", b"1700000003"),
+    "a longer time": (5, b"1700000002", b"17000000021"),
+    "a time that is none": (5, b"1700000002", b"1700000002.5"),
+    "broken usage": (5, b'"prompt_tokens":3', b'"prompt_tokens":'),
+    "usage that ends too soon": (5, b'"prompt_tokens":3', b'"prompt_tokens":3}'),
+    "usage in lines": (5, b'"prompt_tokens":3', b'\ndata: "prompt_tokens":3'),
+    "usage with a name in it": (5, b'"prompt_tokens":3', b'"model":"gpt-4o-2024","prompt_tokens":3'),
+    "usage that is not ASCII": (5, b'"prompt_tokens":3', b'"\xe2\x80\xa8":0,"prompt_tokens":3'),
+    "usage that is a list": (5, b'"usage":{', b'"usage":[],"x":{'),
+    "usage twice": (5, b'"usage":{', b'"usage":{"completion_tokens":9},"usage":{'),
+    "no usage": (5, b'"usage":{', b'"usage":null,"x":{'),
+    "a text": (4, b'"delta":{}', b'"delta":{"content":"x"}'),
+    "an index": (4, b'"index":0', b'"index":1'),
+    "no role": (0, b'"role":"assistant",', b""),
+    "a role": (1, b'"content":', b'"role":"assistant","content":'),
+    "no id": (0, b"chatcmpl-2", b""),
+    "no time": (0, b"1700000002", b"0"),
+    "no choice": (0, b'"delta":{"role":"assistant","content":""}', b'"x":0'),
+    "no choices": (0, b'"choices":[', b'"choices":[],"x":['),
+    "another first time": (0, b"1700000002", b"1700000003"),
+    "a first time that grows": (0, b"1700000002", b"17000000020000000"),
+    "another first model": (0, b"gpt-4o-2024", b"gpt-4o-2025"),
+    "an error at first": (0, b'"choices":', b'"error":{"message":"m"},"choices":'),
+    "a first text": (0, b'"content":""', b'"content":"x"'),
+    "a first reason": (0, b'"finish_reason":null', b'"finish_reason":"stop"'),
+    "a first usage": (0, b"]}", b'],"usage":{"prompt_tokens":3}}'),
+    "a created twice": (0, b"]}", b'],"created":5}'),
+    "an id twice": (0, b"]}", b'],"id":"other"}'),
+    "a model twice": (0, b"]}", b'],"model":"other"}'),
+    "broken at first": (0, b"]}", b"]"),
+    "a quote in the id": (0, b"chatcmpl-2", b'chatcmpl-\\"2'),
+}
+
+
+@pytest.mark.parametrize("usage_shown", [True, False])
+@pytest.mark.parametrize("shown", ["gpt", None])
+@pytest.mark.parametrize(("at", "old", "new"), OTHERWISE.values(), ids=OTHERWISE)
+def test_a_frame_that_is_otherwise_is_decoded(at, old, new, shown, usage_shown):
+    habits = Habits()
+    by_reads(chunks_tube(usage_shown, shown, habits), b"".join(answer(1)))
+    frames = answer(2)
+    assert old in frames[at]
+    frames[at] = frames[at].replace(old, new, 1)
+    for sizes in ((), [len(frame) for frame in frames]):
+        fast, slow = chunks_tube(usage_shown, shown, habits), plain(chunks_tube(usage_shown, shown))
+        assert meaning(by_reads(fast, b"".join(frames), sizes)) == meaning(by_reads(slow, b"".join(frames), sizes))
+        for name in (
+            "complete",
+            "ended",
+            "finish_reason",
+            "provider_model",
+            "provider_request_id",
+            "noise",
+            "usage",
+            "text_bytes",
+        ):
+            assert getattr(fast, name) == getattr(slow, name), name
+        assert (fast.failure is None) == (slow.failure is None)
+
+
+def test_what_is_remembered_of_a_target_is_bounded():
+    habits = Habits()
+    for number in range(1, 200):  # never the same way again
+        by_reads(chunks_tube(habits=habits), b"".join(answer(number, early={"x": f"{number}"})))
+    assert len(habits._envelopes) == 4
+    assert habits._lessons < 2, "the price of a lesson is not paid by each stream"
+    habits = Habits()
+    for number in range(1, 200):
+        by_reads(chunks_tube(habits=habits), b"".join(answer(number, reason=f"r{number}")))
+    (envelope,) = habits._envelopes
+    assert len(envelope.lone) == 8
+    assert len(envelope.texts) == 1
+    habits = Habits()
+    by_reads(chunks_tube(habits=habits), b"".join(answer(1, early={"x": "y" * 5000})))
+    assert not habits._envelopes
+    by_reads(chunks_tube(habits=habits), b"".join(answer(1, reason="y" * 5000)))
+    assert {lone.reason for lone in habits._envelopes[0].lone} == {None}
+
+
+@pytest.mark.parametrize("more", [{"logprobs": {"content": ["secret"]}}, {"delta": {"annotations": ["secret"]}}])
+def test_nothing_that_is_said_is_remembered(more):
+    habits = Habits()
+    tube = chunks_tube(habits=habits)
+    tube.received(framed(ROLE, say("secret"), chunk(choice({"reasoning_content": "secret"}))))
+    tube.received(framed(chunk({**choice({}, "stop"), **more})))
+    assert habits._envelopes
+    assert "secret" not in repr([(one.texts, one.first, one.lone, one.came, one.goes) for one in habits._envelopes])
+
+
+def test_streams_at_the_same_time_teach_the_same():
+    habits = Habits()
+    tubes = [chunks_tube(habits=habits) for _ in range(3)]
+    for frames in zip(*map(marked, range(1, 4)), strict=True):
+        for tube, frame in zip(tubes, frames, strict=True):
+            tube.received(Reader().received(frame))
+    (envelope,) = habits._envelopes
+    assert (len(envelope.texts), len(envelope.first), len(envelope.lone)) == (1, 1, 2)
+
+
+def test_a_target_that_writes_otherwise_from_now_on_is_learnt_anew(decoded):
+    habits = Habits()
+    for number in range(1, 200):
+        by_reads(chunks_tube(habits=habits), b"".join(answer(number, early={"x": "old" if number < 100 else "new"})))
+    decoded.clear()
+    by_reads(chunks_tube(habits=habits), b"".join(answer(201, early={"x": "new"})))
+    assert not decoded
+
+
+def test_a_member_that_comes_twice_is_not_believed_the_first_time():
+    """The first frame begins as known, and takes it back further on."""
+    for again in (b'"created":5', b'"id":"other"', b'"model":"other"'):
+        habits = Habits()
+        by_reads(chunks_tube(habits=habits), b"".join(answer(1)))
+        stream = answer(2)
+        stream[0] = stream[0].replace(b"]}\n\n", b"]," + again + b"}\n\n")
+        fast, slow = chunks_tube(shown=None, habits=habits), plain(chunks_tube(shown=None))
+        assert meaning(by_reads(fast, b"".join(stream))) == meaning(by_reads(slow, b"".join(stream)))
+        assert (fast.provider_model, fast.provider_request_id) == (slow.provider_model, slow.provider_request_id)
+
+
+def test_targets_and_edits_have_habits_of_their_own():
+    from twisted_gateway.formats.openai_chunks import habits_of
+
+    one, other = target(), target(upstream_model="another")
+    known = habits_of("chat", chat_call(), one, "gpt")
+    assert known is habits_of("chat", chat_call(), target(), "gpt")
+    assert known is not habits_of("chat", chat_call(), other, "gpt")
+    assert known is not habits_of("chat", chat_call(usage_shown=False), one, "gpt")
+    assert known is not habits_of("chat", chat_call(), one, None)
+    assert known is not habits_of("chat", chat_call(), target(reasoning_field="thoughts"), "gpt")

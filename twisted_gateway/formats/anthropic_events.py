@@ -87,6 +87,10 @@ class Decoder(Learning):
                 events += self._read(one)
         return events
 
+    def passed(self, text_bytes: int) -> None:
+        """See `row.Decoder`."""
+        self.text_bytes += text_bytes
+
     def stopped(self) -> list[Event]:
         """What an answer without its end marker leaves to say."""
         return [] if self.ended else self._end()

@@ -16,7 +16,7 @@ from twisted_gateway.exchange import Usage
 from twisted_gateway.formats import anthropic_errors, bodies
 from twisted_gateway.formats.anthropic_usage import Counters, written
 from twisted_gateway.formats.learning import Learning
-from twisted_gateway.formats.shortcut import Taken
+from twisted_gateway.wire.series import Batch
 from twisted_gateway.wire.sse import Frame, escape_separators
 
 MESSAGE_STOP = Frame(b'{"type":"message_stop"}', b"message_stop")
@@ -84,7 +84,7 @@ class Events(Native):
         self._begun = False
         self._stopped = False
 
-    def take(self, data: bytes) -> Taken | None:
+    def take(self, data: bytes) -> Batch | None:
         """The text deltas that `data` begins with, as they go out; None when it begins otherwise."""
         if self.ended or self.failure is not None:
             return None
@@ -101,7 +101,7 @@ class Events(Native):
         if not taken.isascii() and not _is_utf8(taken):
             return None
         self.text_bytes += text_bytes
-        return Taken(escape_separators(taken), count, text_bytes, used)
+        return Batch(escape_separators(taken), count, count, text_bytes, used)
 
     def received(self, frames: list[Frame]) -> list[Frame]:
         """The caller's frames for these of the provider; none after the end or an error, whose own frame is given."""

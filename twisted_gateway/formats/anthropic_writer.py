@@ -218,6 +218,10 @@ class StreamWriter(_Writer):
         """See `row.Encoder`."""
         return self._frames.shown_bytes
 
+    def passed(self, text_bytes: int) -> None:
+        """See `row.Encoder`."""
+        self._frames.shown_bytes += text_bytes
+
     def received(self, events: Sequence[Event], learnt: Learnt) -> list[Frame]:
         """The frames of these events; the first event of any kind starts the message."""
         for event in events:

@@ -47,7 +47,7 @@ def refuse(detail: str, param: str | None = None) -> NoReturn:
 def members(body: bytes, headers: Headers) -> Members:
     """The top-level members of a JSON body, undecoded. Raises `Refused` unless it is a UTF-8 JSON object."""
     kind = headers.get("content-type")
-    if kind is None or _JSON_TYPE.fullmatch(kind.strip()) is None:
+    if kind != "application/json" and (kind is None or _JSON_TYPE.fullmatch(kind.strip()) is None):
         refuse(INVALID)
     if body.startswith(b"\xef\xbb\xbf"):
         body = body[3:]
@@ -156,8 +156,8 @@ def _renamed(found: dict[str, Any], source: str, name: str) -> dict[str, Any]:
 
 
 def _clamp(found: dict[str, Any], bounds: Any) -> None:
-    value = plain(found.get("temperature"))
-    if bounds is None or not isinstance(value, int | float) or isinstance(value, bool):
+    value = plain(found.get("temperature")) if bounds is not None else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return
     low, high = bounds.temperature_min, bounds.temperature_max
     clamped = max(value, low) if low is not None else value

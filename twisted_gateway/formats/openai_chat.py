@@ -16,7 +16,7 @@ from twisted_gateway.formats.openai_chat_prompt import prompt
 from twisted_gateway.formats.openai_chat_request import body
 from twisted_gateway.formats.openai_chat_texts import TEXTS
 from twisted_gateway.formats.openai_chunks import DONE as DONE
-from twisted_gateway.formats.openai_chunks import ChunkTube, WholeTube, judge, loads
+from twisted_gateway.formats.openai_chunks import ChunkTube, WholeTube, habits_of, judge, loads
 from twisted_gateway.formats.openai_delta import Choice
 from twisted_gateway.formats.row import Format, Passage, Sent
 from twisted_gateway.wire.sse import Frame
@@ -97,9 +97,9 @@ class Chunks(ChunkTube):
     prefix = "chatcmpl-"
     nothing = {"delta": {}}
 
-    def new_choice(self) -> Choice:
+    def new_choice(self, begun: bool = False) -> Choice:
         """See `ChunkTube`."""
-        return Choice()
+        return Choice(begun=begun)
 
 
 class Whole(WholeTube):
@@ -114,7 +114,9 @@ class Whole(WholeTube):
 
 def passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:
     """The tube for one answer, streamed or whole."""
-    return Chunks(call, target, shown, now, letters) if call.stream else Whole(shown)
+    if not call.stream:
+        return Whole(shown)
+    return Chunks(call, target, shown, now, letters, habits_of(Chunks.kind, call, target, shown))
 
 
 FORMAT = Format(

@@ -85,6 +85,9 @@ class ChatEncoder(AnswerEncoder):
             case Finished(reason):
                 self._finish(index, choice, reason)
 
+    def passed(self, text_bytes: int) -> None:
+        """See `row.Encoder`: nothing is counted here."""
+
     def close(self) -> None:
         """See `AnswerEncoder`."""
         if not self._choices:

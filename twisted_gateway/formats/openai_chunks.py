@@ -17,10 +17,12 @@ from twisted_gateway.formats.bodies import first_object, read
 from twisted_gateway.formats.learning import Learning
 from twisted_gateway.formats.openai_delta import MOST
 from twisted_gateway.formats.openai_usage import read_usage, usage_object
-from twisted_gateway.formats.shortcut import Shortcuts, Taken
+from twisted_gateway.formats.shortcut import Habits, Shortcuts, habits
+from twisted_gateway.wire.series import Batch
 from twisted_gateway.wire.sse import Frame, escape_separators
 
-DONE = Frame(b"[DONE]", b"", b"data: [DONE]\n\n")
+_DONE = b"data: [DONE]\n\n"
+DONE = Frame(b"[DONE]", b"", _DONE)
 _PREAMBLE = frozenset(
     ("id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "usage", "obfuscation")
 )
@@ -71,7 +73,7 @@ class ChunkTube(Learning):
 
     `shown` is the model's name for the caller, or None to keep the provider's. Most chunks differ from the one
     before in a text alone: those go through `shortcuts`, by comparing bytes; all others are decoded, edited, and
-    encoded again only when more than the name changed.
+    encoded again only when more than the name changed. `habits` tell what the frames of such streams are like.
     """
 
     held = 0
@@ -83,7 +85,15 @@ class ChunkTube(Learning):
     nothing: ClassVar[dict[str, Any]]
     """What an entry of `choices` has in place of text when it only brings a finish reason."""
 
-    def __init__(self, call: Call, target: Target, shown: str | None, now: float, letters: str) -> None:
+    def __init__(
+        self,
+        call: Call,
+        target: Target,
+        shown: str | None,
+        now: float,
+        letters: str,
+        habits: Habits | None = None,
+    ) -> None:
         self.usage = Usage()
         self._usage_shown = call.usage_shown
         self._usage_told = False
@@ -93,22 +103,61 @@ class ChunkTube(Learning):
         self._now = int(now)
         self._choices: dict[int, ChoiceState] = {}
         self._reasoning_field = target.model.provider_key.response.reasoning_field
-        self._shortcuts = Shortcuts()
+        self._shortcuts = Shortcuts(habits or Habits())
+        self._unopened = True
         self._stamped: Any = None
         self._stamp = (b"", b"")
 
-    def new_choice(self) -> ChoiceState:
-        """The state of a choice that is seen for the first time."""
+    def new_choice(self, begun: bool = False) -> ChoiceState:
+        """The state of a choice that is seen for the first time; `begun`: of one that has had its first entry."""
         raise NotImplementedError
 
-    def take(self, data: bytes) -> Taken | None:
-        """The frames of a known shape that `data` begins with, as they go out; else None, and nothing has happened."""
-        if self.ended or self.failure is not None:
+    def take(self, data: bytes) -> Batch | None:
+        """The known frames that `data` begins with, as they go out; else None, and nothing has happened."""
+        if self.ended or self.failure is not None or 0 not in self._choices:
             return None
         taken = self._shortcuts.take(data)
-        if taken is not None:
-            self.text_bytes += taken.text_bytes
+        if taken is None or taken.used != len(data):
+            return self._take_on(data, taken)
+        self.text_bytes += taken.text_bytes  # most often: nothing but texts
         return taken
+
+    def _take_on(self, data: bytes, taken: Batch | None) -> Batch | None:
+        """What is behind a run of texts, if it is known: frames without a text, the end marker, another run."""
+        parts: list[bytes] = []
+        frames = events = text_bytes = used = 0
+        while used < len(data) and not self.ended:
+            if taken is not None:
+                parts.append(taken.data)
+                frames += taken.frames
+                events += taken.events
+                text_bytes += taken.text_bytes
+                used += taken.used
+                taken = None
+            elif (found := self._shortcuts.lone(data, used)) is not None:
+                self._learn_lone(found.reason, found.usage)
+                if found.data:
+                    parts.append(found.data)
+                    frames += 1
+                events += 1
+                used = found.end
+            elif data.startswith(_DONE, used):
+                self.ended = self.complete = True
+                events += 1
+                used += len(_DONE)
+            elif (taken := self._shortcuts.take(data[used:])) is None:
+                break
+        self.text_bytes += text_bytes
+        return Batch(b"".join(parts), frames, events, text_bytes, used) if used else None
+
+    def _learn_lone(self, reason: str | None, usage: dict[str, Any] | None) -> None:
+        """What a known frame without a text says: why the first choice ends, or the usage."""
+        if reason is None:
+            read_usage(self.usage, usage)
+            self._usage_told = self._usage_shown
+        else:
+            self._choices[0].finish_reason = self.finish_reason = reason
+            self._see_whether_complete()
 
     def received(self, frames: list[Frame]) -> list[Frame]:
         """The caller's frames for these of the provider; none after the end marker or an error."""
@@ -157,6 +206,9 @@ class ChunkTube(Learning):
             elif data:
                 self.noise += 1
             return None
+        unopened, self._unopened = self._unopened, False
+        if unopened and frame.raw is not None and (known := self._opened(frame.raw)) is not None:
+            return known
         chunk, sound = read(data)
         if sound is not data:
             frame, data = Frame(sound), sound
@@ -167,14 +219,28 @@ class ChunkTube(Learning):
         if "choices" not in chunk:
             self.noise += 1
             return None
-        text_before = self.text_bytes
+        text_before, begun, model = self.text_bytes, 0 in self._choices, chunk.get("model")
         changed = self._edit(chunk)
-        if changed is None:
-            return None
-        made = self._written(frame, data, chunk, changed)
-        if self.text_bytes != text_before:
+        made = self._written(frame, data, chunk, changed) if changed is not None else None
+        if unopened:
+            self._shortcuts.begin(frame, made, chunk, model)
+        if made is not None and self.text_bytes != text_before:
             self._shortcuts.learn(frame, made, chunk)
+        elif chunk["choices"] or not changed:
+            self._shortcuts.learn_lone(frame, made, chunk, first=not begun)
         return made
+
+    def _opened(self, data: bytes) -> Frame | None:
+        """The stream's first frame, if it is known: it begins the first choice, and brings no text."""
+        opening = self._shortcuts.open(data)
+        found = self._shortcuts.lone(data, first=True)
+        if opening is None or found is None or not found.data:
+            return None
+        self._id = self.provider_request_id = opening.id
+        self._created = opening.created
+        self.provider_model = opening.model
+        self._choices[0] = self.new_choice(begun=True)
+        return Frame(found.data[6:-2], b"", found.data)
 
     def _edit(self, chunk: dict[str, Any]) -> bool | None:
         """Edits in place. True when more than the name changed, None when the caller must not see the chunk."""
@@ -187,12 +253,15 @@ class ChunkTube(Learning):
             if not isinstance(choice, dict):
                 raise StrayFrame(f"choices[{position}] is not an object")
             changed = self._edit_choice(choice) or changed
+        self._see_whether_complete()
+        return self._edit_usage(chunk, choices, changed)
+
+    def _see_whether_complete(self) -> None:
         self.complete = bool(self._choices)
         for seen in self._choices.values():
             if seen.finish_reason is None:
                 self.complete = False
                 break
-        return self._edit_usage(chunk, choices, changed)
 
     def _edit_envelope(self, chunk: dict[str, Any]) -> bool:
         changed = False
@@ -282,6 +351,13 @@ class ChunkTube(Learning):
         if frame.raw is not None and not frame.event and frame.raw.isascii():
             return frame
         return Frame(escape_separators(data))
+
+
+def habits_of(kind: str, call: Call, target: Target, shown: str | None) -> Habits:
+    """What is known of the target's streams, as far as they get the same edits."""
+    model = target.model
+    field = model.provider_key.response.reasoning_field
+    return habits(kind, model.id, target.upstream_model, field, shown, call.usage_shown)
 
 
 class WholeTube(Learning):

@@ -12,7 +12,7 @@ from twisted_gateway.exchange import Call, Headers, Target
 from twisted_gateway.formats import bodies, openai_body, openai_errors
 from twisted_gateway.formats.complaints import OPENAI
 from twisted_gateway.formats.neutral import Event, Said
-from twisted_gateway.formats.openai_chunks import DONE, ChunkTube, WholeTube, judge, loads
+from twisted_gateway.formats.openai_chunks import DONE, ChunkTube, WholeTube, habits_of, judge, loads
 from twisted_gateway.formats.openai_completions_chat import CompletionsEncoder, prompt
 from twisted_gateway.formats.openai_completions_texts import TEXTS
 from twisted_gateway.formats.openai_decoder import AnswerDecoder, ChoiceReader
@@ -107,7 +107,7 @@ class Chunks(ChunkTube):
     prefix = "cmpl-"
     nothing = {"text": "", "logprobs": None}
 
-    def new_choice(self) -> Text:
+    def new_choice(self, begun: bool = False) -> Text:
         """See `ChunkTube`."""
         return Text()
 
@@ -122,7 +122,9 @@ class Whole(WholeTube):
 
 def passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:
     """The tube for one answer, streamed or whole."""
-    return Chunks(call, target, shown, now, letters) if call.stream else Whole(shown)
+    if not call.stream:
+        return Whole(shown)
+    return Chunks(call, target, shown, now, letters, habits_of(Chunks.kind, call, target, shown))
 
 
 class TextReader(ChoiceReader):

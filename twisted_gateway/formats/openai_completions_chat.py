@@ -98,6 +98,10 @@ class CompletionsEncoder(AnswerEncoder):
             case Finished(reason, choice=index):
                 self._finish(index, reason)
 
+    def passed(self, text_bytes: int) -> None:
+        """See `row.Encoder`."""
+        self.shown_bytes += text_bytes
+
     def close(self) -> None:
         """See `AnswerEncoder`."""
         for index in self._texts if self._texts or self._reasons else (0,):

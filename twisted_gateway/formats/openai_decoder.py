@@ -85,6 +85,10 @@ class AnswerDecoder(Learning):
         self._learn(events)
         return events
 
+    def passed(self, text_bytes: int) -> None:
+        """See `row.Decoder`."""
+        self.text_bytes += text_bytes
+
     def stopped(self) -> list[Event]:
         """The ends that the provider did not tell of: the answer is whole by its end marker alone."""
         events: list[Event] = []

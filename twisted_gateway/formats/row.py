@@ -62,8 +62,8 @@ class Passage(Learnt, Tube, Protocol):
     """The tube that carries one answer from a provider's dialect to the caller's, and learns from it on the way.
 
     `stopped(True)` gives the dialect's success ending and is called once at most, after `complete` or `ended`. It may
-    also have `take(data)`: the frames of a known shape that a read begins with (`shortcut.Taken`), None to read on
-    frame by frame; `complaint(problem)`: the frames of an error in mid-stream, None for the usual one; `progress()`:
+    also have `take(data)`: the frames that a read begins with, as far as they are known (`series.Batch`), None to read
+    on frame by frame; `complaint(problem)`: the frames of an error in mid-stream, None for the usual one; `progress()`:
     frames that say in a long silence that the answer is still being made; `patience`: the most seconds that the end
     marker of a `complete` answer is waited for; `ending(usage)`: the legal last frames of an answer that is stopped
     early, with these counters, None where nothing of it was given yet; and `shown_bytes`: how much of `text_bytes` is
@@ -74,7 +74,8 @@ class Passage(Learnt, Tube, Protocol):
 class Decoder(Learnt, Protocol):
     """Frames of one dialect to events. Also used beside the line, by whoever reads the meaning.
 
-    Raises `errors.StrayFrame` for what the dialect does not allow; an error object sets `failure` instead.
+    Raises `errors.StrayFrame` for what the dialect does not allow; an error object sets `failure` instead. One with
+    `passed(n)` keeps nothing of a text but its size: frames that say more of it may pass it by, n UTF-8 bytes in all.
     """
 
     def received(self, frames: list[Frame]) -> list[Event]:
@@ -87,7 +88,8 @@ class Decoder(Learnt, Protocol):
 class Encoder(Protocol):
     """Events to frames of one dialect: a stream, or a whole body as one frame given by `stopped`.
 
-    It may have `shown_bytes`: UTF-8 bytes of text in the frames of a stream, where it leaves some out or keeps it.
+    It may have `shown_bytes`: UTF-8 bytes of text in the frames of a stream, where it leaves some out or keeps it; and
+    `passed` (see `Decoder`), if it writes a text the same way whatever was written before.
     """
 
     def received(self, events: Sequence[Event], learnt: Learnt) -> list[Frame]:

@@ -1,127 +1,204 @@
-"""Frames that differ from one before in a text alone need no JSON: they are recognised by their bytes.
+"""Most frames of a stream are known by their bytes and need no JSON: they are like one before, but for a text.
 
-A decoded and edited frame teaches a `_Shape`: the constant bytes around its text, as they came and as they went out.
+A decoded and edited frame teaches a `Shape`: the constant bytes around its text, as they came and as they went out.
 A later frame with exactly these around a text without a bare quote in it is the same JSON but for that text, so it
 needs the same edits. A frame that is not recognised is decoded like the first one: a shortcut never changes what is
 written, only what it costs (`DESIGN.md` section 4, road (a)).
+
+Streams of one target differ from each other in an id, a time and a fingerprint too, all of which their frames begin
+with. What is behind that are the target's `Habits`: most frames of its next stream are known before they come.
 """
 
 from __future__ import annotations
 
 import re
-from itertools import takewhile
+from collections import deque
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import attrs
-import msgspec
 
-from twisted_gateway.wire.sse import Frame, encode, escape_separators
+from twisted_gateway.formats.shapes import Found, Lone, Pieces, Shape, lone_holes, pieces, text_holes
+from twisted_gateway.wire.series import Batch
+from twisted_gateway.wire.sse import Frame, encode
 
 _MOST = 4
-_SHORT = 20
-_encode = msgspec.json.Encoder().encode
-_EASY = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]*").fullmatch
-_TEXT = re.compile(rb'(?:[^\x00-\x1f\\"]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*').fullmatch
-"""The inside of a JSON string: without anything special, and in general; surrogates are left to the decoder."""
+_LONGEST = 2048
+_LESSONS = 16
+_STREAMS_A_LESSON = 64
+_CHOICES = b'"choices":['
+_EASY = rb"[\x20\x21\x23-\x5b\x5d-\x7e]"
+_STAMP = {
+    "id": b'"(' + _EASY + b'+)"',
+    "created": b"([1-9][0-9]{0,14})",
+    "system_fingerprint": b'"(' + _EASY + b'*)"',
+}
+"""What each stream has for itself, as it is written where nothing is odd."""
+_OWN = (b'"id":', b'"created":', b'"model":')
+"""What a frame says of its stream and not of itself; behind the choices it would say it again."""
 
 
-class Taken(NamedTuple):
-    """Frames that were recognised: their bytes for the caller, how many, the bytes of their text, the bytes used up."""
+class Opening(NamedTuple):
+    """What all frames of one stream begin with, as they come and as they go out, and what that says."""
 
-    data: bytes
-    frames: int
-    text_bytes: int
-    used: int
+    came: bytes
+    goes: bytes
+    id: str
+    created: int
+    model: str
 
 
-@attrs.frozen
-class _Shape:
-    """head + text + middle + filler + tail; `middle` is empty where there is no second hole (`obfuscation`).
+@attrs.define
+class Envelope:
+    """What frames of a target begin with, up to their choices.
 
-    `tail` ends with the frame's blank line.
+    `came` matches that, `goes` are the bytes for the caller, with `%b` for each group; `model` is the provider's name.
     """
 
-    head: bytes
-    middle: bytes
-    tail: bytes
-    head_out: bytes
-    middle_out: bytes
-    tail_out: bytes
-    around: int
-    """Length of head and tail."""
+    came: re.Pattern[bytes]
+    goes: bytes
+    model: str
+    texts: deque[Pieces] = attrs.field(factory=lambda: deque(maxlen=_MOST), eq=False)
+    """How frames with a text go on behind it."""
+    first: deque[Lone] = attrs.field(factory=lambda: deque(maxlen=_MOST), eq=False)
+    """Those that begin a choice; behind it, those that end it or tell the usage."""
+    lone: deque[Lone] = attrs.field(factory=lambda: deque(maxlen=2 * _MOST), eq=False)
 
-    def take(self, data: bytes) -> Taken | None:
-        """As many whole frames of this shape as `data` begins with, edited; None when there is none."""
-        if not data.startswith(self.head):
+    def opening(self, data: bytes) -> Opening | None:
+        """What a stream begins with whose first frame is that; None when it begins otherwise."""
+        found = self.came.match(data)
+        if found is None:
             return None
-        if not self.middle and data.endswith(self.tail) and len(data) >= self.around:  # most often: one frame
-            text = data[len(self.head) : len(data) - len(self.tail)]
-            if _EASY(text):
-                return Taken(self.head_out + text + self.tail_out, 1, len(text), len(data))
-        texts = self._texts(data)
-        if self.middle or not _EASY(b"".join(texts)):
-            texts = list(takewhile(self._is_plain, texts))
-        return self._edited(texts) if texts else None
+        return Opening(found[0], self.goes % found.groups(), found["id"].decode(), int(found["created"]), self.model)
 
-    def _texts(self, data: bytes) -> list[bytes]:
-        """The texts of the whole frames of this shape that `data` begins with.
-
-        Cut at the end of the tail, since looking for all that is between two texts would take three times as long.
-        """
-        end = self.tail[-_SHORT:]
-        rest = self.tail[: -len(end)]
-        left, right = len(self.head), -len(rest) or None
-        pieces = data.split(end)
-        pieces.pop()
-        texts = [piece[left:right] for piece in pieces]
-        if not texts or data.startswith(self.head + (self.tail + self.head).join(texts) + self.tail):
-            return texts
-        fit = takewhile(lambda p: len(p) >= left + len(rest) and p.startswith(self.head) and p.endswith(rest), pieces)
-        return [piece[left:right] for piece in fit]
-
-    def _is_plain(self, text: bytes) -> bool:
-        """Whether the text (and its filler) is the inside of a JSON string."""
-        if self.middle:
-            text, found, filler = text.partition(self.middle)
-            if not found or not _is_text(filler):
-                return False
-        return _is_text(text)
-
-    def _edited(self, texts: list[bytes]) -> Taken:
-        count = len(texts)
-        text_bytes = sum(map(len, texts))
-        used = count * self.around + text_bytes
-        if self.middle:
-            parts = [text.partition(self.middle) for text in texts]
-            text_bytes = sum(len(text) for text, _, _ in parts)
-            texts = [text + self.middle_out + filler for text, _, filler in parts]
-        out = self.head_out + (self.tail_out + self.head_out).join(texts) + self.tail_out
-        return Taken(escape_separators(out), count, text_bytes, used)
+    def keep(self, found: Pieces, opening: Opening, first: bool | None = None, reason: str | None = None) -> None:
+        """How a frame goes on behind the opening, for later streams: one with a text, where `first` is None."""
+        head, middle, tail, head_out, middle_out, tail_out = found
+        hidden = not head_out
+        rest = b"".join(found[:3])[len(opening.came) :]
+        if not head.startswith(opening.came) or not (hidden or head_out.startswith(opening.goes)):
+            return
+        if len(rest) > _LONGEST or any(name in rest for name in _OWN):
+            return
+        kept = (head[len(opening.came) :], middle, tail, head_out[len(opening.goes) :], middle_out, tail_out)
+        if first is None:
+            if kept not in self.texts:
+                self.texts.append(kept)
+            return
+        lone, known = Lone(*kept, first, reason, hidden), self.first if first else self.lone
+        if lone not in known:
+            known.append(lone)
 
 
-def _is_text(data: bytes) -> bool:
-    """Whether it is the inside of a JSON string, in UTF-8; what is not is for whoever decodes the frame."""
-    if _EASY(data):
+def _envelope(raw: bytes, made: bytes, chunk: dict[str, Any], model: str) -> Envelope | None:
+    """The envelope of a frame that was decoded as `chunk`; None where it has none, or an odd one."""
+    came, _, rest = raw.partition(_CHOICES)
+    goes, _, rest_out = made.partition(_CHOICES)
+    if not rest or not rest_out or came.count(b'"model":') != 1 or len(came) > _LONGEST:
+        return None
+    stamp, stamp_out = _stamp(came, chunk), _stamp(goes, chunk)
+    if stamp is None or stamp_out is None or [name for *_, name in stamp] != [name for *_, name in stamp_out]:
+        return None
+    pattern, template, at, at_out = b"", b"", 0, 0
+    for (begin, end, name), (begin_out, end_out, _) in zip(stamp, stamp_out, strict=True):
+        pattern += re.escape(came[at:begin]) + _STAMP[name].replace(b"(", b"(?P<%b>" % name.encode())
+        template += goes[at_out:begin_out].replace(b"%", b"%%") + (b"%b" if name == "created" else b'"%b"')
+        at, at_out = end, end_out
+    pattern += re.escape(came[at:] + _CHOICES)
+    return Envelope(re.compile(pattern), template + (goes[at_out:] + _CHOICES).replace(b"%", b"%%"), model)
+
+
+def _stamp(data: bytes, chunk: dict[str, Any]) -> list[tuple[int, int, str]] | None:
+    """Where a stream's own values are, in their order; None where they are not all there as they are expected."""
+    places = []
+    for name, plain in _STAMP.items():
+        value = chunk.get(name)
+        found = list(re.finditer(b'"%b"(?::%b,)?' % (name.encode(), plain), data))
+        if name == "system_fingerprint" and (not found or not isinstance(value, str)):
+            continue  # it need not have one
+        if len(found) != 1 or found[0][1] != str(value).encode():
+            return None
+        places.append((found[0].start() + len(name) + 3, found[0].end() - 1, name))
+    return sorted(places)
+
+
+class Habits:
+    """What the frames of one target's streams are like. All of these meet the same edits (`habits`).
+
+    No text is kept. What was learnt last is; a lesson has its price, and who never repeats itself soon gives few.
+    """
+
+    __slots__ = ("_envelopes", "_lessons", "_streams")
+
+    def __init__(self) -> None:
+        self._envelopes: deque[Envelope] = deque(maxlen=_MOST)
+        self._lessons = _LESSONS
+        self._streams = 0
+
+    def met(self, data: bytes) -> tuple[Envelope, Opening] | None:
+        """The envelope of a stream whose first frame is that, if it is like those before."""
+        self._streams += 1
+        if self._streams % _STREAMS_A_LESSON == 0 and self._lessons < _LESSONS:
+            self._lessons += 1
+        for envelope in self._envelopes:
+            opening = envelope.opening(data)
+            if opening is not None:
+                return envelope, opening
+        return None
+
+    def learn(self, frame: Frame, made: Frame, chunk: dict[str, Any], model: str) -> tuple[Envelope, Opening] | None:
+        """The envelope of a stream that begins with a frame unlike those before."""
+        if frame.raw is None or frame.event or not self.lesson():
+            return None
+        envelope = _envelope(frame.raw, encode(made), chunk, model)
+        opening = envelope.opening(frame.raw) if envelope is not None else None
+        if envelope is None or opening is None:
+            return None
+        if envelope in self._envelopes:  # another stream has just taught it
+            return self._envelopes[self._envelopes.index(envelope)], opening
+        self._envelopes.append(envelope)
+        return envelope, opening
+
+    def lesson(self) -> bool:
+        """Whether another one is worth its price, which is paid then."""
+        if self._lessons <= 0:
+            return False
+        self._lessons -= 1
         return True
-    if not _TEXT(data):
-        return False
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+
+
+@lru_cache(256)
+def habits(*edits: object) -> Habits:
+    """The habits of a target whose answers get these edits."""
+    return Habits()
 
 
 class Shortcuts:
-    """The shapes of one stream: a few at most, as choices and channels may take turns."""
+    """The frames that one stream is known to have: those it has taught, and those that its target's habits expect."""
 
-    __slots__ = ("_lessons", "_shapes")
+    __slots__ = ("_envelope", "_habits", "_lessons", "_opening", "_own", "_shapes")
 
-    def __init__(self) -> None:
-        self._shapes: list[_Shape] = []
+    def __init__(self, habits: Habits) -> None:
+        self._habits = habits
+        self._envelope: Envelope | None = None
+        self._opening: Opening | None = None
+        self._shapes: list[Shape] = []
+        self._own = 0
         self._lessons = 0
 
-    def take(self, data: bytes) -> Taken | None:
+    def open(self, data: bytes) -> Opening | None:
+        """The stream's first frame: if it begins as those of other streams did, its next frames are known."""
+        met = self._habits.met(data)
+        if met is None:
+            return None
+        self._envelope, opening = met
+        self._opening = opening
+        for head, middle, tail, head_out, middle_out, tail_out in self._envelope.texts:
+            known = (opening.came + head, middle, tail, opening.goes + head_out, middle_out, tail_out)
+            self._shapes.append(Shape.of(known))
+        return opening
+
+    def take(self, data: bytes) -> Batch | None:
         """The frames of one known shape that `data` begins with, as they go out; None when it begins otherwise."""
         for shape in self._shapes:
             taken = shape.take(data)
@@ -129,64 +206,62 @@ class Shortcuts:
                 return taken
         return None
 
+    def lone(self, data: bytes, at: int = 0, *, first: bool = False) -> Found | None:
+        """The known frame without a text that begins there, as it goes out."""
+        envelope, opening = self._envelope, self._opening
+        if envelope is None or opening is None or not data.startswith(opening.came, at):
+            return None
+        at += len(opening.came)
+        for lone in envelope.first if first else envelope.lone:
+            found = lone.found(data, at, opening.goes)
+            if found is not None:
+                return found
+        return None
+
+    def begin(self, frame: Frame, made: Frame | None, chunk: dict[str, Any], model: Any) -> None:
+        """The stream's first frame was decoded as `chunk`, with the provider's `model`: keeps what it begins with.
+
+        Where that was known, but the frame says otherwise further on, nothing is.
+        """
+        opening = self._opening
+        if opening is not None:
+            if (opening.id, opening.created, opening.model) != (chunk["id"], chunk["created"], model):
+                self._envelope = self._opening = None
+                self._shapes.clear()
+        elif made is not None and isinstance(model, str) and model:
+            learnt = self._habits.learn(frame, made, chunk, model)
+            if learnt is not None:
+                self._envelope, self._opening = learnt
+
     def learn(self, frame: Frame, made: Frame, chunk: dict[str, Any]) -> None:
-        """Takes the shape of a frame that was decoded as `chunk` and goes out as `made`, if it has one."""
-        if frame.raw is None or frame.event or len(self._shapes) >= _MOST or self._lessons > 4 * _MOST:
+        """Takes the shape of a frame with a text that was decoded as `chunk` and goes out as `made`, if it has one."""
+        if self._own >= _MOST or self._lessons > 4 * _MOST:
             return
-        holes = _holes(chunk)
+        holes = text_holes(chunk)
         if holes is None:
             return
         self._lessons += 1
-        before, after = _cut(frame.raw, holes), _cut(encode(made), holes)
-        if before is None or after is None:
+        found = pieces(frame, made, holes)
+        if found is None:
             return
-        constant = b"".join(before)
-        if b"\r" in constant or constant.count(b"\n") != 2:
+        self._own += 1
+        self._shapes.append(Shape.of(found))
+        if self._envelope is None or self._opening is None or chunk["choices"][0].get("index") != 0:
             return
-        head, middle, tail = (old if old == new else new for old, new in zip(before, after, strict=True))  # once
-        self._shapes.append(_Shape(*before, head, middle, tail, len(before[0]) + len(before[2])))
+        if self._habits.lesson():
+            self._envelope.keep(found, self._opening)
 
-
-def _holes(chunk: dict[str, Any]) -> list[bytes] | None:
-    """The texts that differ from frame to frame, in order, with the names before them: `"content":"Hel`."""
-    choices = chunk["choices"]
-    if len(choices) != 1 or chunk.get("usage") or choices[0].get("finish_reason") is not None:
-        return None
-    choice = choices[0]
-    delta = choice["delta"] if "delta" in choice else {"text": choice.get("text")}  # legacy completions have no delta
-    said = [(name, text) for name, text in delta.items() if text]
-    if len(said) != 1 or choice.get("logprobs"):
-        return None
-    ((name, text),) = said
-    if name not in ("content", "reasoning_content", "text") or not isinstance(text, str) or not text:
-        return None
-    holes = [_hole(name, text)]
-    filler = chunk.get("obfuscation")
-    if isinstance(filler, str):
-        holes.append(_hole("obfuscation", filler))
-    return None if any(hole is None for hole in holes) else [hole for hole in holes if hole is not None]
-
-
-def _hole(name: str, text: str) -> bytes | None:
-    inner = _encode(text)[1:-1]
-    if b'"' in inner or b"\\" in inner:
-        return None
-    return b'"' + name.encode() + b'":"' + inner + b'"'
-
-
-def _cut(raw: bytes, holes: list[bytes]) -> tuple[bytes, bytes, bytes] | None:
-    """The constant bytes around the holes, or None when they are not found exactly once and in order."""
-    if any(raw.count(hole) != 1 for hole in holes):
-        return None
-    start, end = _span(raw, holes[0])
-    if len(holes) == 1:
-        return raw[:start], b"", raw[end:]
-    second, last = _span(raw, holes[1])
-    if second < end:
-        return None
-    return raw[:start], raw[end:second], raw[last:]
-
-
-def _span(raw: bytes, hole: bytes) -> tuple[int, int]:
-    at = raw.index(hole)
-    return at + hole.index(b'":"') + 3, at + len(hole) - 1
+    def learn_lone(self, frame: Frame, made: Frame | None, chunk: dict[str, Any], *, first: bool) -> None:
+        """Keeps a frame without a text for later streams: the first one, the last one of a choice, the usage."""
+        choices, opening = chunk["choices"], self._opening
+        if opening is None or self._envelope is None:
+            return
+        reason = choices[0].get("finish_reason") if choices else None
+        if bool(choices) is not (first or reason is not None) or (first and reason is not None):
+            return
+        if not self._habits.lesson():
+            return
+        holes = lone_holes(frame, chunk)
+        found = pieces(frame, made, holes) if holes is not None else None
+        if found is not None:
+            self._envelope.keep(found, opening, first, reason)

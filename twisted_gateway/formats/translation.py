@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from twisted_gateway.errors import Problem, StrayFrame, undecodable
 from twisted_gateway.exchange import Usage
+from twisted_gateway.formats.neutral import Event, Said
 from twisted_gateway.formats.row import Decoder, Encoder
+from twisted_gateway.formats.shapes import Shape, around
+from twisted_gateway.wire.series import Batch
 from twisted_gateway.wire.sse import Frame
+
+_LESSONS = 8
 
 
 @attrs.frozen
@@ -37,6 +44,29 @@ class Translation:
         self._encoder = encoder
         self._failure: Problem | None = None
         self._stopped = False
+        self._shape: Shape | None = None
+        self._lessons = _LESSONS
+        passed = [getattr(half, "passed", None) for half in (decoder, encoder)]
+        self._passed: list[Callable[[int], None]] = [] if None in passed else [one for one in passed if one is not None]
+
+    def take(self, data: bytes) -> Batch | None:
+        """The texts that `data` begins with and that are like the last frame's, as they go out; else None."""
+        taken = self._shape.take(data, empty=False) if self._shape is not None else None
+        if taken is not None:
+            self._lessons = _LESSONS
+            for passed in self._passed:
+                passed(taken.text_bytes)
+        return taken
+
+    def _learn(self, frame: Frame, events: list[Event], made: list[Frame]) -> None:
+        """A frame that says nothing but a text, and becomes one that does the same, is like the next ones most often.
+
+        They need not be read while nothing else comes between them.
+        """
+        self._shape = None
+        if len(made) == len(events) == 1 and self._lessons and self._passed and type(events[0]) is Said:
+            self._shape = around(events[0].text, frame, made[0])
+            self._lessons -= self._shape is not None
 
     def received(self, frames: list[Frame]) -> list[Frame]:
         """The caller's frames for these of the provider; what came before a bad one is still told."""
@@ -47,10 +77,11 @@ class Translation:
                 break
             try:
                 events = decoder.received([frame])
-                if events:
-                    made += [one._replace(events=tuple(events)) for one in self._encoder.received(events, decoder)]
+                said = self._encoder.received(events, decoder) if events else []
+                made += said
+                self._learn(frame, events, said)
             except StrayFrame as stray:
-                self._failure = undecodable(str(stray))
+                self._failure, self._shape = undecodable(str(stray)), None
                 break
         return made
 

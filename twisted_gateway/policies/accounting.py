@@ -236,7 +236,7 @@ def _count(accounting: Accounting, settled: Settled, labels: CallLabels) -> None
     if charged.cost_usd:
         metrics.spent(labels, charged.cost_usd * 1e6)
     if path in ROUTED_ENDPOINTS:
-        _count_attempts(metrics.routes, exchange, settled.row)
+        _count_attempts(metrics.routes, exchange)
     if exchange.cache is not None and exchange.cache.policy is not None:
         metrics.cached(exchange.cache.policy, exchange.cache.status, exchange.cache.layer)
     for one in exchange.attempts:
@@ -244,8 +244,9 @@ def _count(accounting: Accounting, settled: Settled, labels: CallLabels) -> None
             metrics.noise("frame", one.noise)
 
 
-def _count_attempts(metrics: RouteMetrics, exchange: Exchange, row: Row | None) -> None:
+def _count_attempts(metrics: RouteMetrics, exchange: Exchange) -> None:
     """Each attempt that turned to a provider, and what it was made for."""
+    row = row_of(exchange)
     for attempt in exchange.attempts:
         model = attempt.target.model
         lost = attempt.ended_by == HEDGE_LOST

@@ -54,13 +54,14 @@ class RequestReader(Body):
     its line ends not counted.
     """
 
-    __slots__ = ("_checked", "_last", "_limit", "_scanned", "rest")
+    __slots__ = ("_checked", "_last", "_limit", "_reused", "_scanned", "rest")
 
     _sizes = _SIZE
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._last: Familiar | None = None
+        self._reused = False
         self._scanned = 0
         self._checked = 0
         self._total = 0
@@ -94,12 +95,17 @@ class RequestReader(Body):
         return found
 
     def _parsed(self, data: bytes) -> RequestHead:
-        """A head whose end is there; callers say the one before again, with another length at most."""
+        """A head whose end is there; callers say the one before again, with another length at most.
+
+        A connection's first one is not remembered: it may be the only one, of a stream that lasts.
+        """
         last = self._last
         found = last.again(data) if last is not None else None
         if found is None:
             found = _parse(data)
-            self._last = Familiar(data, found) if len(data) <= _MOST_REMEMBERED else None
+            if self._reused and len(data) <= _MOST_REMEMBERED:
+                self._last = Familiar(data, found)
+            self._reused = True
         return found
 
     def glimpse(self) -> RequestHead:

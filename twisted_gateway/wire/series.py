@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from twisted_gateway.facts import fact
 from twisted_gateway.wire.sse import Frame, TooLong
+
+
+@fact
+class Batch:
+    """What a read becomes: bytes for one write, how many data frames they are, how many data events were read.
+
+    Of a read that was known by its bytes also: the bytes of its text, and how many of its own bytes are used up.
+    """
+
+    data: bytes
+    frames: int
+    events: int
+    text_bytes: int = 0
+    used: int = 0
 
 
 class Tube(Protocol):
@@ -112,6 +127,9 @@ class WholeBody:
     """A reader for answers that are not streamed: the whole body is one frame, given at its end."""
 
     __slots__ = ("_limit", "_pieces", "_size", "noise")
+
+    between_frames = False
+    """None of its bytes may pass it by."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

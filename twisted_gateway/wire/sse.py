@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 _BOM = b"\xef\xbb\xbf"
 _SEPARATORS = (
@@ -19,13 +19,12 @@ class Frame(NamedTuple):
     """One server-sent event, remembering its bytes.
 
     `raw` is what it came as, line ends made LF, blank line included, or None when somebody made or changed it: then
-    `encode` builds the bytes from `event` and `data`. `events` is its meaning, empty until decoded.
+    `encode` builds the bytes from `event` and `data`.
     """
 
     data: bytes
     event: bytes = b""
     raw: bytes | None = None
-    events: tuple[Any, ...] = ()
 
 
 class TooLong(Exception):
