@@ -19,12 +19,12 @@ from typing import Any
 from bench.inside import AT_ONCE, FRAMES, HEAD, PIECEMEAL, PLAIN, STREAM, WHOLE, Inside, chunk, request, text_frame
 from bench.run import _cpu_model
 from twisted_gateway import charging, providers, records, roads
-from twisted_gateway.deadlines import deadlines
+from twisted_gateway.connection import HeaderLines
 from twisted_gateway.exchange import Exchange, Outcome, Target
 from twisted_gateway.formats.openai_chunks import judge
 from twisted_gateway.line import Line
 from twisted_gateway.policies.accounting import access_fields, settlement
-from twisted_gateway.wire.http1 import ResponseReader, request_head
+from twisted_gateway.wire.http1 import ResponseReader
 from twisted_gateway.wire.requests import RequestReader
 from twisted_gateway.wire.sse import Frame, Reader
 
@@ -115,11 +115,12 @@ def _asked(inside: Inside, exchange: Exchange) -> Iterator[Row]:
     form = gateway.formats[exchange.endpoint.format]
     target = exchange.attempts[0].target
     way = providers.reach(target.model.provider_key, None)
-    lines = [(b"host", b"x"), *((a.encode(), b.encode()) for a, b in providers.headers(exchange, target, way, "*/*"))]
-    yield "deadlines", cost(lambda: deadlines(target.model, gateway.settings)), None
+    opener = gateway.means.opener
+    yield "where the target is and how long it may take", cost(lambda: opener.lead(target)), None
     yield "the road: native, the body for the provider", cost(lambda: form.sent(call, target, True)), None
-    yield "headers for the provider", cost(lambda: providers.headers(exchange, target, way, "*/*")), None
-    yield "their bytes", cost(lambda: request_head(b"POST", b"/v1/chat/completions", lines)), None
+    yield "headers for the provider", cost(lambda: providers.headers(exchange, target, way)), None
+    headers = HeaderLines(providers.headers(exchange, target, way), way.lines("*/*"))
+    yield "their bytes", cost(headers.written), None
     yield "the head of the answer", cost(lambda: ResponseReader(b"POST").received(HEAD)), None
     crossed = _crossed(inside, exchange)
     yield "the road: translated, the body for the provider", cost(lambda: crossed().sent(True)), None
