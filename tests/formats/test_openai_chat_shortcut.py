@@ -465,7 +465,7 @@ def test_a_frame_that_is_otherwise_is_decoded(at, old, new, shown, usage_shown):
 def test_what_is_remembered_of_a_target_is_bounded():
     habits = Habits()
     for number in range(1, 200):  # never the same way again
-        by_reads(chunks_tube(habits=habits), b"".join(answer(number, early={"x": f"{number}"})))
+        by_reads(chunks_tube(habits=habits), b"".join(answer(number, early={"service_tier": f"{number}"})))
     assert len(habits._envelopes) == 4
     assert habits._lessons < 2, "the price of a lesson is not paid by each stream"
     habits = Habits()
@@ -475,20 +475,47 @@ def test_what_is_remembered_of_a_target_is_bounded():
     assert len(envelope.lone) == 8
     assert len(envelope.texts) == 1
     habits = Habits()
-    by_reads(chunks_tube(habits=habits), b"".join(answer(1, early={"x": "y" * 5000})))
+    by_reads(chunks_tube(habits=habits), b"".join(answer(1, early={"service_tier": "y" * 5000})))
     assert not habits._envelopes
     by_reads(chunks_tube(habits=habits), b"".join(answer(1, reason="y" * 5000)))
     assert {lone.reason for lone in habits._envelopes[0].lone} == {None}
 
 
-@pytest.mark.parametrize("more", [{"logprobs": {"content": ["secret"]}}, {"delta": {"annotations": ["secret"]}}])
+def kept(habits):
+    return repr([(one.texts, one.first, one.lone, one.came, one.goes) for one in habits._envelopes])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"logprobs": {"content": ["secret"]}}, {"delta": {"annotations": ["secret"]}}, {"message": {"a": "secret"}}],
+)
 def test_nothing_that_is_said_is_remembered(more):
     habits = Habits()
     tube = chunks_tube(habits=habits)
     tube.received(framed(ROLE, say("secret"), chunk(choice({"reasoning_content": "secret"}))))
-    tube.received(framed(chunk({**choice({}, "stop"), **more})))
+    tube.received(framed(chunk({**choice({}, "stop"), **more}), chunk({**choice({"content": "a"}), **more})))
     assert habits._envelopes
-    assert "secret" not in repr([(one.texts, one.first, one.lone, one.came, one.goes) for one in habits._envelopes])
+    assert "secret" not in kept(habits)
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("name", ["citations", "search_results"])
+def test_nothing_that_was_found_for_an_answer_is_remembered(name, early):
+    habits, found = Habits(), {name: [{"title": "secret"}]}
+    stream = answer(1, early=found) if early else answer(1, **found)
+    by_reads(chunks_tube(habits=habits), b"".join(stream))
+    assert "secret" not in kept(habits)
+
+
+def test_what_a_filter_says_of_each_text_does_not_hinder(decoded):
+    habits = Habits()
+    told = {"content_filter_results": {"hate": {"filtered": False, "severity": "safe"}}}
+    chunks = [ROLE, *(chunk(choice({"content": text}, **told)) for text in "ab"), chunk(choice({}, "stop"))]
+    stream = b"".join(b"data: " + dumps(one) + b"\n\n" for one in chunks)
+    for _ in range(2):
+        decoded.clear()
+        by_reads(chunks_tube(habits=habits), stream)
+    assert not decoded
 
 
 def test_streams_at_the_same_time_teach_the_same():
@@ -504,9 +531,10 @@ def test_streams_at_the_same_time_teach_the_same():
 def test_a_target_that_writes_otherwise_from_now_on_is_learnt_anew(decoded):
     habits = Habits()
     for number in range(1, 200):
-        by_reads(chunks_tube(habits=habits), b"".join(answer(number, early={"x": "old" if number < 100 else "new"})))
+        early = {"service_tier": "old" if number < 100 else "new"}
+        by_reads(chunks_tube(habits=habits), b"".join(answer(number, early=early)))
     decoded.clear()
-    by_reads(chunks_tube(habits=habits), b"".join(answer(201, early={"x": "new"})))
+    by_reads(chunks_tube(habits=habits), b"".join(answer(201, early={"service_tier": "new"})))
     assert not decoded
 
 

@@ -16,12 +16,33 @@ from twisted_gateway.wire.series import Batch
 from twisted_gateway.wire.sse import Frame, encode, escape_separators
 
 _SHORT = 20
+_FILLERS = ("obfuscation", "p")
+"""The member that only hides how long a text is: OpenAI's and Mistral's name for it."""
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 is_easy = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]*").fullmatch
 _TEXT = re.compile(rb'(?:[^\x00-\x1f\\"]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*').fullmatch
 """The inside of a JSON string: without anything special, and in general; surrogates are left to the decoder."""
 _OBJECT = re.compile(rb"\{[\x20-\x7e]*\}").fullmatch
+
+
+_OF_CHUNKS = frozenset(
+    (
+        "id",
+        "object",
+        "created",
+        "model",
+        "system_fingerprint",
+        "service_tier",
+        "provider",
+        "choices",
+        "usage",
+        *_FILLERS,
+    )
+)
+_OF_CHOICES = frozenset(("index", "delta", "text", "finish_reason", "native_finish_reason", "logprobs"))
+_GRADES = frozenset(("safe", "low", "medium", "high"))
+"""What content filters say of each category."""
 
 
 Pieces = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
@@ -219,6 +240,24 @@ def around(text: str, frame: Frame, made: Frame) -> Shape | None:
     return Shape.of((head + b'"', b"", b'"' + tail, head_out + b'"', b"", b'"' + tail_out))
 
 
+def is_usual(chunk: dict[str, Any]) -> bool:
+    """Whether an edited chunk has only members of which it is known what they say.
+
+    What others say may be of the answer (search results, citations), which is not to be kept for other streams.
+    """
+    choices = [item for choice in chunk["choices"] for item in choice.items()]
+    return all(name in _OF_CHUNKS or _is_silent(value) for name, value in chunk.items()) and all(
+        name in _OF_CHOICES or _is_silent(value) for name, value in choices
+    )
+
+
+def _is_silent(value: Any) -> bool:
+    """Whether it is nothing, a number or a grade, however deep."""
+    if isinstance(value, dict | list):
+        return all(map(_is_silent, value.values() if isinstance(value, dict) else value))
+    return not value or isinstance(value, int | float) or value in _GRADES
+
+
 def text_holes(chunk: dict[str, Any]) -> list[bytes] | None:
     """The texts that differ from frame to frame, in order, with the names before them: `"content":"Hel`."""
     choices = chunk["choices"]
@@ -256,8 +295,8 @@ def lone_holes(frame: Frame, chunk: dict[str, Any]) -> list[bytes] | None:
 
 
 def filler_holes(chunk: dict[str, Any]) -> list[bytes] | None:
-    """The member that only hides how long a text is, if there is one: OpenAI's and Mistral's name for it."""
-    for name in ("obfuscation", "p"):
+    """The member that only hides how long a text is, if there is one."""
+    for name in _FILLERS:
         filler = chunk.get(name)
         if isinstance(filler, str):
             hole = _hole(name, filler)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from twisted_gateway.formats.shapes import Found, Lone, Pieces, Shape, lone_holes, pieces, text_holes
+from twisted_gateway.formats.shapes import Found, Lone, Pieces, Shape, is_usual, lone_holes, pieces, text_holes
 from twisted_gateway.wire.series import Batch
 from twisted_gateway.wire.sse import Frame, encode
 
@@ -148,7 +148,7 @@ class Habits:
 
     def learn(self, frame: Frame, made: Frame, chunk: dict[str, Any], model: str) -> tuple[Envelope, Opening] | None:
         """The envelope of a stream that begins with a frame unlike those before."""
-        if frame.raw is None or frame.event or not self.lesson():
+        if frame.raw is None or frame.event or not is_usual(chunk) or not self.lesson():
             return None
         envelope = _envelope(frame.raw, encode(made), chunk, model)
         opening = envelope.opening(frame.raw) if envelope is not None else None
@@ -248,7 +248,7 @@ class Shortcuts:
         self._shapes.append(Shape.of(found))
         if self._envelope is None or self._opening is None or chunk["choices"][0].get("index") != 0:
             return
-        if self._habits.lesson():
+        if is_usual(chunk) and self._habits.lesson():
             self._envelope.keep(found, self._opening)
 
     def learn_lone(self, frame: Frame, made: Frame | None, chunk: dict[str, Any], *, first: bool) -> None:
@@ -259,7 +259,7 @@ class Shortcuts:
         reason = choices[0].get("finish_reason") if choices else None
         if bool(choices) is not (first or reason is not None) or (first and reason is not None):
             return
-        if not self._habits.lesson():
+        if not is_usual(chunk) or not self._habits.lesson():
             return
         holes = lone_holes(frame, chunk)
         found = pieces(frame, made, holes) if holes is not None else None
