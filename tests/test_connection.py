@@ -487,6 +487,15 @@ def test_close_closes_all(agent, endpoint, pool, clock):
     assert busy.failure.check(BrokenConnection)
 
 
+def test_nothing_is_asked_again_once_all_is_closed(agent, endpoint, pool):
+    wire = exchange(agent, endpoint)
+    busy = Ask(agent)
+    pool.close()
+    wire.closes(ConnectionAborted())
+    assert busy.failure.check(BrokenConnection)
+    assert not endpoint.waiting
+
+
 def test_an_idle_connection_reads_to_see_its_end(agent, endpoint):
     ask = Ask(agent)
     wire = endpoint.accept()

@@ -473,7 +473,8 @@ class Connection(Protocol):
                 self.transport.pauseProducing()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once; what is not answered then is not asked again."""
+        self._again = None
         if self.alive:
             self.alive = False
             self._pool.forget(self)
