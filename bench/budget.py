@@ -115,10 +115,10 @@ def _asked(inside: Inside, exchange: Exchange) -> Iterator[Row]:
     form = gateway.formats[exchange.endpoint.format]
     target = exchange.attempts[0].target
     way = providers.reach(target.model.provider_key, None)
-    lines = [(b"host", b"x"), *((a.encode(), b.encode()) for a, b in providers.headers(exchange, target, way, "*/*"))]
+    lines = [(b"host", b"x"), *providers.headers(exchange, target, way)]  # those that all have are written once
     yield "deadlines", cost(lambda: deadlines(target.model, gateway.settings)), None
     yield "the road: native, the body for the provider", cost(lambda: form.sent(call, target, True)), None
-    yield "headers for the provider", cost(lambda: providers.headers(exchange, target, way, "*/*")), None
+    yield "headers for the provider", cost(lambda: providers.headers(exchange, target, way)), None
     yield "their bytes", cost(lambda: request_head(b"POST", b"/v1/chat/completions", lines)), None
     yield "the head of the answer", cost(lambda: ResponseReader(b"POST").received(HEAD)), None
     crossed = _crossed(inside, exchange)
