@@ -607,6 +607,24 @@ def test_a_socket_that_fills_up_while_requests_are_answered_ends_that(talk, reso
     assert len(one.answers()) == 2
 
 
+def test_a_socket_that_a_continue_has_filled_is_read_again(talk, resource):
+    """The body came with the head, so that there is an answer to be made when the caller has taken what was written."""
+    one = talk()
+    written = one.wire.write
+
+    def write(data):
+        written(data)
+        one.channel.pauseProducing()
+
+    one.wire.write = write
+    one.send(b"POST /wait HTTP/1.1\r\n" + HOST + b"content-length: 3\r\nexpect: 100-continue\r\n\r\nabc")
+    assert (len(resource.waiting), one.wire.producerState) == (1, "paused")
+    one.wire.write = written
+    one.channel.resumeProducing()
+    resource.waiting[0].finish()
+    assert one.wire.producerState == "producing"
+
+
 def test_a_caller_who_pipelines_much_is_cut_off(talk, resource):
     one = talk().send(post(b"/wait"), post() * 100)
     assert one.wire.open

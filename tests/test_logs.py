@@ -370,3 +370,32 @@ def test_another_thread_needs_no_timer(pipe: tuple[int, int]) -> None:
 
     assert b"from afar" in drained(reader)
     assert clock.getDelayedCalls() == []
+
+
+def test_lines_noted_while_another_thread_flushes_are_not_forgotten(pipe: tuple[int, int]) -> None:
+    looked, told, laid_out = threading.Event(), threading.Event(), []
+
+    class Slow(LineWriter):
+        """Its other threads take long to see what is expected."""
+
+        @property
+        def _expected(self) -> Any:
+            found = self._found
+            if threading.current_thread() is thread:
+                looked.set()
+                told.wait(0.1)
+            return found
+
+        @_expected.setter
+        def _expected(self, make: Any) -> None:
+            self._found = make
+
+    writer = Slow(Clock(), pipe[1])
+    thread = threading.Thread(target=writer.flush)
+    thread.start()
+    looked.wait()
+    writer.expect(lambda: laid_out.append("all"))
+    told.set()
+    thread.join()
+    writer.stop()
+    assert laid_out == ["all"]

@@ -311,10 +311,9 @@ class Channel:
         self._waiting = False
         if self._producer is not None:
             self._producer.resumeProducing()
-        if self._answering is None:
-            self.transport.resumeProducing()
-            if not (self._going_on or self.refusing):
-                self._go_on()
+        self.transport.resumeProducing()  # a `100 Continue` may have paused it before there was anything to answer
+        if self._answering is None and not (self._going_on or self.refusing):
+            self._go_on()
 
     def unsent(self) -> int:
         """Bytes written that the caller's kernel has not taken."""

@@ -207,7 +207,8 @@ class LineWriter:
 
     def expect(self, make: Callable[[], None]) -> None:
         """Call that before the next write, within the delay. For the reactor's thread only."""
-        self._expected = make
+        with self._lock:  # a thread that flushes may be taking the one before
+            self._expected = make
         self._arm()
 
     def flush(self) -> None:

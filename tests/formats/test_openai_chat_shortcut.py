@@ -532,3 +532,23 @@ def test_targets_and_edits_have_habits_of_their_own():
     assert known is not habits_of("chat", chat_call(usage_shown=False), one, "gpt")
     assert known is not habits_of("chat", chat_call(), one, None)
     assert known is not habits_of("chat", chat_call(), target(reasoning_field="thoughts"), "gpt")
+
+
+TEXTS = [say("a"), say("b"), say("")]
+END = chunk(choice({}, "stop"))
+TOLD = {"prompt_tokens": 7, "completion_tokens": 9}
+
+
+@pytest.mark.parametrize("usage_shown", [True, False])
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ([*TEXTS, END, chunk(usage=[1])], [*TEXTS, END, chunk(usage={})]),  # no object: nobody gets that
+        ([*TEXTS, END], [say("a", usage={}), say("b", usage={}), say("", usage={}), END]),  # a usage, and no text
+        ([say("a", x_groq={"usage": TOLD}), END], [say("b", x_groq={"usage": TOLD}), END]),  # another's tokens
+    ],
+    ids=["usage in a list", "usage beside an empty text", "usage of Groq beside a text"],
+)
+def test_odd_usage_teaches_nothing_wrong(before, now, usage_shown):
+    before, now = (b"".join(b"data: " + dumps(one) + b"\n\n" for one in (ROLE, *each)) for each in (before, now))
+    check(now, before=before, usage_shown=usage_shown)

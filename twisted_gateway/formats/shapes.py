@@ -222,7 +222,9 @@ def around(text: str, frame: Frame, made: Frame) -> Shape | None:
 def text_holes(chunk: dict[str, Any]) -> list[bytes] | None:
     """The texts that differ from frame to frame, in order, with the names before them: `"content":"Hel`."""
     choices = chunk["choices"]
-    if len(choices) != 1 or chunk.get("usage") or choices[0].get("finish_reason") is not None:
+    if len(choices) != 1 or choices[0].get("finish_reason") is not None:
+        return None
+    if chunk.get("usage") is not None or "x_groq" in chunk:  # usage is read, and an empty text beside it tells it
         return None
     choice = choices[0]
     delta = choice["delta"] if "delta" in choice else {"text": choice.get("text")}  # legacy completions have no delta
@@ -245,7 +247,8 @@ def lone_holes(frame: Frame, chunk: dict[str, Any]) -> list[bytes] | None:
         return None
     if not choices:
         raw = (bodies.inner_members(frame.data) or {}).get("usage")
-        return [b'"usage":' + bytes(raw), *filler] if raw is not None and usage else None
+        told = raw is not None and usage and isinstance(usage, dict)
+        return [b'"usage":' + bytes(raw), *filler] if told else None
     if usage or len(choices) != 1 or choices[0].get("index") != 0:
         return None
     said = {"logprobs": choices[0].get("logprobs"), **(choices[0].get("delta") or {}), "role": None}
