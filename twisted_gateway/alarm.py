@@ -34,11 +34,7 @@ class Alarm:
 
     def set(self, seconds: float) -> None:
         """Ring that many seconds from now, instead of when it was to ring before."""
-        self.at(self._clock.seconds() + seconds)
-
-    def at(self, due: float) -> None:
-        """Ring at that time of the clock."""
-        self._due = due
+        self._due = due = self._clock.seconds() + seconds
         place = self._place
         if place is None:
             self._place = self._board.put(due, self)

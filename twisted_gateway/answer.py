@@ -178,8 +178,8 @@ class Answer:
             sink.answer_began(frames, data)
         if self._over:
             last, self._last = self._last, []
-            if self._sink is sink:
-                sink.answer_ended(self._problem, last)
+            if self._sink is sink:  # what was unread may have a last frame without its blank line
+                sink.answer_ended(self._problem, last or self._last_frames())
         elif self._sink is sink:
             self.resume()
 

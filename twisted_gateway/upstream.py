@@ -166,9 +166,9 @@ class _Deadline(Alarm):
 
     def started(self) -> None:
         """The request is being written."""
-        now = self._attempt.sent = self._clock.seconds()
+        self._attempt.sent = self._clock.seconds()
         if self._seconds is not None and self.problem is None:
-            self.at(now + self._seconds)
+            self.set(self._seconds)
 
     def _over(self) -> None:
         assert self._seconds is not None
