@@ -269,6 +269,11 @@ def test_defaults_cannot_set_credentials(name):
     assert sent(default_headers={name: "x", name.title(): "x"}) == sent()
 
 
+@pytest.mark.parametrize("name", ["Content-Length", "Transfer-Encoding"])
+def test_default_headers_do_not_frame_the_request(name):
+    assert sent(default_headers={name: "chunked"}) == sent()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

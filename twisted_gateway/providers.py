@@ -60,8 +60,8 @@ _AZURE_CODES = {
     "ResponsibleAIPolicyViolation": "content_policy_violation",
     "content_filter": "content_policy_violation",
 }
-_ALWAYS = frozenset(["content-type", "accept", "accept-encoding", "user-agent"])
-"""What is ours in every request, beside the credential."""
+_ALWAYS = frozenset(["content-type", "accept", "accept-encoding", "user-agent", "content-length", "transfer-encoding"])
+"""What is ours in every request, beside the credential; a second length would be another request."""
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TEMPLATE = re.compile(r"\$\{([a-z_.]+)\}")

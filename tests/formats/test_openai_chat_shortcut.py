@@ -580,3 +580,41 @@ TOLD = {"prompt_tokens": 7, "completion_tokens": 9}
 def test_odd_usage_teaches_nothing_wrong(before, now, usage_shown):
     before, now = (b"".join(b"data: " + dumps(one) + b"\n\n" for one in (ROLE, *each)) for each in (before, now))
     check(now, before=before, usage_shown=usage_shown)
+
+
+MEMBERS = [
+    *(b'"usage":{"prompt_tokens":4},', b'"usage":null,', b'"usage":[1],', b'"x_groq":{"usage":{"prompt_tokens":8}},'),
+    *(b'"content":"zz",', b'"c\\u006fntent":"u",', b'"text":"t",', b'"role":"x",', b'"delta":{},', b'"error":null,'),
+    *(b'"id" : "q",', b'"\\u0069d":"e",', b'"created":7,', b'"model":"m9",', b'"choices":[],', b'"index":1,'),
+    *(b'"finish_reason":"stop",', b'"finish_reason":null,', b'"obfuscation":"q",', b'"system_fingerprint":"f9",'),
+]
+SCRAPS = [b'"', b"\\", b",", b"{", b"}", b"\n\n", b"\r", b" ", b"\xff", b"%b", b""]
+
+
+@st.composite
+def spoilt(draw):
+    """A stream of a target, of which one frame says something else, or nothing that can be read."""
+    write = draw(st.sampled_from([answer, marked, lambda n: padded(answer(n))]))
+    stream = write(draw(st.integers(1, 3)))
+    at = draw(st.integers(0, len(stream) - 1))
+    frame = stream[at]
+    if draw(st.booleans()):
+        places = [place + 1 for place, byte in enumerate(frame) if byte in b"{,"] or [len(frame)]
+        place = draw(st.sampled_from(places))
+        stream[at] = frame[:place] + draw(st.sampled_from(MEMBERS)) + frame[place:]
+    else:
+        place = draw(st.integers(0, len(frame) - 1))
+        stream[at] = frame[:place] + draw(st.sampled_from(SCRAPS)) + frame[place + draw(st.integers(0, 3)) :]
+    return b"".join(stream)
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    stream=spoilt(),
+    before=spoilt(),
+    sizes=st.lists(st.integers(1, 900), max_size=4),
+    usage_shown=st.booleans(),
+    shown=st.sampled_from(["gpt", "%b", None]),
+)
+def test_one_odd_frame_before_or_now_changes_nothing(stream, before, sizes, usage_shown, shown):
+    check(stream, sizes, before, usage_shown=usage_shown, shown=shown)

@@ -286,8 +286,9 @@ def lone_holes(frame: Frame, chunk: dict[str, Any]) -> list[bytes] | None:
         return None
     if not choices:
         raw = (bodies.inner_members(frame.data) or {}).get("usage")
-        told = raw is not None and usage and isinstance(usage, dict)
-        return [b'"usage":' + bytes(raw), *filler] if told else None
+        if raw is None or not usage or not isinstance(usage, dict):
+            return None
+        return [b'"usage":' + bytes(raw), *filler]
     if usage or len(choices) != 1 or choices[0].get("index") != 0:
         return None
     said = {"logprobs": choices[0].get("logprobs"), **(choices[0].get("delta") or {}), "role": None}
