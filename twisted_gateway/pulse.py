@@ -14,8 +14,6 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
-from twisted_gateway import pages
-
 _EVERY = 0.25
 _NEW = 2_000
 """New containers from which a look at them is worth it."""
@@ -39,7 +37,6 @@ class Pulse:
         linecache.clearcache()  # a megabyte of sources that attrs has generated; tracebacks read files anew
         gc.collect()
         gc.freeze()
-        pages.collapse()
         gc.disable()
         self._wait()
 

@@ -43,7 +43,7 @@ KNOWLEDGE = (
     "named_code", "randomness",
     "config",
 )
-JUDGEMENT = ("policies", "logs", "alarm", "pulse", "pages", "layers", "stores", "health")
+JUDGEMENT = ("policies", "logs", "alarm", "pulse", "layers", "stores", "health")
 MOTION = (
     "upstream",
     "answer",
