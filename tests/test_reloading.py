@@ -49,6 +49,18 @@ def test_a_refused_one_is_told_and_the_next_goes_on() -> None:
     assert room.told == [fault, "good"]
 
 
+def test_one_that_cannot_be_applied_is_refused() -> None:
+    room, fault = Room(), ValueError("not here")
+
+    def fails(loaded: str) -> None:
+        raise fault
+
+    room.reloading.apply = fails
+    asked = room.ask()
+    room.loads[0].callback("new")
+    assert (room.told, asked) == ([fault], [None])
+
+
 def test_who_asks_while_one_runs_gets_one_that_began_later() -> None:
     room = Room()
     first, second, third = room.ask(), room.ask(), room.ask()

@@ -45,7 +45,7 @@ class Reloading(Generic[Loaded]):
     def _begin(self) -> None:
         asked, self._waiting = self._waiting, []
         self._running = loading = self.run(self.load)
-        loading.addCallbacks(self.apply, self._failed).addBoth(self._ended, asked)
+        loading.addCallback(self.apply).addErrback(self._failed).addBoth(self._ended, asked)
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(CancelledError):

@@ -97,7 +97,21 @@ def test_spellings(kind, change):
 SCHEMA = "schema validation failed at "
 BAD = [  # entry, change, the message after the label
     ("provider_key", {"id": "x"}, "`id` is not accepted: ids are derived from names"),
-    ("provider_key", {"api_key": ""}, SCHEMA + "`/api_key`: expected a non-empty string without control characters"),
+    (
+        "provider_key",
+        {"api_key": ""},
+        SCHEMA + "`/api_key`: expected a non-empty string without control characters, for a header",
+    ),
+    (
+        "provider_key",
+        {"api_key": "sk-\u0142"},
+        SCHEMA + "`/api_key`: expected a non-empty string without control characters, for a header",
+    ),
+    (
+        "provider_key",
+        {"api_key": "sk-\n"},
+        SCHEMA + "`/api_key`: expected a non-empty string without control characters, for a header",
+    ),
     ("provider_key", {"api_key": None}, SCHEMA + "`/api_key`: missing"),
     ("provider_key", {"secret": "x"}, "`secret` is the older name of `api_key`: give only one of them"),
     ("provider_key", {"adapter": "grpc"}, SCHEMA + '`/adapter`: expected "openai" or "anthropic" or "azure-openai"'),

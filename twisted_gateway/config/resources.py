@@ -100,7 +100,8 @@ def cidr(written: str) -> Network | None:
         return None
 
 
-Secret = Annotated[str, Text(r"[^\x00-\x1f\x7f]+", "a non-empty string without control characters")]
+Secret = Annotated[str, Text(r"[\x20-\x7e\xa0-\xff]+", "a non-empty string without control characters, for a header")]
+"""What goes into a header is Latin-1: other letters would make each call fail."""
 
 
 @attrs.frozen(slots=True)
