@@ -20,9 +20,9 @@ class Talk:
 
     def __init__(self, ttft_ms: float = 100, words_per_second: float = 10) -> None:
         self.clock = Clock()
-        self.clock.advance(1_760_000_000)
         self.transport = StringTransport()
-        self.channel = demo.DemoProvider(self.clock, ttft_ms, words_per_second).site().buildProtocol(None)
+        provider = demo.DemoProvider(self.clock, ttft_ms, words_per_second, lambda: 1_760_000_000.5)
+        self.channel = provider.site().buildProtocol(None)
         self.channel.makeConnection(self.transport)
 
     def ask(self, body: object, path: str = "/v1/chat/completions", method: str = "POST") -> None:

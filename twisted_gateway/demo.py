@@ -10,7 +10,8 @@ import json
 import re
 import secrets
 import string
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -211,13 +212,22 @@ class _Site(Site):
 
 
 class DemoProvider(Resource):
-    """The provider as a whole: every path of it, with or without `/v1`, and the site to put behind a port."""
+    """The provider as a whole: every path of it, with or without `/v1`, and the site to put behind a port.
+
+    `now` gives seconds since the epoch; the reactor's own may be any.
+    """
 
     isLeaf = True
 
-    def __init__(self, reactor: IReactorTime, ttft_ms: float = 150, words_per_second: float = 20) -> None:
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        ttft_ms: float = 150,
+        words_per_second: float = 20,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._reactor, self._ttft_ms, self._words_per_second = reactor, ttft_ms, words_per_second
+        self._reactor, self._ttft_ms, self._words_per_second, self._now = reactor, ttft_ms, words_per_second, now
 
     def site(self) -> Site:
         """What to listen with."""
@@ -237,7 +247,7 @@ class DemoProvider(Resource):
 
     def _begin(self, kind: Kind, request: Request) -> int:
         question = read_question(kind, request.content.read() if request.content else b"")
-        said = answer(question, new_id(kind), int(self._reactor.seconds()))
+        said = answer(question, new_id(kind), int(self._now()))
         request.setHeader(b"content-type", b"text/event-stream" if question.stream else b"application/json")
         _Playing(self._reactor, request, schedule(said, self._ttft_ms, self._words_per_second))
         return NOT_DONE_YET
