@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def text_of(stream: str) -> str:
     chunks = [json.loads(event) for event in events[:-1]]
     assert len(chunks) > 3
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert all(abs(chunk["created"] - time.time()) < 3600 for chunk in chunks)
     return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
 
 
