@@ -30,9 +30,13 @@ class Plan:
         self.maskers = tuple(one for one in self.output.guards if one.masks)
         self.later = [Matcher((one,)) for one in self.maskers]
         self.asked = tuple(member for member in self.output.members if member.check is not None)
+        self._warmed = False
 
     def warm(self) -> None:
-        """Search some texts, so that RE2 has learnt what it can before anybody waits for it."""
+        """Search some texts, so that RE2 has learnt what it can before anybody waits for it; once."""
+        if self._warmed:
+            return
+        self._warmed = True
         for letter in string.ascii_letters + string.digits:
             text = letter * _WARM
             for board in (self.input, self.output):
