@@ -592,8 +592,8 @@ def test_the_next_request_waits_until_the_answers_before_it_are_taken(talk, reso
     assert len(one.answers()) == 4
 
 
-def test_a_socket_that_fills_up_while_requests_are_answered_ends_that(talk, resource):
-    one = talk()
+def filling(one):
+    """The connection, whose socket is full after each write, and its own way of writing."""
     written = one.wire.write
 
     def write(data):
@@ -601,6 +601,11 @@ def test_a_socket_that_fills_up_while_requests_are_answered_ends_that(talk, reso
         one.channel.pauseProducing()
 
     one.wire.write = write
+    return one, written
+
+
+def test_a_socket_that_fills_up_while_requests_are_answered_ends_that(talk, resource):
+    one, _written = filling(talk())
     one.send(post() * 5, post() * 5)
     assert len(one.answers()) == 1
     one.channel.resumeProducing()
@@ -609,14 +614,7 @@ def test_a_socket_that_fills_up_while_requests_are_answered_ends_that(talk, reso
 
 def test_a_socket_that_a_continue_has_filled_is_read_again(talk, resource):
     """The body came with the head, so that there is an answer to be made when the caller has taken what was written."""
-    one = talk()
-    written = one.wire.write
-
-    def write(data):
-        written(data)
-        one.channel.pauseProducing()
-
-    one.wire.write = write
+    one, written = filling(talk())
     one.send(b"POST /wait HTTP/1.1\r\n" + HOST + b"content-length: 3\r\nexpect: 100-continue\r\n\r\nabc")
     assert (len(resource.waiting), one.wire.producerState) == (1, "paused")
     one.wire.write = written

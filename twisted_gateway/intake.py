@@ -52,10 +52,9 @@ class Budget:
 
     def take(self, size: int) -> bool:
         """Reserve `size` bytes; False when there is no room."""
-        used = self.used + size
-        if self.limit and used > self.limit:
+        if not self.has_room(size):
             return False
-        self.used = used
+        self.used += size
         return True
 
     def give_back(self, size: int) -> None:

@@ -57,6 +57,22 @@ def meaning(data):
     return [frame.data if frame.data[:1] != b"{" else json.loads(frame.data) for frame in Reader().received(data)]
 
 
+def check_learnt(fast, slow):
+    """Both passages know the same of their answers."""
+    for name in (
+        "complete",
+        "ended",
+        "finish_reason",
+        "provider_model",
+        "provider_request_id",
+        "noise",
+        "usage",
+        "text_bytes",
+    ):
+        assert getattr(fast, name) == getattr(slow, name), name
+    assert (fast.failure is None) == (slow.failure is None)
+
+
 def check(stream, sizes=(), before=None, **options):
     """With and without shortcuts: the first stream of its target, and one behind `before` and behind itself."""
     slow = plain(chunks_tube(**options))
@@ -68,18 +84,7 @@ def check(stream, sizes=(), before=None, **options):
         fast = chunks_tube(habits=habits, **options)
         quick = by_reads(fast, stream, sizes)
         assert meaning(quick) == meaning(exact)
-        for name in (
-            "complete",
-            "ended",
-            "finish_reason",
-            "provider_model",
-            "provider_request_id",
-            "noise",
-            "usage",
-            "text_bytes",
-        ):
-            assert getattr(fast, name) == getattr(slow, name), name
-        assert (fast.failure is None) == (slow.failure is None)
+        check_learnt(fast, slow)
 
 
 def stamped(stream):
@@ -448,18 +453,7 @@ def test_a_frame_that_is_otherwise_is_decoded(at, old, new, shown, usage_shown):
     for sizes in ((), [len(frame) for frame in frames]):
         fast, slow = chunks_tube(usage_shown, shown, habits), plain(chunks_tube(usage_shown, shown))
         assert meaning(by_reads(fast, b"".join(frames), sizes)) == meaning(by_reads(slow, b"".join(frames), sizes))
-        for name in (
-            "complete",
-            "ended",
-            "finish_reason",
-            "provider_model",
-            "provider_request_id",
-            "noise",
-            "usage",
-            "text_bytes",
-        ):
-            assert getattr(fast, name) == getattr(slow, name), name
-        assert (fast.failure is None) == (slow.failure is None)
+        check_learnt(fast, slow)
 
 
 def test_what_is_remembered_of_a_target_is_bounded():
