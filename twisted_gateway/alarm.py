@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary, ref
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -17,13 +17,21 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 _MANY = 64
 
 
+class Moving(Protocol):
+    """Whoever does again and again what alarms wait for."""
+
+    at: float
+    """When it did so last."""
+
+
 class Alarm:
     """Rings once, `seconds` after it was last set. Moving it costs a comparison, not a new timer.
 
-    `off` silences it and keeps its place among the timers; `stop` gives that up, for good.
+    `off` silences it and keeps its place among the timers; `stop` gives that up, for good. Nobody needs to set it for
+    what its `leader` does: it looks there before it rings.
     """
 
-    __slots__ = ("_board", "_clock", "_due", "_place", "_ring")
+    __slots__ = ("_board", "_clock", "_due", "_interval", "_place", "_ring", "leader")
 
     def __init__(self, clock: IReactorTime, ring: Callable[[], None]) -> None:
         self._clock = clock
@@ -31,9 +39,12 @@ class Alarm:
         self._ring = ring
         self._due: float | None = None
         self._place: _Place | None = None
+        self._interval = 0.0
+        self.leader: Moving | None = None
 
     def set(self, seconds: float) -> None:
         """Ring that many seconds from now, instead of when it was to ring before."""
+        self._interval = seconds
         self._due = due = self._clock.seconds() + seconds
         place = self._place
         if place is None:
@@ -48,7 +59,7 @@ class Alarm:
 
     def stop(self) -> None:
         """Give up the timer, and whoever was to be told."""
-        self._due = None
+        self._due = self.leader = None
         self._ring = _nobody
         place, self._place = self._place, None
         if place is not None:
@@ -60,6 +71,8 @@ class Alarm:
         due = self._due
         if due is None:
             return
+        if self.leader is not None:
+            due = self._due = max(due, self.leader.at + self._interval)
         if due - now > 1e-9:
             self._place = self._board.put(due, self)
         else:

@@ -25,6 +25,7 @@ from twisted_gateway.errors import (
 )
 from twisted_gateway.exchange import Call
 from twisted_gateway.formats.row import Format
+from twisted_gateway.lane import Lane
 from twisted_gateway.wire.series import WholeBody
 from twisted_gateway.wire.sse import Frame, Reader, TooLong
 
@@ -74,6 +75,9 @@ class OpenAnswer(Protocol):
 
     def resume(self) -> None:
         """Go on reading."""
+
+    def hasten(self, lane: Lane) -> None:
+        """Let the usual reads go by `lane`."""
 
     def cut(self) -> None:
         """No more of it is wanted."""
@@ -192,6 +196,12 @@ class Answer:
         """Go on reading."""
         if self.transport is not None:
             self.transport.resumeProducing()
+
+    def hasten(self, lane: Lane) -> None:
+        """Let the usual reads go by `lane`, where what is below can do that."""
+        hasten = getattr(self.transport, "hasten", None)
+        if hasten is not None:
+            hasten(lane)
 
     def cut(self) -> None:
         """Close the provider's connection at once and say nothing more."""

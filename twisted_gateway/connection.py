@@ -7,8 +7,9 @@ Deferred, or `abortConnection()` on the body's transport, closes the socket at o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from twisted.internet import protocol
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import _WrappingProtocol
 from twisted.internet.error import ConnectionAborted, ConnectionDone
@@ -21,7 +22,6 @@ from twisted.internet.interfaces import (
     ITCPTransport,
     ITransport,
 )
-from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
@@ -46,6 +46,13 @@ class BrokenConnection(Exception):
     def __init__(self, cause: str, received: int) -> None:
         super().__init__(cause)
         self.received = received
+
+
+class Carrier(Protocol):
+    """Whoever carries chunks that need nobody else. It is asked first, for each read between two chunks."""
+
+    def read(self, data: bytes) -> bool:
+        """Whether that was one whole chunk, and is carried. If not, nothing has happened."""
 
 
 class HeaderLines(Headers):
@@ -219,6 +226,11 @@ class BodyTransport:
         if self._connection is not None:
             self._connection.abort()
 
+    def hasten(self, lane: Carrier) -> None:
+        """Chunks that `lane` carries need not go any other way from now on."""
+        if self._connection is not None:
+            self._connection.hasten(lane)
+
     def write(self, data: bytes) -> None:
         """A body is only read."""
         raise NotImplementedError
@@ -239,7 +251,7 @@ class BodyTransport:
 
 
 @implementer(IHandshakeListener)
-class Connection(Protocol):
+class Connection(protocol.Protocol):
     """One connection to one origin: idle in the pool, or busy with one request."""
 
     transport: Any
@@ -269,6 +281,9 @@ class Connection(Protocol):
         self._received = 0
         self._upload: _Upload | None = None
         self._over = False
+        self._hastened: Carrier | None = None
+        self._lane: Carrier | None = None
+        """It has the next read first: there is nothing of a chunk left over."""
 
     # Coming up
 
@@ -338,6 +353,9 @@ class Connection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """One read of the socket."""
+        lane = self._lane
+        if lane is not None and lane.read(data):
+            return
         reader = self._reader
         if reader is None:  # idle: whatever a provider says unasked ends the connection
             self.abort()
@@ -355,6 +373,8 @@ class Connection(Protocol):
             if reader.finished and self._reader is reader:
                 self._give_back(reader)
                 self._tell_end()
+            elif self._hastened is not None:
+                self._lane = self._hastened if reader.between_chunks else None
         elif self._answer is None:
             self._unread += body
             self._over = reader.finished
@@ -377,20 +397,24 @@ class Connection(Protocol):
         else:
             self._obey()
 
-    def deliver(self, protocol: IProtocol) -> None:
+    def deliver(self, receiver: IProtocol) -> None:
         """Hand the body to its protocol: what is there now, the rest as it comes."""
         assert self._body is None, "a body can be delivered once"
         if self._reader is not None:
             self._reader.let_go()
-        self._body = protocol
+        self._body = receiver
         self._handle = BodyTransport(self)
-        protocol.makeConnection(self._handle)
+        receiver.makeConnection(self._handle)
         self.pause(False)
         data, self._unread = self._unread, b""
         if data:
-            protocol.dataReceived(data)
+            receiver.dataReceived(data)
         if self._over:
             self._tell_end()
+
+    def hasten(self, lane: Carrier) -> None:
+        """From the next read on, which begins with a chunk: see `Carrier`."""
+        self._hastened = lane
 
     def _give_back(self, reader: ResponseReader) -> None:
         uploading = self._upload is not None and not self._upload.done
@@ -406,7 +430,7 @@ class Connection(Protocol):
             self._give_back(reader)
         if reason is None:
             reason = _LOST if reader is not None and reader.until_close else _DONE
-        self._body = self._handle = None
+        self._body = self._handle = self._hastened = self._lane = None
         if handle is not None:
             handle.detach()
         if body is not None:

@@ -16,6 +16,7 @@ from twisted_gateway.alarm import Alarm
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Exchange
 from twisted_gateway.formats.row import Format
+from twisted_gateway.lane import Lane
 from twisted_gateway.wire.sse import Frame, encode
 
 HeadLines = list[tuple[bytes, bytes]]
@@ -126,6 +127,17 @@ class Downstream:
         self._request.write(data)
         if self._beat is not None and self._heartbeat_seconds and not self.paused:
             self._beat.set(self._heartbeat_seconds)
+
+    def lane(self, learnt: Any) -> Lane | None:
+        """A lane that leads to the caller: its frames come past this. None where there is no such way."""
+        request = self._request
+        way = None if self.gone or self.finished else getattr(request, "way", None)
+        if way is None:
+            return None
+        lane = Lane(way, self._exchange, learnt, self._clock.seconds)
+        if self._beat is not None:
+            self._beat.leader = lane
+        return lane
 
     def flush_head(self) -> None:
         """Send the head though there is no frame to send with it: the first ones are held, or not for the caller."""

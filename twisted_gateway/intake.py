@@ -193,6 +193,12 @@ class Request(server.Request):
             self.channel.write(data)
 
     @property
+    def way(self) -> Any:
+        """The connection, where the answer's body goes out in chunks that may be written there; else None."""
+        open = self.chunked and self.startedWriting and not (self.finished or self._disconnected)
+        return self.channel if open else None
+
+    @property
     def _bodiless(self) -> bool:
         return self.method == b"HEAD" or self.code in NO_BODY_CODES
 

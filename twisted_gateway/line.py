@@ -17,7 +17,7 @@ class Line:
     Frames that the passage knows by their bytes are not understood, and only taken apart for a policy that sees them.
     """
 
-    __slots__ = ("_knew", "_lasting", "_mute", "_passage", "_passes_overruns", "_reader", "_take", "gates")
+    __slots__ = ("_lasting", "_mute", "_passage", "_passes_overruns", "_reader", "_take", "gates", "knew")
 
     def __init__(self, reader: Reader | WholeBody, passage: Passage, gates: Sequence[Gate] = ()) -> None:
         self._reader = reader
@@ -27,7 +27,8 @@ class Line:
         self._lasting = tuple([gate for gate in gates if getattr(gate, "lasting", False)]) if gates else ()
         streams = isinstance(reader, Reader)
         self._mute = False
-        self._knew = False  # all of the last read was known, so that the reader has not seen it
+        self.knew = False
+        """All of the last read was known, so that the reader has not seen it, and no policy wanted to."""
         self._take: Callable[[bytes], Batch | None] | None = getattr(passage, "take", None) if streams else None
         hearing_only = not gates or all(getattr(gate, "listening", False) for gate in gates)
         self._passes_overruns: bool = streams and hearing_only and getattr(passage, "passes_overruns", False)
@@ -49,9 +50,9 @@ class Line:
         Raises `wire.sse.TooLong` where somebody does, and `errors.StrayFrame` where the passage cannot carry on.
         """
         reader, take, gates = self._reader, self._take, self.gates
-        taken = take(data) if take is not None and (self._knew or reader.between_frames) else None
-        self._knew = gates is None and taken is not None and taken.used == len(data)
-        if self._knew and taken is not None:  # most often: one frame
+        taken = take(data) if take is not None and (self.knew or reader.between_frames) else None
+        self.knew = gates is None and taken is not None and taken.used == len(data)
+        if self.knew and taken is not None:  # most often: one frame
             return taken
         if not isinstance(reader, Reader):
             return self.frames(reader.received(data))

@@ -3,6 +3,8 @@
 Twisted's own asks the kernel, for every write, to tell when the socket is writable, and un-asks after sending: four
 of the six system calls of a forwarded chunk. Here a transport with something to send is noted, all noted ones send
 when the turn is over, and only one that could not send everything is registered. No protocol notices.
+
+Its TCP transports are those of `sockets`. Timers are looked at once a turn, and only touched when one is due.
 """
 
 from __future__ import annotations
@@ -16,6 +18,12 @@ from typing import Any
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python import log
 
+from twisted_gateway.sockets import QuickConnector, QuickPort
+
+_MOST_EVENTS = 256
+"""Of one turn: what was read first is not to wait until all is read, and is still in the processor's caches then."""
+_LONGEST = 3600.0
+
 
 class FlushingReactor(EPollReactor):
     """See the module."""
@@ -24,6 +32,8 @@ class FlushingReactor(EPollReactor):
     """Twisted's own tells the time of day: setting the machine's clock would fire or stop every deadline there is."""
 
     def __init__(self) -> None:
+        self.written: list[Any] = []
+        """Transports of `sockets` with something to send."""
         self._noted: dict[Any, None] = {}
         self._blocked: set[Any] = set()
         super().__init__()
@@ -42,17 +52,47 @@ class FlushingReactor(EPollReactor):
 
     def removeAll(self) -> list[Any]:
         """Every reader and writer, which are forgotten."""
-        noted = list(self._noted)
+        noted = [*self._noted, *self._awaited()]
         self._noted.clear()
+        self.written.clear()
         found = super().removeAll()  # by `removeWriter`, which must know the blocked ones
         return [*found, *(one for one in noted if one not in found)]
 
     def getWriters(self) -> list[Any]:
         """Every writer, noted or registered."""
-        return [*super().getWriters(), *self._noted]
+        return [*super().getWriters(), *self._noted, *self._awaited()]
+
+    def _awaited(self) -> list[Any]:
+        return [one for one in self.written if one.awaited]
+
+    def block(self, writer: Any) -> None:
+        """Its socket takes no more now: the kernel is to tell when it does."""
+        self._blocked.add(writer)
+        super().addWriter(writer)
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+        """See `IReactorTCP`."""
+        listener = QuickPort(port, factory, backlog, interface, self)
+        listener.startListening()
+        return listener
+
+    def connectTCP(self, host: str, port: int, factory: Any, timeout: float = 30.0, bindAddress: Any = None) -> Any:
+        """See `IReactorTCP`."""
+        connector = QuickConnector(host, port, factory, timeout, bindAddress, self)
+        connector.connect()
+        return connector
 
     def _flush(self) -> None:
-        """Let every noted transport send; ask for writability only for what is left."""
+        """Let every transport with something to send do so; ask for writability only for what is left."""
+        written, self.written = self.written, []
+        for transport in written:
+            try:
+                why = transport.send()
+            except BaseException:
+                why = sys.exc_info()[1]
+                log.err()
+            if why:
+                self._disconnectSelectable(transport, why, False)
         noted = self._noted
         for writer in tuple(noted):
             if writer not in noted:
@@ -67,17 +107,50 @@ class FlushingReactor(EPollReactor):
                 self._disconnectSelectable(writer, why, False)
             elif writer in noted:
                 del noted[writer]
-                self._blocked.add(writer)
-                super().addWriter(writer)
+                self.block(writer)
+
+    def mainLoop(self) -> None:
+        """Run until stopped."""
+        while self._started:
+            try:
+                self._turn()
+            except BaseException:
+                log.err()
+
+    def _turn(self) -> None:
+        """Timers, if there is anything to do about them; then what was written; then sockets."""
+        timed = self._pendingTimedCalls
+        if (
+            self._newTimedCalls
+            or self.threadCallQueue
+            or self._justStopped
+            or self._cancellations > 50
+            or (timed and timed[0].time <= self.seconds())
+        ):
+            self.runUntilCurrent()
+        if self.written or self._noted:
+            self._flush()
+        self._poll(0.0 if self.written or self._noted or not self.running else self._wait())
+
+    def _wait(self) -> float:
+        """Seconds until the next timer; less than 0 if there is none."""
+        if self._newTimedCalls:
+            self._insertNewDelayedCalls()
+        timed = self._pendingTimedCalls
+        return min(_LONGEST, max(0.0, timed[0].time - self.seconds())) if timed else -1.0
 
     def doPoll(self, timeout: float | None) -> None:
         """Send, then wait for events and hand them out."""
-        if self._noted:
-            self._flush()
-            if self._noted:
-                timeout = 0
+        self._flush()
+        if self.written or self._noted:
+            timeout = 0
+        self._poll(-1.0 if timeout is None else min(_LONGEST, timeout))
+
+    doIteration = doPoll
+
+    def _poll(self, timeout: float) -> None:
         try:
-            events = self._poller.poll(-1 if timeout is None else timeout, len(self._selectables))
+            events = self._poller.poll(timeout, _MOST_EVENTS)
         except OSError as error:
             if error.errno == EINTR:
                 return
@@ -97,8 +170,6 @@ class FlushingReactor(EPollReactor):
                     self._disconnectSelectable(selectable, why, True)
             else:
                 log.callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
-
-    doIteration = doPoll
 
 
 def install() -> None:

@@ -32,6 +32,7 @@ from twisted_gateway.exchange import Attempt, Exchange, Joint, Outcome, Usage
 from twisted_gateway.facts import fact
 from twisted_gateway.floor import Floor
 from twisted_gateway.formats.row import Learnt, Passage
+from twisted_gateway.lane import Lane
 from twisted_gateway.line import Line
 from twisted_gateway.wire.series import Batch, Gate
 from twisted_gateway.wire.sse import Frame, TooLong, encode
@@ -88,8 +89,8 @@ class Relay:
 
     __slots__ = (
         "_alarm", "_alarms", "_answer", "_attempt", "_clock", "_delivered", "_downstream", "_every",
-        "_exchange", "_finishing", "_floor", "_full", "_headers", "_line", "_over", "_passage", "_patience",
-        "_plain", "_progress", "_rule", "_shows", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
+        "_exchange", "_finishing", "_floor", "_full", "_hasty", "_headers", "_lane", "_line", "_over", "_passage",
+        "_patience", "_plain", "_progress", "_rule", "_shows", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
     )  # fmt: skip
 
     def __init__(
@@ -130,6 +131,8 @@ class Relay:
         self._rule = waits.floor if self._stream else None
         self._slow = Alarm(clock, self._check_floor) if self._rule is not None else None
         self._alarms = [alarm for alarm in (self._alarm, self._progress, self._slow) if alarm is not None]
+        self._hasty = self._stream and self._line.gates is None and self._rule is None
+        self._lane: Lane | None = None
         self._over = False
         self._finishing = False
         self._full = False
@@ -177,6 +180,8 @@ class Relay:
         """One read: through the line and out, in one write."""
         if self._over:
             return
+        if self._lane is not None:
+            self._lane.close()
         try:
             try:
                 batch = self._line.read(data)
@@ -235,6 +240,31 @@ class Relay:
                 self._floor.fed(self._clock.seconds(), passage.text_bytes)
             if batch.events and self._alarm is not None and not self._downstream.paused and not self._full:
                 self._wait(self._alarm)
+            if self._hasty and self._line.knew and batch.events:
+                self._hasten()
+
+    def _hasten(self) -> None:
+        """Frames like the last ones may go the short way."""
+        shape = getattr(self._passage, "alike", None)
+        if shape is None:
+            return
+        if self._lane is None:
+            self._lane = self._downstream.lane(self._passage)
+            if self._lane is None:
+                self._hasty = False
+                return
+            for alarm in self._alarms:
+                alarm.leader = self._lane
+            self._answer.hasten(self._lane)
+        self._lane.open(shape)
+
+    def _leave_lane(self) -> None:
+        """The relay is told of every read from now on."""
+        self._hasty = False
+        if self._lane is not None:
+            self._lane.close()
+            self._delivered += self._lane.text_bytes
+            self._lane.text_bytes = 0
 
     def _wait(self, alarm: Alarm) -> None:
         """For the next data event; behind a whole answer, for its end marker."""
@@ -307,6 +337,7 @@ class Relay:
         """The caller has left: read on for the provider's figures, and write and check nothing more."""
         if self._over:
             return
+        self._leave_lane()
         if self._finishing:  # only gates were waited for
             self._end(Outcome.ABANDONED)
             return
@@ -319,6 +350,7 @@ class Relay:
         """The caller wants no more: a legal ending behind what it has got, or an answer that is `empty`."""
         if self._over or self._finishing:
             return
+        self._leave_lane()
         self._answer.cut()
         self._stopping = self._finishing = True
         for alarm in self._alarms:
@@ -358,6 +390,8 @@ class Relay:
         if self._progress is not None and not downstream.paused:
             self._progress.set(self._every)
         if not downstream.gone:
+            if self._lane is not None:
+                self._lane.text_bytes = 0
             self._delivered = self._passage.text_bytes if self._plain else self._shown()
 
     def _shown(self) -> int:
@@ -369,6 +403,7 @@ class Relay:
     def _finish(self, batch: Batch) -> None:
         """The provider has said everything: the success ending follows, when no gate holds anything any more."""
         self._finishing = True
+        self._leave_lane()
         for alarm in self._alarms:
             alarm.off()
         self._write(_joined(batch, self._line.stopped(True)))
@@ -395,6 +430,7 @@ class Relay:
         self._end(Outcome.STOPPED if self._stopping else Outcome.COMPLETE)
 
     def _broken(self, problem: Problem, outcome: Outcome | None = None) -> None:
+        self._leave_lane()
         if not self._finishing:
             self._answer.cut()
         rest = self._line.stopped(False)
@@ -444,6 +480,8 @@ class Relay:
         if self._over:
             return
         self._over = True
+        self._leave_lane()
+        self._lane = None
         for alarm in self._alarms:
             alarm.stop()
         passage, attempt = self._passage, self._attempt

@@ -9,6 +9,7 @@ from twisted_gateway.answer import Sink
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Usage
 from twisted_gateway.formats.texts import text_bytes
+from twisted_gateway.lane import Lane
 from twisted_gateway.wire.series import WholeBody
 from twisted_gateway.wire.sse import Frame
 
@@ -30,6 +31,9 @@ class Kept:
 
     def resume(self) -> None:
         """Nothing is read."""
+
+    def hasten(self, lane: Lane) -> None:
+        """There is one frame."""
 
     def cut(self) -> None:
         """Nobody is asked."""

@@ -17,6 +17,7 @@ from twisted_gateway.formats.bodies import first_object, read
 from twisted_gateway.formats.learning import Learning
 from twisted_gateway.formats.openai_delta import MOST
 from twisted_gateway.formats.openai_usage import read_usage, usage_object
+from twisted_gateway.formats.shapes import Shape
 from twisted_gateway.formats.shortcut import Habits, Shortcuts, habits
 from twisted_gateway.wire.series import Batch
 from twisted_gateway.wire.sse import Frame, escape_separators
@@ -121,6 +122,11 @@ class ChunkTube(Learning):
             return self._take_on(data, taken)
         self.text_bytes += taken.text_bytes  # most often: nothing but texts
         return taken
+
+    @property
+    def alike(self) -> Shape | None:
+        """See `row.Passage`."""
+        return self._shortcuts.latest
 
     def _take_on(self, data: bytes, taken: Batch | None) -> Batch | None:
         """What is behind a run of texts, if it is known: frames without a text, the end marker, another run."""

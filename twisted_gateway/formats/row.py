@@ -66,8 +66,9 @@ class Passage(Learnt, Tube, Protocol):
     on frame by frame; `complaint(problem)`: the frames of an error in mid-stream, None for the usual one; `progress()`:
     frames that say in a long silence that the answer is still being made; `patience`: the most seconds that the end
     marker of a `complete` answer is waited for; `ending(usage)`: the legal last frames of an answer that is stopped
-    early, with these counters, None where nothing of it was given yet; and `shown_bytes`: how much of `text_bytes` is
-    in the frames given so far, if not all.
+    early, with these counters, None where nothing of it was given yet; `shown_bytes`: how much of `text_bytes` is
+    in the frames given so far, if not all; and `alike`: the shape of the frames taken last (`shapes.Shape`), of which
+    more may pass it by, their text added to `text_bytes`, or told to `heard(n)` where it has that.
     """
 
 

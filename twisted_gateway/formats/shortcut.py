@@ -176,7 +176,7 @@ def habits(*edits: object) -> Habits:
 class Shortcuts:
     """The frames that one stream is known to have: those it has taught, and those that its target's habits expect."""
 
-    __slots__ = ("_envelope", "_habits", "_lessons", "_opening", "_own", "_shapes")
+    __slots__ = ("_envelope", "_habits", "_lessons", "_opening", "_own", "_shapes", "latest")
 
     def __init__(self, habits: Habits) -> None:
         self._habits = habits
@@ -185,6 +185,8 @@ class Shortcuts:
         self._shapes: list[Shape] = []
         self._own = 0
         self._lessons = 0
+        self.latest: Shape | None = None
+        """Of the frames that were taken last."""
 
     def open(self, data: bytes) -> Opening | None:
         """The stream's first frame: if it begins as those of other streams did, its next frames are known."""
@@ -203,6 +205,7 @@ class Shortcuts:
         for shape in self._shapes:
             taken = shape.take(data)
             if taken is not None:
+                self.latest = shape
                 return taken
         return None
 

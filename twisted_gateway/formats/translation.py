@@ -58,6 +58,16 @@ class Translation:
                 passed(taken.text_bytes)
         return taken
 
+    @property
+    def alike(self) -> Shape | None:
+        """See `row.Passage`."""
+        return self._shape
+
+    def heard(self, text_bytes: int) -> None:
+        """So much text in frames that are alike has passed this by."""
+        for passed in self._passed:
+            passed(text_bytes)
+
     def _learn(self, frame: Frame, events: list[Event], made: list[Frame]) -> None:
         """A frame that says nothing but a text, and becomes one that does the same, is like the next ones most often.
 

@@ -23,7 +23,7 @@ server transfer-encoding user-agent x-api-key x-request-id""".split()
 _USUAL = {spelling: name for name in _NAMES for spelling in (name, name.title())}
 """One object for a name that is in every message."""
 _FEW_BYTES = 1024
-_SMALL = {b"%x" % size: size for size in range(1, 2048)}
+CHUNK_SIZES = {b"%x" % size: size for size in range(1, 2048)}
 """Usual sizes of chunks, as they are written."""
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -93,7 +93,7 @@ class Body:
         if end <= 0 or not data.endswith(b"\r\n"):
             return None
         start = end + 2
-        size = _SMALL.get(data[:end]) or _chunk_length(data[:end], self._sizes)
+        size = CHUNK_SIZES.get(data[:end]) or _chunk_length(data[:end], self._sizes)
         return data[start:-2] if size and start + size + 2 == len(data) else None
 
     def _chunk_data(self, data: bytes, at: int, parts: list[bytes]) -> int:
@@ -142,14 +142,14 @@ def _plain_chunks(data: bytes, at: int, parts: list[bytes]) -> int:
     Gives the position behind them, `at` if they are others. What is behind the last whole one is left.
     """
     line_end = data.find(b"\r\n", at)
-    size = _SMALL.get(data[at:line_end])
+    size = CHUNK_SIZES.get(data[at:line_end])
     if size is None or data.find(b"\r\n", line_end + 2) != line_end + 2 + size:  # the first one tells
         return at
     end = len(data) - 5 if data.endswith(_LAST_CHUNK) else len(data)
     pieces = data[at:end].split(b"\r\n")
     left = 1 if len(pieces) % 2 else 2  # a size alone, perhaps empty, or with some of its chunk
     lines, chunks = pieces[:-left:2], pieces[1:-left:2]
-    if list(map(len, chunks)) != list(map(_SMALL.get, lines)):
+    if list(map(len, chunks)) != list(map(CHUNK_SIZES.get, lines)):
         return at
     parts += chunks
     return end - len(pieces[-1]) - (len(pieces[-2]) + 2 if left == 2 else 0)

@@ -121,6 +121,11 @@ class ResponseReader(Body):
         if self.head is not None:
             self.head = _TAKEN
 
+    @property
+    def between_chunks(self) -> bool:
+        """The next read begins with a chunk."""
+        return self._state is _CHUNK_SIZE and not self._buffer
+
     def received(self, data: bytes) -> bytes:
         """The body bytes that `data` completes, joined. Raises `Malformed`."""
         if self._buffer:
