@@ -17,6 +17,7 @@ from twisted_gateway.wire.framing import CHUNK_SIZES
 
 _LINES = (b"", *CHUNK_SIZES)
 """Chunk sizes as they are written."""
+_LONGEST = len(_LINES) - 1
 _SEPARATORS = b"\xe2\x80"
 """Begins the line separators that are escaped on their way out (`streaming.md` 2)."""
 _CLOSED: tuple[bytes, ...] = ()
@@ -37,8 +38,8 @@ class Lane:
     """
 
     __slots__ = (
-        "_exchange", "_head", "_head_out", "_heard", "_learnt", "_left", "_middle", "_middle_out", "_now", "_right",
-        "_same", "_tail", "_tail_out", "_way", "at", "text_bytes",
+        "_around", "_around_out", "_exchange", "_head", "_head_out", "_heard", "_learnt", "_left", "_middle", "_middle_out",
+        "_now", "_right", "_tail", "_tail_out", "_way", "at", "text_bytes",
     )  # fmt: skip
 
     def __init__(self, way: Way, exchange: Exchange, learnt: Any, now: Callable[[], float]) -> None:
@@ -61,7 +62,8 @@ class Lane:
         self._head_out = b"\r\n" + shape.head_out
         self._middle_out = shape.middle_out
         self._tail_out = shape.tail_out + b"\r\n"
-        self._same = (shape.head, shape.middle, shape.tail) == (shape.head_out, shape.middle_out, shape.tail_out)
+        self._around = shape.left + shape.right
+        self._around_out = len(shape.head_out) + len(shape.tail_out)
 
     def close(self) -> None:
         """Carry nothing."""
@@ -73,33 +75,32 @@ class Lane:
         if not data.startswith(self._head, end + 2) or not data.endswith(self._tail):
             return False
         text = data[end + self._left : -self._right]
-        if not text or CHUNK_SIZES.get(data[:end]) != len(data) - end - 4:
-            return False
         size = len(text)
+        if not size or CHUNK_SIZES.get(data[:end]) != size + self._around:
+            return False
+        told = size
         if self._middle or not is_easy(text):
-            size = self._size(text)
-            if size < 0:
+            told = self._size(text)
+            if told < 0:
                 return False
-        if self._same:
-            out, frame = data, len(data) - end - 4
-        else:
             if self._middle:
                 text = text.replace(self._middle, self._middle_out)
-            frame = len(self._head_out) + len(text) + len(self._tail_out) - 4
-            if frame >= len(_LINES):
-                return False
-            out = b"".join((_LINES[frame], self._head_out, text, self._tail_out))
+                size = len(text)
+        frame = size + self._around_out
+        if frame > _LONGEST:
+            return False
+        data = b"".join((_LINES[frame], self._head_out, text, self._tail_out))
         self.at = self._now()
-        self.text_bytes += size
+        self.text_bytes += told
         if self._heard is None:
-            self._learnt.text_bytes += size
+            self._learnt.text_bytes += told
         else:
-            self._heard(size)
+            self._heard(told)
         exchange, way = self._exchange, self._way
         exchange.frames += 1
         exchange.bytes += frame
-        way.written += len(out)
-        way.transport.write(out)
+        way.written += len(data)
+        way.transport.write(data)
         return True
 
     def _size(self, text: bytes) -> int:

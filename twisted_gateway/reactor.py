@@ -18,11 +18,12 @@ from typing import Any
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python import log
 
-from twisted_gateway.sockets import QuickConnector, QuickPort
+from twisted_gateway.sockets import QuickClient, QuickConnector, QuickPort, QuickServer, receive, send
 
 _MOST_EVENTS = 256
 """Of one turn: what was read first is not to wait until all is read, and is still in the processor's caches then."""
 _LONGEST = 3600.0
+_QUICK = (QuickServer, QuickClient)
 
 
 class FlushingReactor(EPollReactor):
@@ -84,15 +85,9 @@ class FlushingReactor(EPollReactor):
 
     def _flush(self) -> None:
         """Let every transport with something to send do so; ask for writability only for what is left."""
-        written, self.written = self.written, []
-        for transport in written:
-            try:
-                why = transport.send()
-            except BaseException:
-                why = sys.exc_info()[1]
-                log.err()
-            if why:
-                self._disconnectSelectable(transport, why, False)
+        if self.written:
+            written, self.written = self.written, []
+            send(written, self.block, self._unsent)
         noted = self._noted
         for writer in tuple(noted):
             if writer not in noted:
@@ -156,20 +151,23 @@ class FlushingReactor(EPollReactor):
                 return
             raise
         selectables = self._selectables
+        ready = []
         for fd, event in events:
             selectable = selectables.get(fd)
             if selectable is None:
                 continue
-            if event == EPOLLIN:
-                try:
-                    why = selectable.doRead()
-                except BaseException:
-                    why = sys.exc_info()[1]
-                    log.err()
-                if why:
-                    self._disconnectSelectable(selectable, why, True)
+            if event == EPOLLIN and selectable.__class__ in _QUICK and selectable.connected:
+                ready.append(selectable)
             else:
                 log.callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
+        if ready:
+            receive(ready, self._lost)
+
+    def _lost(self, transport: Any, why: Any) -> None:
+        self._disconnectSelectable(transport, why, True)
+
+    def _unsent(self, transport: Any, why: Any) -> None:
+        self._disconnectSelectable(transport, why, False)
 
 
 def install() -> None:

@@ -90,7 +90,8 @@ class Relay:
     __slots__ = (
         "_alarm", "_alarms", "_answer", "_attempt", "_clock", "_delivered", "_downstream", "_every",
         "_exchange", "_finishing", "_floor", "_full", "_hasty", "_headers", "_lane", "_line", "_over", "_passage",
-        "_patience", "_plain", "_progress", "_rule", "_shows", "_silence", "_slow", "_stopping", "_stream", "_whole", "done",
+        "_patience", "_plain", "_progress", "_rule", "_shows", "_silence", "_slow", "_stopping", "_stream", "_whole",
+        "done",
     )  # fmt: skip
 
     def __init__(

@@ -1,46 +1,51 @@
-"""TCP transports of `reactor`: Twisted's own, but a read and a write that take the short way where nothing is special.
+"""TCP transports of `reactor`: Twisted's own, but what is read and written goes the short way where nothing is special.
 
-A chunk passes two of them. Most of what it costs is code that the processor has not seen since the last chunk, so
-steps that have nothing to do are left out: what is read goes to the protocol at once, and what is written is noted
-with the reactor and sent in one call when its turn is over. TLS, half-closed connections and whatever else is rare
-takes Twisted's way, which works on the same attributes.
+Most of what a chunk costs is code that the processor has not seen since the chunk before, because the kernel's came
+between. So the work of a turn is sorted: first all sockets are read (`fetch`), then protocols are given what came, and
+what they write is sent when the turn is over (`send`); and steps that have nothing to do are left out. TLS, half-closed
+connections and whatever else is rare takes Twisted's way, which works on the same attributes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from errno import EAGAIN, ENOBUFS
 from typing import Any
 
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Client, Connector, Port, Server
+from twisted.python import log
 
 _MOST_READ = 65_536
+_MUCH = 65_536
+"""Bytes to send from which a producer is to wait."""
+_AHEAD = 262_144
+"""Bytes that are read at most before any of them is given to a protocol, and a read."""
+_AGAIN = (EAGAIN, ENOBUFS)
 
 
 class _Quick:
-    """What both sides' transports do in their own way."""
+    """What both sides' transports do in their own way. The attributes are Twisted's, but those that are explained."""
 
     socket: Any
     protocol: Any
     reactor: Any
-    producer: Any
-    connected: int
-    disconnecting: int
-    offset: int
-    dataBuffer: bytes
-    bufferSize: int
-    streamingProducer: bool
-    producerPaused: bool
-    TLS: bool
-    _aborting: bool
-    _writeDisconnecting: bool
-    _writeDisconnected: bool
     _tempDataBuffer: list[bytes]
     _tempDataLen: int
 
-    awaited = False
-    """Whether the reactor is going to send what is written: at the end of this turn, or when the socket takes more."""
+    def __init__(self, *args: Any) -> None:
+        # as the classes have them, but found at once in the instance
+        self.TLS = self._aborting = self._writeDisconnected = self._writeDisconnecting = False
+        self.producer: Any = None
+        self.producerPaused = self.streamingProducer = False
+        self.connected = self.disconnecting = self.offset = 0
+        self.dataBuffer = b""
+        self.awaited = False
+        """The reactor is going to send what is written: at the end of this turn, or when the socket takes more."""
+        self.reading = False
+        self.came: bytes | None = None
+        """What was read before reading was to stop."""
+        super().__init__(*args)
 
     def doRead(self) -> Any:
         """One read of the socket, for the protocol."""
@@ -62,7 +67,7 @@ class _Quick:
             return
         self._tempDataBuffer.append(data)
         self._tempDataLen = size = self._tempDataLen + len(data)
-        if size + len(self.dataBuffer) > self.bufferSize and self.producer is not None and self.streamingProducer:
+        if size + len(self.dataBuffer) > _MUCH and self.producer is not None and self.streamingProducer:
             self.producerPaused = True
             self.producer.pauseProducing()
         if not self.awaited:
@@ -82,33 +87,22 @@ class _Quick:
         self.awaited = False
         super().stopWriting()  # type: ignore[misc]
 
-    def send(self) -> Any:
-        """The turn is over: send what was written in it. Gives the reason if the connection is to be closed."""
-        if not self.awaited or self._aborting:
-            return None
-        pieces = self._tempDataBuffer
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        sent = 0
-        if data:
-            try:
-                sent = self.socket.send(data)
-            except OSError as error:
-                if error.errno not in (EAGAIN, ENOBUFS):
-                    return CONNECTION_LOST
-            pieces.clear()
-            self._tempDataLen = 0
-            if sent < len(data):
-                self.dataBuffer, self.offset = data, sent
-                self.reactor.block(self)
-                return None
-        self.awaited = False
-        if self.producerPaused or self.disconnecting or self._writeDisconnecting or self._is_pulled:
-            return FileDescriptor.doWrite(self)  # type: ignore[arg-type]  # nothing left to send, but more to do
-        return None
+    def startReading(self) -> None:
+        """Go on reading; what was read too much comes first."""
+        self.reading = True
+        super().startReading()  # type: ignore[misc]
+        if self.came is not None:
+            self.reactor.callLater(0, self._give)
 
-    @property
-    def _is_pulled(self) -> bool:
-        return self.producer is not None and not self.streamingProducer
+    def stopReading(self) -> None:
+        """Read no further."""
+        self.reading = False
+        super().stopReading()  # type: ignore[misc]
+
+    def _give(self) -> None:
+        if self.came is not None and self.reading:
+            data, self.came = self.came, None
+            self.protocol.dataReceived(data)
 
 
 class QuickServer(_Quick, Server):
@@ -122,11 +116,91 @@ class QuickClient(_Quick, Client):
 class QuickPort(Port):
     """A listener."""
 
-    transport = QuickServer
+    transport = QuickServer  # type: ignore[assignment]  # it is a `Server` for whoever types
 
 
 class QuickConnector(Connector):
     """Makes connections to providers."""
 
     def _makeTransport(self) -> Client:
-        return QuickClient(self.host, self.port, self.bindAddress, self, self.reactor)  # type: ignore[no-untyped-call]
+        return QuickClient(self.host, self.port, self.bindAddress, self, self.reactor)
+
+
+def receive(ready: Iterable[Any], lose: Callable[[Any, Any], None]) -> None:
+    """Read these transports' sockets, and then give their protocols what came.
+
+    `lose` is told of one that is closed, or whose protocol has failed, and why.
+    """
+    got: list[tuple[Any, bytes]] = []
+    size = 0
+    for transport in ready:
+        if not transport.reading:
+            continue
+        try:
+            data = transport.socket.recv(_MOST_READ)
+        except OSError as error:
+            if error.errno != EAGAIN:
+                lose(transport, CONNECTION_LOST)
+            continue
+        got.append((transport, data))
+        size += len(data)
+        if size > _AHEAD:
+            _hand_out(got, lose)
+            got.clear()
+            size = 0
+    _hand_out(got, lose)
+
+
+def _hand_out(got: Iterable[tuple[Any, bytes]], lose: Callable[[Any, Any], None]) -> None:
+    for transport, data in got:
+        if not transport.reading:  # another one's protocol has stopped this one
+            transport.came = data or None
+        elif data:
+            try:
+                transport.protocol.dataReceived(data)
+            except BaseException as error:
+                log.err()
+                lose(transport, error)
+        else:
+            lose(transport, CONNECTION_DONE)
+
+
+def send(written: Iterable[Any], block: Callable[[Any], None], lose: Callable[[Any, Any], None]) -> None:
+    """The turn is over: send what was written in it to these transports.
+
+    `block` is told of one whose socket did not take everything, `lose` of one that is to be closed, and why.
+    """
+    for transport in written:
+        if not transport.awaited or transport._aborting:
+            continue
+        pieces = transport._tempDataBuffer
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        sent = 0
+        if data:
+            try:
+                sent = transport.socket.send(data)
+            except OSError as error:
+                if error.errno not in _AGAIN:
+                    lose(transport, CONNECTION_LOST)
+                    continue
+            pieces.clear()
+            transport._tempDataLen = 0
+            if sent < len(data):
+                transport.dataBuffer, transport.offset = data, sent
+                block(transport)
+                continue
+        transport.awaited = False
+        if (
+            transport.producerPaused
+            or transport.disconnecting
+            or transport._writeDisconnecting
+            or (transport.producer is not None and not transport.streamingProducer)
+        ):
+            try:
+                why = transport.doWrite()  # nothing is left to send, but there is more to do
+            except BaseException as error:
+                log.err()
+                lose(transport, error)
+            else:
+                if why:
+                    lose(transport, why)
