@@ -374,7 +374,7 @@ class Connection(protocol.Protocol):
                 self._give_back(reader)
                 self._tell_end()
             elif self._hastened is not None:
-                self._lane = self._hastened if reader.between_chunks else None
+                self._lead(self._hastened if reader.between_chunks else None)
         elif self._answer is None:
             self._unread += body
             self._over = reader.finished
@@ -416,6 +416,13 @@ class Connection(protocol.Protocol):
         """From the next read on, which begins with a chunk: see `Carrier`."""
         self._hastened = lane
 
+    def _lead(self, lane: Carrier | None) -> None:
+        """Who has the next read first; a transport of our own asks by itself."""
+        if hasattr(self.transport, "lane"):
+            self.transport.lane = lane
+        else:
+            self._lane = lane
+
     def _give_back(self, reader: ResponseReader) -> None:
         uploading = self._upload is not None and not self._upload.done
         self._reader = None
@@ -430,7 +437,9 @@ class Connection(protocol.Protocol):
             self._give_back(reader)
         if reason is None:
             reason = _LOST if reader is not None and reader.until_close else _DONE
-        self._body = self._handle = self._hastened = self._lane = None
+        if self._hastened is not None:
+            self._lead(None)
+        self._body = self._handle = self._hastened = None
         if handle is not None:
             handle.detach()
         if body is not None:

@@ -17,10 +17,9 @@ from twisted_gateway.wire.framing import CHUNK_SIZES
 
 _LINES = (b"", *CHUNK_SIZES)
 """Chunk sizes as they are written."""
-_LONGEST = len(_LINES) - 1
 _SEPARATORS = b"\xe2\x80"
 """Begins the line separators that are escaped on their way out (`streaming.md` 2)."""
-_CLOSED: tuple[bytes, ...] = ()
+_CLOSED: tuple[Any, ...] = ((), b"", 0, 0, 0, b"", b"", 0)
 """Nothing begins with any of these."""
 
 
@@ -38,9 +37,17 @@ class Lane:
     """
 
     __slots__ = (
-        "_around", "_around_out", "_exchange", "_head", "_head_out", "_heard", "_learnt", "_left", "_middle", "_middle_out",
-        "_now", "_right", "_tail", "_tail_out", "_way", "at", "text_bytes",
-    )  # fmt: skip
+        "_exchange",
+        "_heard",
+        "_learnt",
+        "_middle",
+        "_middle_out",
+        "_now",
+        "_shape",
+        "_way",
+        "at",
+        "text_bytes",
+    )
 
     def __init__(self, way: Way, exchange: Exchange, learnt: Any, now: Callable[[], float]) -> None:
         self._way = way
@@ -48,48 +55,52 @@ class Lane:
         self._learnt = learnt
         self._heard: Callable[[int], None] | None = getattr(learnt, "heard", None)
         self._now = now
-        self._head: bytes | tuple[bytes, ...] = _CLOSED
+        self._shape = _CLOSED
+        self._middle = self._middle_out = b""
         self.at = now()
         self.text_bytes = 0
 
     def open(self, shape: Shape) -> None:
         """Carry frames of this shape."""
-        self._head = shape.head
-        self._left = 2 + shape.left
-        self._tail = shape.tail + b"\r\n"
-        self._right = shape.right + 2
-        self._middle = shape.middle
-        self._head_out = b"\r\n" + shape.head_out
-        self._middle_out = shape.middle_out
-        self._tail_out = shape.tail_out + b"\r\n"
-        self._around = shape.left + shape.right
-        self._around_out = len(shape.head_out) + len(shape.tail_out)
+        self._middle, self._middle_out = shape.middle, shape.middle_out
+        self._shape = (
+            shape.head,
+            shape.tail + b"\r\n",
+            2 + shape.left,
+            -2 - shape.right,
+            shape.left + shape.right,
+            b"\r\n" + shape.head_out,
+            shape.tail_out + b"\r\n",
+            len(shape.head_out) + len(shape.tail_out),
+        )
 
     def close(self) -> None:
         """Carry nothing."""
-        self._head = _CLOSED
+        self._shape = _CLOSED
 
     def read(self, data: bytes) -> bool:
         """One read of the provider's connection between two chunks; False when it is to go the long way."""
+        head, tail, begins, ends, around, head_out, tail_out, around_out = self._shape
         end = data.find(b"\r\n")
-        if not data.startswith(self._head, end + 2) or not data.endswith(self._tail):
+        if not data.startswith(head, end + 2) or not data.endswith(tail):
             return False
-        text = data[end + self._left : -self._right]
-        size = len(text)
-        if not size or CHUNK_SIZES.get(data[:end]) != size + self._around:
+        text = data[end + begins : ends]
+        told = size = len(text)
+        if not size:
             return False
-        told = size
         if self._middle or not is_easy(text):
             told = self._size(text)
             if told < 0:
                 return False
+        try:
+            if data[:end] != _LINES[size + around]:
+                return False
             if self._middle:
                 text = text.replace(self._middle, self._middle_out)
-                size = len(text)
-        frame = size + self._around_out
-        if frame > _LONGEST:
+            frame = len(text) + around_out
+            data = b"".join((_LINES[frame], head_out, text, tail_out))
+        except IndexError:
             return False
-        data = b"".join((_LINES[frame], self._head_out, text, self._tail_out))
         self.at = self._now()
         self.text_bytes += told
         if self._heard is None:

@@ -9,21 +9,19 @@ Its TCP transports are those of `sockets`. Timers are looked at once a turn, and
 
 from __future__ import annotations
 
-import sys
 import time
-from errno import EINTR
-from select import EPOLLIN
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python import log
 
-from twisted_gateway.sockets import QuickClient, QuickConnector, QuickPort, QuickServer, receive, send
+from twisted_gateway.sockets import QuickConnector, QuickPort, receive, send
 
 _MOST_EVENTS = 256
 """Of one turn: what was read first is not to wait until all is read, and is still in the processor's caches then."""
 _LONGEST = 3600.0
-_QUICK = (QuickServer, QuickClient)
+_MANY = 50
+"""Cancelled timers from which Twisted thinks of removing them."""
 
 
 class FlushingReactor(EPollReactor):
@@ -83,85 +81,77 @@ class FlushingReactor(EPollReactor):
         connector.connect()
         return connector
 
+    def mainLoop(self) -> None:
+        """Run until stopped."""
+        while self._started:
+            try:
+                self._turns()
+            except BaseException:
+                log.err()
+
+    def _turns(self) -> None:
+        """Timers, if there is anything to do about them; then what was written; then sockets; and again."""
+        poll, seconds = self._poller.poll, self.seconds
+        while self._started:
+            timed = self._pendingTimedCalls
+            if (
+                self._newTimedCalls
+                or self.threadCallQueue
+                or self._justStopped
+                or self._cancellations > _MANY
+                or (timed and timed[0].time <= seconds())
+            ):
+                self.runUntilCurrent()
+            wait = -1.0
+            if self.written or self._noted:
+                self._flush()
+            if self._newTimedCalls:
+                self._insertNewDelayedCalls()
+            timed = self._pendingTimedCalls
+            if self.written or self._noted or not self.running:
+                wait = 0.0
+            elif timed:
+                wait = min(_LONGEST, max(0.0, timed[0].time - seconds()))
+            try:
+                events = poll(wait, _MOST_EVENTS)
+            except InterruptedError:
+                continue
+            if events:
+                receive(events, self._selectables, self._other, self._lost)
+
+    def doPoll(self, timeout: float | None) -> None:
+        """Send, then wait for events and hand them out: `iterate`."""
+        self._flush()
+        if self.written or self._noted:
+            timeout = 0
+        events = self._poller.poll(-1 if timeout is None else timeout, _MOST_EVENTS)
+        receive(events, self._selectables, self._other, self._lost)
+
+    doIteration = doPoll
+
     def _flush(self) -> None:
         """Let every transport with something to send do so; ask for writability only for what is left."""
         if self.written:
             written, self.written = self.written, []
             send(written, self.block, self._unsent)
         noted = self._noted
-        for writer in tuple(noted):
+        for writer in tuple(noted) if noted else ():
             if writer not in noted:
                 continue  # closed by one before it
             try:
                 why = writer.doWrite()
-            except BaseException:
-                why = sys.exc_info()[1]
+            except BaseException as error:
+                why = error
                 log.err()
             if why:
                 noted.pop(writer, None)
-                self._disconnectSelectable(writer, why, False)
+                self._unsent(writer, why)
             elif writer in noted:
                 del noted[writer]
                 self.block(writer)
 
-    def mainLoop(self) -> None:
-        """Run until stopped."""
-        while self._started:
-            try:
-                self._turn()
-            except BaseException:
-                log.err()
-
-    def _turn(self) -> None:
-        """Timers, if there is anything to do about them; then what was written; then sockets."""
-        timed = self._pendingTimedCalls
-        if (
-            self._newTimedCalls
-            or self.threadCallQueue
-            or self._justStopped
-            or self._cancellations > 50
-            or (timed and timed[0].time <= self.seconds())
-        ):
-            self.runUntilCurrent()
-        if self.written or self._noted:
-            self._flush()
-        self._poll(0.0 if self.written or self._noted or not self.running else self._wait())
-
-    def _wait(self) -> float:
-        """Seconds until the next timer; less than 0 if there is none."""
-        if self._newTimedCalls:
-            self._insertNewDelayedCalls()
-        timed = self._pendingTimedCalls
-        return min(_LONGEST, max(0.0, timed[0].time - self.seconds())) if timed else -1.0
-
-    def doPoll(self, timeout: float | None) -> None:
-        """Send, then wait for events and hand them out."""
-        self._flush()
-        if self.written or self._noted:
-            timeout = 0
-        self._poll(-1.0 if timeout is None else min(_LONGEST, timeout))
-
-    doIteration = doPoll
-
-    def _poll(self, timeout: float) -> None:
-        try:
-            events = self._poller.poll(timeout, _MOST_EVENTS)
-        except OSError as error:
-            if error.errno == EINTR:
-                return
-            raise
-        selectables = self._selectables
-        ready = []
-        for fd, event in events:
-            selectable = selectables.get(fd)
-            if selectable is None:
-                continue
-            if event == EPOLLIN and selectable.__class__ in _QUICK and selectable.connected:
-                ready.append(selectable)
-            else:
-                log.callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
-        if ready:
-            receive(ready, self._lost)
+    def _other(self, selectable: Any, fd: int, event: int) -> None:
+        log.callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
 
     def _lost(self, transport: Any, why: Any) -> None:
         self._disconnectSelectable(transport, why, True)

@@ -8,9 +8,10 @@ connections and whatever else is rare takes Twisted's way, which works on the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from errno import EAGAIN, ENOBUFS
-from typing import Any
+from select import EPOLLIN
+from typing import Any, Protocol
 
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Client, Connector, Port, Server
@@ -22,6 +23,13 @@ _MUCH = 65_536
 _AHEAD = 262_144
 """Bytes that are read at most before any of them is given to a protocol, and a read."""
 _AGAIN = (EAGAIN, ENOBUFS)
+
+
+class Lane(Protocol):
+    """Whoever takes what nobody else needs to see."""
+
+    def read(self, data: bytes) -> bool:
+        """Whether it has taken it. If not, nothing has happened."""
 
 
 class _Quick:
@@ -42,9 +50,13 @@ class _Quick:
         self.dataBuffer = b""
         self.awaited = False
         """The reactor is going to send what is written: at the end of this turn, or when the socket takes more."""
+        self.more = False
+        """Sending is not all that is to be done then: there is a producer to be told, or a connection to be closed."""
         self.reading = False
         self.came: bytes | None = None
         """What was read before reading was to stop."""
+        self.lane: Lane | None = None
+        """Asked before the protocol is."""
         super().__init__(*args)
 
     def doRead(self) -> Any:
@@ -68,7 +80,7 @@ class _Quick:
         self._tempDataBuffer.append(data)
         self._tempDataLen = size = self._tempDataLen + len(data)
         if size + len(self.dataBuffer) > _MUCH and self.producer is not None and self.streamingProducer:
-            self.producerPaused = True
+            self.producerPaused = self.more = True
             self.producer.pauseProducing()
         if not self.awaited:
             self.awaited = True
@@ -76,6 +88,7 @@ class _Quick:
 
     def startWriting(self) -> None:
         """Twisted's way to say that there is something to send, or to do once all is sent."""
+        self.more = True
         if not self.connected:
             super().startWriting()  # type: ignore[misc]
         elif not self.awaited:
@@ -86,6 +99,11 @@ class _Quick:
         """There is nothing to send any more."""
         self.awaited = False
         super().stopWriting()  # type: ignore[misc]
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Have it paused while there is much to send; one that does not stream is asked for each piece."""
+        self.more = self.more or not streaming
+        super().registerProducer(producer, streaming)  # type: ignore[misc]
 
     def startReading(self) -> None:
         """Go on reading; what was read too much comes first."""
@@ -113,6 +131,9 @@ class QuickClient(_Quick, Client):
     """A connection to a provider."""
 
 
+_QUICK = (QuickServer, QuickClient)
+
+
 class QuickPort(Port):
     """A listener."""
 
@@ -126,15 +147,25 @@ class QuickConnector(Connector):
         return QuickClient(self.host, self.port, self.bindAddress, self, self.reactor)
 
 
-def receive(ready: Iterable[Any], lose: Callable[[Any, Any], None]) -> None:
-    """Read these transports' sockets, and then give their protocols what came.
+def receive(
+    events: Iterable[tuple[int, int]],
+    selectables: Mapping[int, Any],
+    other: Callable[[Any, int, int], None],
+    lose: Callable[[Any, Any], None],
+) -> None:
+    """Read the sockets that the kernel says can be read, and then give their protocols what came.
 
-    `lose` is told of one that is closed, or whose protocol has failed, and why.
+    `other` is told of what else there is to do, `lose` of a transport that is closed, or whose protocol has failed,
+    and why.
     """
     got: list[tuple[Any, bytes]] = []
     size = 0
-    for transport in ready:
-        if not transport.reading:
+    for fd, event in events:
+        transport = selectables.get(fd)
+        if transport is None:
+            continue
+        if event != EPOLLIN or transport.__class__ not in _QUICK or not transport.connected:
+            other(transport, fd, event)
             continue
         try:
             data = transport.socket.recv(_MOST_READ)
@@ -148,7 +179,8 @@ def receive(ready: Iterable[Any], lose: Callable[[Any, Any], None]) -> None:
             _hand_out(got, lose)
             got.clear()
             size = 0
-    _hand_out(got, lose)
+    if got:
+        _hand_out(got, lose)
 
 
 def _hand_out(got: Iterable[tuple[Any, bytes]], lose: Callable[[Any, Any], None]) -> None:
@@ -156,8 +188,10 @@ def _hand_out(got: Iterable[tuple[Any, bytes]], lose: Callable[[Any, Any], None]
         if not transport.reading:  # another one's protocol has stopped this one
             transport.came = data or None
         elif data:
+            lane = transport.lane
             try:
-                transport.protocol.dataReceived(data)
+                if lane is None or not lane.read(data):
+                    transport.protocol.dataReceived(data)
             except BaseException as error:
                 log.err()
                 lose(transport, error)
@@ -174,15 +208,15 @@ def send(written: Iterable[Any], block: Callable[[Any], None], lose: Callable[[A
         if not transport.awaited or transport._aborting:
             continue
         pieces = transport._tempDataBuffer
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        sent = 0
-        if data:
+        if pieces:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             try:
                 sent = transport.socket.send(data)
             except OSError as error:
                 if error.errno not in _AGAIN:
                     lose(transport, CONNECTION_LOST)
                     continue
+                sent = 0
             pieces.clear()
             transport._tempDataLen = 0
             if sent < len(data):
@@ -190,17 +224,12 @@ def send(written: Iterable[Any], block: Callable[[Any], None], lose: Callable[[A
                 block(transport)
                 continue
         transport.awaited = False
-        if (
-            transport.producerPaused
-            or transport.disconnecting
-            or transport._writeDisconnecting
-            or (transport.producer is not None and not transport.streamingProducer)
-        ):
+        if transport.more:
+            transport.more = transport.producer is not None and not transport.streamingProducer
             try:
                 why = transport.doWrite()  # nothing is left to send, but there is more to do
             except BaseException as error:
                 log.err()
-                lose(transport, error)
-            else:
-                if why:
-                    lose(transport, why)
+                why = error
+            if why:
+                lose(transport, why)
