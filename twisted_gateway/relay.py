@@ -241,7 +241,7 @@ class Relay:
                 self._floor.fed(self._clock.seconds(), passage.text_bytes)
             if batch.events and self._alarm is not None and not self._downstream.paused and not self._full:
                 self._wait(self._alarm)
-            if self._hasty and self._line.knew and batch.events:
+            if self._hasty and batch.events == 1 and self._line.knew:
                 self._hasten()
 
     def _hasten(self) -> None:

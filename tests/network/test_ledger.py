@@ -170,13 +170,19 @@ class Ledger:
         monkeypatch.setattr(Connection, "send", counted)
 
     def _count_socket(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        write = listener.Channel.write
+        connect = listener.Channel.makeConnection
 
-        def counted(channel: Any, data: bytes) -> None:
-            self.handed.setdefault(channel, Caller("", 0)).received(data)
-            write(channel, data)
+        def connected(channel: Any, transport: Any) -> None:
+            handed, write = self.handed.setdefault(channel, Caller("", 0)), transport.write
 
-        monkeypatch.setattr(listener.Channel, "write", counted)
+            def counted(data: bytes) -> None:
+                handed.received(data)
+                write(data)
+
+            transport.write = counted
+            connect(channel, transport)
+
+        monkeypatch.setattr(listener.Channel, "makeConnection", connected)
 
     def _note_leaving(self) -> None:
         front = self.running.house.front

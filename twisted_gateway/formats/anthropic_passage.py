@@ -16,6 +16,7 @@ from twisted_gateway.exchange import Usage
 from twisted_gateway.formats import anthropic_errors, bodies
 from twisted_gateway.formats.anthropic_usage import Counters, written
 from twisted_gateway.formats.learning import Learning
+from twisted_gateway.formats.shapes import Shape
 from twisted_gateway.wire.series import Batch
 from twisted_gateway.wire.sse import Frame, escape_separators
 
@@ -83,6 +84,8 @@ class Events(Native):
         self._open: set[Any] = set()
         self._begun = False
         self._stopped = False
+        self._latest: bytes | None = None
+        """The last read, where that was one text delta."""
 
     def take(self, data: bytes) -> Batch | None:
         """The text deltas that `data` begins with, as they go out; None when it begins otherwise."""
@@ -97,11 +100,23 @@ class Events(Native):
             found = _DELTA(data, used)
         if not count:
             return None
+        self._latest = None
         taken = data[:used]
         if not taken.isascii() and not _is_utf8(taken):
             return None
         self.text_bytes += text_bytes
+        if count == 1:
+            self._latest = taken
         return Batch(escape_separators(taken), count, count, text_bytes, used)
+
+    @property
+    def alike(self) -> Shape | None:
+        """See `row.Passage`."""
+        found = _DELTA(self._latest) if self._latest is not None else None
+        if found is None:
+            return None
+        head, tail = found.string[: found.start(1) + 1], found.string[found.end(1) - 1 :]
+        return Shape.of((head, b"", tail, head, b"", tail))
 
     def received(self, frames: list[Frame]) -> list[Frame]:
         """The caller's frames for these of the provider; none after the end or an error, whose own frame is given."""
