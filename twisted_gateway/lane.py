@@ -33,21 +33,14 @@ class Way(Protocol):
 class Lane:
     """What carries the usual chunks of one answer while it is open. `relay` opens and closes it.
 
-    `at` is when it last carried one, in seconds of `now`; `text_bytes` is how much since the relay looked.
+    `at` is when it last carried one, in seconds of `now`; `text_bytes` is how much since the relay looked; `vain` is how
+    many times in a row it was opened for nothing.
     """
 
     __slots__ = (
-        "_exchange",
-        "_heard",
-        "_learnt",
-        "_middle",
-        "_middle_out",
-        "_now",
-        "_shape",
-        "_way",
-        "at",
-        "text_bytes",
-    )
+        "_exchange", "_heard", "_learnt", "_middle", "_middle_out", "_now", "_opened", "_shape", "_way", "at",
+        "text_bytes", "vain",
+    )  # fmt: skip
 
     def __init__(self, way: Way, exchange: Exchange, learnt: Any, now: Callable[[], float]) -> None:
         self._way = way
@@ -57,11 +50,14 @@ class Lane:
         self._now = now
         self._shape = _CLOSED
         self._middle = self._middle_out = b""
-        self.at = now()
+        self.at = self._opened = now()
         self.text_bytes = 0
+        self.vain = -1
 
     def open(self, shape: Shape) -> None:
         """Carry frames of this shape."""
+        self.vain = self.vain + 1 if self.at == self._opened else 0
+        self._opened = self.at
         self._middle, self._middle_out = shape.middle, shape.middle_out
         self._shape = (
             shape.head,

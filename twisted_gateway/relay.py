@@ -37,6 +37,8 @@ from twisted_gateway.line import Line
 from twisted_gateway.wire.series import Batch, Gate
 from twisted_gateway.wire.sse import Frame, TooLong, encode
 
+_TRIES = 8
+"""How often a lane is opened for frames none of which is like the one before."""
 _NOTHING = Batch(b"", 0, 0)
 
 P = ParamSpec("P")
@@ -258,6 +260,7 @@ class Relay:
                 alarm.leader = self._lane
             self._answer.hasten(self._lane)
         self._lane.open(shape)
+        self._hasty = self._lane.vain < _TRIES
 
     def _leave_lane(self) -> None:
         """The relay is told of every read from now on."""
