@@ -33,8 +33,8 @@ class Way(Protocol):
 class Lane:
     """What carries the usual chunks of one answer while it is open. `relay` opens and closes it.
 
-    `at` is when it last carried one, in seconds of `now`; `text_bytes` is how much since the relay looked; `vain` is how
-    many times in a row it was opened for nothing.
+    `at` is when it last carried one, in seconds of `now`; `text_bytes` is how much since the relay looked; `vain` is
+    how many times in a row it was opened for nothing.
     """
 
     __slots__ = (
