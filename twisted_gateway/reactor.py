@@ -35,6 +35,8 @@ class FlushingReactor(EPollReactor):
         """Transports of `sockets` with something to send."""
         self._noted: dict[Any, None] = {}
         self._blocked: set[Any] = set()
+        self.unhurried = False
+        """There is one thing to do in this turn."""
         super().__init__()
 
     def addWriter(self, writer: Any) -> None:
@@ -117,6 +119,7 @@ class FlushingReactor(EPollReactor):
             except InterruptedError:
                 continue
             if events:
+                self.unhurried = len(events) == 1
                 receive(events, self._selectables, self._other, self._lost)
 
     def doPoll(self, timeout: float | None) -> None:
@@ -152,6 +155,12 @@ class FlushingReactor(EPollReactor):
 
     def _other(self, selectable: Any, fd: int, event: int) -> None:
         log.callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
+
+    def send_now(self, transport: Any) -> None:
+        """Send what a transport of `sockets` has."""
+        if transport in self.written:
+            self.written.remove(transport)
+            send((transport,), self.block, self._unsent)
 
     def _lost(self, transport: Any, why: Any) -> None:
         self._disconnectSelectable(transport, why, True)

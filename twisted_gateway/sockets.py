@@ -86,6 +86,11 @@ class _Quick:
             self.awaited = True
             self.reactor.written.append(self)
 
+    def flush(self) -> None:
+        """Somebody waits for what was written: send it now, unless others have something to do in this turn too."""
+        if self.awaited and self.reactor.unhurried:
+            self.reactor.send_now(self)
+
     def startWriting(self) -> None:
         """Twisted's way to say that there is something to send, or to do once all is sent."""
         self.more = True
