@@ -38,9 +38,6 @@ from twisted_gateway.policies.cache import Cache
 from twisted_gateway.policies.cache import Store as AnswerStore
 from twisted_gateway.policies.costs import IncludeCost
 from twisted_gateway.policies.guardrails.policy import Guardrails
-from twisted_gateway.policies.hooks.faults import Faults
-from twisted_gateway.policies.hooks.loading import BadHook, load
-from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
 from twisted_gateway.pulse import Pulse
@@ -55,6 +52,7 @@ from twisted_gateway.wire.requests import RequestHead
 
 if TYPE_CHECKING:
     from twisted_gateway.policies.guardrails.services import Services
+    from twisted_gateway.policies.hooks.steps import Hooks
 
 FORMATS = {
     row.name: row
@@ -111,7 +109,7 @@ class Parts:
             self.budgets.pending,
         )
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
-        self.hooks = self._hooks()
+        self.hooks = self._hooks() if settings.hooks else None
         self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
         self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail", begin=behind_the_reactor)
         self.guardrails = Guardrails(
@@ -171,6 +169,10 @@ class Parts:
         return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
 
     def _hooks(self) -> Hooks:
+        from twisted_gateway.policies.hooks.faults import Faults
+        from twisted_gateway.policies.hooks.loading import BadHook, load
+        from twisted_gateway.policies.hooks.steps import Hooks
+
         try:
             hooks = load(self.settings.hooks)
         except BadHook as bad:
@@ -191,6 +193,7 @@ class Parts:
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
+        hooks = () if self.hooks is None else (self.hooks,)
         upstream = settings.upstream
         return Gateway(
             before=(
@@ -203,7 +206,7 @@ class Parts:
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(), self.hooks, self.guardrails, self.budgets, IncludeCost()),
+            after=(access.ModelAccess(), *hooks, self.guardrails, self.budgets, IncludeCost()),
             limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
             upstream=Upstream(self.clients.of, self.reactor, upstream, upstream.connect_timeout_ms),

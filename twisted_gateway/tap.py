@@ -156,7 +156,7 @@ class House(Parts, MultiService):
             signal.signal(number, lambda *args, act=act: self.reactor.callFromThread(act))
         for warning in (*self.settings.warnings, *self.snapshot().warnings):
             self.log.warn("{warning}", warning=warning)
-        if self.settings.hooks:
+        if self.hooks is not None:
             own = ", ".join(hook.name for hook in self.hooks.hooks)
             steps = f"validate_model, {own}, guardrails, rate_limit, accounting"
             self.log.info("the steps of a call: {steps}", steps=steps)
@@ -271,7 +271,8 @@ class House(Parts, MultiService):
         self.threads.stop()
         self.reloading.stop()
         self.load_threads.stop()
-        closing.append(self.hooks.quiet())
+        if self.hooks is not None:
+            closing.append(self.hooks.quiet())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UNUSED = {
     "twisted_gateway.policies.guardrails.plan": "what judges texts comes with the first guardrail (1 MB)",
     "twisted_gateway.policies.guardrails.services": "and whom to ask about them with the first that asks somebody",
+    "twisted_gateway.policies.hooks.steps": "the boot file names no hook",
     "twisted_gateway.stores.redis": "the boot file names no Redis",
     "twisted_gateway.demo": "the demo provider is off",
     "re2": "no rule has a pattern",
