@@ -86,7 +86,9 @@ class Sharing:
 
         redis, told = self._redis(block, LIMITS), self._told
         local = Memory(time.time)
-        return Shared(redis, local, self._reactor, new_id(), lambda degraded: told(LIMITS, degraded), ttl, self._env_id)
+        return Shared(
+            redis, local, self._reactor, new_id(), lambda degraded: told(LIMITS, degraded), ttl, self._env_id
+        )
 
     def start(self) -> None:
         """Connect. Without its Redis a gateway does not start (`SettingsError`); later it may go away and come back."""
