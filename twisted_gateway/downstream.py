@@ -139,6 +139,12 @@ class Downstream:
             self._beat.leader = lane
         return lane
 
+    def flush(self) -> None:
+        """There is more to do now, and the caller need not wait for it to be done: what is written may go before."""
+        flush = getattr(self._request, "flush", None)
+        if flush is not None:
+            flush()
+
     def flush_head(self) -> None:
         """Send the head though there is no frame to send with it: the first ones are held, or not for the caller."""
         if not self.gone and not self._request.startedWriting:
@@ -241,9 +247,7 @@ class Downstream:
         """The first frames are written. What was only needed to ask a provider is let go: the prompt, and its share of
         the budget for bodies.
         """
-        flush = getattr(self._request, "flush", None)
-        if flush is not None:
-            flush()
+        self.flush()
         self._exchange.bind(self._clock.seconds())
         self.headers_of_stream = None
         let_go = getattr(self._request, "let_go", None)
