@@ -128,10 +128,8 @@ def _parse(method: bytes, uri: bytes) -> tuple[Origin, bytes]:
     return Origin(parts.scheme, host, port), head
 
 
-def _written(headers: Headers | None) -> bytes:
-    if isinstance(headers, HeaderLines):
-        return headers.written()
-    lines = headers.getAllRawHeaders() if headers is not None else ()
+def _written(headers: Headers) -> bytes:
+    lines = headers.getAllRawHeaders()
     return header_lines([(name, value) for name, values in lines for value in values])
 
 
@@ -163,7 +161,10 @@ class Agent:
         body: Any = bodyProducer
         try:
             origin, head = _parse(method, uri)
-            head += _written(headers)
+            if isinstance(headers, HeaderLines):
+                head += headers.shared.data + header_lines(headers.lines)
+            elif headers is not None:
+                head += _written(headers)
         except Malformed:  # nothing is written
             return fail()
         head += b"\r\n\r\n" if body is None else b"\r\ncontent-length: %d\r\n\r\n" % body.length

@@ -35,7 +35,8 @@ class Alarm:
 
     def __init__(self, clock: IReactorTime, ring: Callable[[], None]) -> None:
         self._clock = clock
-        self._board = _board(clock)
+        board = _latest
+        self._board = board if board is not None and board.clock() is clock else _board(clock)
         self._ring = ring
         self._due: float | None = None
         self._place: _Place | None = None
@@ -159,10 +160,7 @@ _latest: _Board | None = None
 
 def _board(clock: IReactorTime) -> _Board:
     global _latest
-    found = _latest
-    if found is None or found.clock() is not clock:
-        found = _boards.get(clock)
-        if found is None:
-            found = _boards[clock] = _Board(clock)
-        _latest = found
-    return found
+    _latest = _boards.get(clock)
+    if _latest is None:
+        _latest = _boards[clock] = _Board(clock)
+    return _latest

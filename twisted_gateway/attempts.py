@@ -47,43 +47,50 @@ class Means:
         self.budgets = RetryBudgets(self.settings.retry_budget)
 
 
-@attrs.define(eq=False)
 class Attempts:
     """The way from a call's targets to one open answer, and, when that breaks before it is bound, to the next.
 
     `headed(way)` is called when a 2xx head has come that may be committed to by a heartbeat.
     """
 
-    means: Means
-    exchange: Exchange
-    targets: list[Target]
-    tickets: Sequence[Ticket]
-    downstream: Downstream
-    headed: Callable[[Way], None]
-    _group: Group | None = attrs.field(init=False)
-    _hedge: Hedge | None = attrs.field(init=False)
-    _current: Target | None = None
-    _retries: int = 0
-    _pause: float = 0.0
-    _last: AttemptFailed | None = None
-    _reserved: dict[int, list[TakeBack]] = attrs.field(factory=dict)
-    """What policies reserved for the attempts that run or serve, by their targets' `id()`."""
-    _running: dict[int, Target] = attrs.field(factory=dict)
-    _promised: set[int] = attrs.field(factory=set)
-    """Those of them whose good head has come."""
+    __slots__ = (
+        "_current", "_group", "_hedge", "_last", "_now", "_pause", "_promised", "_reserved", "_retries", "_running",
+        "downstream", "exchange", "headed", "means", "targets", "tickets",
+    )  # fmt: skip
 
-    def __attrs_post_init__(self) -> None:
-        row = self.exchange.resolution.model if self.exchange.resolution is not None else None
-        self._group = row if isinstance(row, Group) else None
-        call = self.exchange.call
-        streams = call is not None and call.stream
-        self._hedge = self._group.routing.hedge if self._group is not None and streams else None
-        if self._group is not None and self._hedge is not None:
-            self.means.hedges.called(self._group.id, self._now)
-
-    @property
-    def _now(self) -> float:
-        return self.means.clock.seconds()
+    def __init__(
+        self,
+        means: Means,
+        exchange: Exchange,
+        targets: list[Target],
+        tickets: Sequence[Ticket],
+        downstream: Downstream,
+        headed: Callable[[Way], None],
+    ) -> None:
+        self.means = means
+        self.exchange = exchange
+        self.targets = targets
+        self.tickets = tickets
+        self.downstream = downstream
+        self.headed = headed
+        self._now = means.clock.seconds
+        self._current: Target | None = None
+        self._retries = 0
+        self._pause = 0.0
+        self._last: AttemptFailed | None = None
+        self._reserved: dict[int, list[TakeBack]] = {}
+        """What policies reserved for the attempts that run or serve, by their targets' `id()`."""
+        self._running: dict[int, Target] = {}
+        self._promised: set[int] = set()
+        """Those of them whose good head has come."""
+        self._group: Group | None = None
+        self._hedge: Hedge | None = None
+        row = exchange.resolution.model if exchange.resolution is not None else None
+        if isinstance(row, Group):
+            self._group = row
+            if row.routing.hedge is not None and exchange.call is not None and exchange.call.stream:
+                self._hedge = row.routing.hedge
+                means.hedges.called(row.id, self._now())
 
     async def open(self) -> Opened | bytes:
         """The next open answer, or the bytes of an answer that needs no provider.
@@ -94,14 +101,15 @@ class Attempts:
         while True:
             if self._pause:
                 await _asleep(self.means.clock, self._pause)
-            target = self._next()
+            target = self._current or self._next()
+            kind = "initial" if not self.exchange.attempts else "retry" if self._retries else "fallback"
             try:
                 way = self._way(target)
                 if way.ready is not None:
                     return way.ready
                 if self._hedge is None or not self.targets:
-                    return await self._one(way, self._kind(target))
-                return await self._raced(way, self._hedge)
+                    return await self._one(way, kind)
+                return await self._raced(way, kind, self._hedge)
             except AttemptFailed as failed:
                 self._failed(failed)
 
@@ -121,16 +129,13 @@ class Attempts:
     # Which target, and when
 
     def _next(self) -> Target:
-        if self._current is None:
-            if not self.targets:
-                raise self._end()
-            self._turn_to(self.targets.pop(0))
-        assert self._current is not None
-        return self._current
-
-    def _turn_to(self, target: Target) -> None:
-        self._current, self._retries = target, 0
-        self.means.budgets.called(target.model.id, self._now)
+        """Turn to the next target. Raises what is told when there is none."""
+        if not self.targets:
+            raise self._end()
+        target = self._current = self.targets.pop(0)
+        self._retries = 0
+        self.means.budgets.called(target.model.id, self._now())
+        return target
 
     def _failed(self, failed: AttemptFailed) -> None:
         """Decide what follows; raises `failed` when nothing may."""
@@ -146,7 +151,7 @@ class Attempts:
             raise failed
         allowed = allowance(target.model, self._group, self.means.settings, bool(self.targets))
         if allowed.covers(failed, self._retries):
-            if self.means.budgets.take(target.model.id, self._now):
+            if self.means.budgets.take(target.model.id, self._now()):
                 self._retries += 1
                 self._pause = pause(failed, self._retries, self.means.uniform)
                 return
@@ -182,12 +187,12 @@ class Attempts:
                 raise
             raise Skipped(refused.problem) from None
 
-    async def _raced(self, way: Way, hedge: Hedge) -> Opened:
+    async def _raced(self, way: Way, kind: str, hedge: Hedge) -> Opened:
         """An open answer of this target, or of the next one where this one is late."""
         race: Race[Opened] = Race(
             self.means.clock,
             hedge.after_ms / 1000,
-            self._one(way, self._kind(way.target)),
+            self._one(way, kind),
             lambda: self._hedged(hedge),
             self._decided,
             self._drop,
@@ -198,17 +203,12 @@ class Attempts:
         self.exchange.serving = opened.attempt
         return opened
 
-    def _kind(self, target: Target) -> str:
-        if not self.exchange.attempts:
-            return "initial"
-        return "retry" if self._retries else "fallback"
-
     def _hedged(self, hedge: Hedge) -> Any:
         """The second runner, if the group's ratio allows one more."""
         assert self._group is not None
         if self.downstream.gone or not self.targets:
             return None
-        if not self.means.hedges.take(self._group.id, hedge.max_extra_ratio, self._now):
+        if not self.means.hedges.take(self._group.id, hedge.max_extra_ratio, self._now()):
             return None
         self._hedge = None  # one for each call
         return self._second()
@@ -217,7 +217,7 @@ class Attempts:
         """An open answer of the first of the other targets that admits the call."""
         while True:
             target = self.targets.pop(0)
-            self.means.budgets.called(target.model.id, self._now)
+            self.means.budgets.called(target.model.id, self._now())
             try:
                 return await self._one(self._way(target), "hedge")
             except Refused as refused:
@@ -235,7 +235,7 @@ class Attempts:
     def _drop(self, opened: Opened) -> None:
         """An open answer that nobody wants."""
         opened.attempt.ended_by = HEDGE_LOST
-        opened.attempt.ended = self._now
+        opened.attempt.ended = self._now()
         opened.answer.cut()
         self._give_back(opened.attempt.target)
         self.means.health.ended(opened.attempt.target.model)
@@ -243,7 +243,7 @@ class Attempts:
     async def _one(self, way: Way, kind: str) -> Opened:
         """One attempt. Its target counts as busy until it has failed, or the relay is done with its answer."""
         exchange, health, target = self.exchange, self.means.health, way.target
-        attempt = begun(exchange, kind, target, self._now)
+        attempt = begun(exchange, kind, target, self._now())
         self._running[id(target)] = target
         reserved = self._reserved[id(target)] = []
         health.began(target.model)
@@ -287,10 +287,10 @@ class Attempts:
             problem = refused.problem
             if self._group is not None and self.exchange.endpoint.path == CHAT:
                 problem = over_target_limit(attempt.target.model.display_name, problem)
-            attempt.problem, attempt.ended_by, attempt.ended = problem, refused.problem.type, self._now
+            attempt.problem, attempt.ended_by, attempt.ended = problem, refused.problem.type, self._now()
             raise Skipped(problem) from None
         except BaseException:
-            attempt.ended_by, attempt.ended = attempt.ended_by or "abandoned", self._now
+            attempt.ended_by, attempt.ended = attempt.ended_by or "abandoned", self._now()
             raise
 
     def _give_back(self, target: Target) -> None:

@@ -23,7 +23,9 @@ class Clients:
 
     def of(self, key: ProviderKey) -> Client:
         """The client for a provider key's own trust. Raises `SettingsError` for certificates that cannot be read."""
-        return self._made(_own(key))
+        own = _own(key)
+        known = self._known.get(own)
+        return self._made(own) if known is None else known[0]
 
     def check(self, keys: Iterable[ProviderKey]) -> None:
         """Make all that these keys need; raises as `of`."""
@@ -42,18 +44,17 @@ class Clients:
         return [pool for _, pool in self._known.values()]
 
     def _made(self, own: ProviderTls | None) -> Client:
-        known = self._known.get(own)
-        if known is None:
-            boot = self._boot
-            pool = Pool(self._reactor, boot.pool_idle_timeout_secs, boot.pool_max_idle_per_host, tuner(boot))
-            try:
-                endpoints = Endpoints(self._reactor, boot.tls, own)
-            except (OSError, ValueError) as error:
-                where = "upstream.tls" if own is None else "a provider key's tls"
-                raise SettingsError(f"{where}: {error}") from None
-            timeout = boot.connect_timeout_ms / 1000 or None
-            known = self._known[own] = Client(Agent(self._reactor, pool, endpoints, timeout)), pool
-        return known[0]
+        boot = self._boot
+        pool = Pool(self._reactor, boot.pool_idle_timeout_secs, boot.pool_max_idle_per_host, tuner(boot))
+        try:
+            endpoints = Endpoints(self._reactor, boot.tls, own)
+        except (OSError, ValueError) as error:
+            where = "upstream.tls" if own is None else "a provider key's tls"
+            raise SettingsError(f"{where}: {error}") from None
+        timeout = boot.connect_timeout_ms / 1000 or None
+        client = Client(Agent(self._reactor, pool, endpoints, timeout))
+        self._known[own] = client, pool
+        return client
 
 
 def _own(key: ProviderKey) -> ProviderTls | None:

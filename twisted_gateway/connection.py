@@ -29,7 +29,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from twisted_gateway.wire.http1 import Lines, Malformed, ResponseReader, header_lines
+from twisted_gateway.wire.http1 import Lines, Malformed, ResponseReader
 
 if TYPE_CHECKING:
     from twisted_gateway.agent import Pool
@@ -73,10 +73,6 @@ class HeaderLines(Headers):
             for name, value in (*self.shared.headers, *self.lines):
                 self._made.addRawHeader(name, value)
         return self._made._rawHeaders
-
-    def written(self) -> bytes:
-        """The lines of a request. Raises `Malformed` for what cannot be sent."""
-        return self.shared.data + header_lines(self.lines)
 
     def copy(self) -> Headers:
         """A copy, as ordinary headers."""

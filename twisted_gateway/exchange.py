@@ -285,15 +285,14 @@ class Ticket:
 
     __slots__ = ()
 
+    ready: bytes | None = None
+    """A whole answer in the caller's format, from memory: then no attempt is made (`DESIGN.md` 3, step 2)."""
+
     def allow(self, target: Target) -> Callable[[], None] | Awaitable[Callable[[], None] | None] | None:
         """Asked before every attempt: raises `errors.Refused` to skip this target.
 
         It may give a callable that takes back what was reserved, run when the attempt has failed or lost.
         """
-        return None
-
-    def ready(self) -> bytes | None:
-        """A whole answer in the caller's format, from memory: then no attempt is made (`DESIGN.md` 3, step 2)."""
         return None
 
     def opened(self) -> None:
@@ -316,7 +315,10 @@ class Ticket:
 
 
 class Policy(Protocol):
-    """Something that has an opinion about calls (`DESIGN.md` section 4)."""
+    """Something that has an opinion about calls (`DESIGN.md` section 4).
+
+    It may also have `idle(snapshot)`: whether it can have none about calls of that snapshot, and need not be asked.
+    """
 
     def admit(self, exchange: Exchange) -> Ticket | Awaitable[Ticket | None] | None:
         """Let the call go on, or raise `errors.Refused`. A policy that refuses leaves nothing reserved behind."""

@@ -50,7 +50,7 @@ ENDPOINTS = (
 """The table: a new endpoint is a row here, and a format."""
 
 _SERVER = f"AISIX/{__version__}".encode("ascii")
-_VISIBLE = re.compile(rb"[\x21-\x7e]{1,256}")
+_VISIBLE = re.compile(r"[\x21-\x7e]{1,256}")
 
 
 @lru_cache(256)
@@ -136,14 +136,12 @@ class Front:
     """Stops a key's streams of this id; False when there is none."""
     app: Klein = attrs.field(init=False)
     _fast: dict[tuple[bytes, bytes], Endpoint] = attrs.field(init=False, factory=dict)
-    _id_headers: tuple[bytes, ...] = attrs.field(init=False)
     _behind_id: bytes = attrs.field(init=False)
     """The lines of each answer's head that come behind the one with its id."""
     _cors: CorsRules | None = attrs.field(init=False)
     _log: Logger = attrs.field(init=False, factory=Logger)
 
     def __attrs_post_init__(self) -> None:
-        self._id_headers = tuple(name.lower().encode("ascii") for name in self.proxy.request_id.accept_headers)
         self._behind_id = b"\r\nServer: " + _SERVER if self.proxy.server_header else b""
         self._cors = CorsRules(self.proxy.cors) if self.proxy.cors is not None else None
         self.app = self._routes()
@@ -279,10 +277,10 @@ class Front:
 
     def request_id(self, headers: CallerHeaders) -> str:
         """The caller's own id where it brought a good one, else a new one (`errors-and-headers.md` 6)."""
-        for name in self._id_headers:
-            value = headers.raw(name)
+        for name in self.proxy.request_id.accept_headers:
+            value = headers.get(name)
             if value and _VISIBLE.fullmatch(value):
-                return value.decode("ascii")
+                return value
         return self.new_id()
 
     def asks_for_a_key(self, path: bytes) -> bool:

@@ -19,6 +19,7 @@ from twisted.web.iweb import IRequest
 from twisted_gateway import roads, routing
 from twisted_gateway.attempts import Attempts, Means
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
+from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.drains import Drains
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
@@ -81,6 +82,9 @@ class Gateway:
     means: Means = attrs.field(init=False)
     _calls: dict[int, Deferred[None]] = attrs.field(factory=dict)
     """Calls that wait for something, by their exchanges' `id()`."""
+    _idle: frozenset[int] = frozenset()
+    """The `id()`s of the policies that have no opinion about calls of `_idle_in`."""
+    _idle_in: Snapshot | None = None
     _ending: Problem | None = None
     """Why the process ends, once it does."""
     _log: Logger = attrs.field(factory=Logger)
@@ -109,13 +113,14 @@ class Gateway:
         if self.timing:
             downstream.also = lambda: [(b"server-timing", server_timing(exchange, self.clock.seconds()))]
         outcome = Outcome.BROKEN
+        idle = self._idle if self._idle_in is exchange.snapshot else self._idle_for(exchange.snapshot)
         self.in_flight += 1
         try:
-            await self._admit(self.before, exchange, tickets)
+            await self._admit(self.before, idle, exchange, tickets)
             exchange.call = format.read_call(exchange.body, exchange.headers)
-            await self._admit(self.after, exchange, tickets)
+            await self._admit(self.after, idle, exchange, tickets)
             attempts = self._planned(exchange, tickets, downstream) if exchange.endpoint.plans_first else None
-            await self._admit(self.limits, exchange, tickets)
+            await self._admit(self.limits, idle, exchange, tickets)
             if attempts is None:
                 attempts = self._planned(exchange, tickets, downstream)
             if exchange.call.stream:
@@ -163,8 +168,19 @@ class Gateway:
         for relay in [relay for relay in self.running if relay.exchange is exchange]:
             relay.discard()
 
-    async def _admit(self, policies: Sequence[Policy], exchange: Exchange, tickets: list[Ticket]) -> None:
+    def _idle_for(self, snapshot: Snapshot) -> frozenset[int]:
+        """Ask the policies once what they would say to every call of this snapshot."""
+        policies = (*self.before, *self.after, *self.limits)
+        self._idle = frozenset(id(one) for one in policies if hasattr(one, "idle") and one.idle(snapshot))
+        self._idle_in = snapshot
+        return self._idle
+
+    async def _admit(
+        self, policies: Sequence[Policy], idle: frozenset[int], exchange: Exchange, tickets: list[Ticket]
+    ) -> None:
         for policy in policies:
+            if id(policy) in idle:
+                continue
             found = policy.admit(exchange)
             if found is None:
                 continue
@@ -286,7 +302,7 @@ class Gateway:
         if exchange.endpoint.path == CHAT:
             headers.append((b"x-aisix-call-id", exchange.id.encode("ascii")))
         attempt = exchange.attempt
-        keeps = road is not None and road.native and road.format.keeps_type
+        keeps = road is not None and road.prompt is None and road.format.keeps_type
         if keeps and attempt is not None and attempt.content_type is not None:
             headers.append((b"content-type", attempt.content_type))
         return headers
@@ -312,9 +328,8 @@ def _opened(tickets: Sequence[Ticket]) -> None:
 def _ready(tickets: Sequence[Ticket]) -> bytes | None:
     """The answer that a policy has ready, if one has."""
     for ticket in tickets:
-        body = ticket.ready()
-        if body is not None:
-            return body
+        if ticket.ready is not None:
+            return ticket.ready
     return None
 
 

@@ -5,6 +5,7 @@ State by model id, shared by all endpoints and groups; it outlives reloads. `clo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 
 import attrs
@@ -63,7 +64,7 @@ class Health:
 
     clock: Callable[[], float]
     turns: Turns = attrs.field(factory=Turns)
-    _states: dict[str, State] = attrs.field(factory=dict)
+    _states: defaultdict[str, State] = attrs.field(factory=lambda: defaultdict(State))
 
     # What routing asks
 
@@ -92,22 +93,22 @@ class Health:
 
     def began(self, model: Model) -> None:
         """An attempt at it begins."""
-        self._state(model).in_flight += 1
+        self._states[model.id].in_flight += 1
 
     def ended(self, model: Model) -> None:
         """An attempt is over, whatever became of it."""
-        self._state(model).in_flight -= 1
+        self._states[model.id].in_flight -= 1
 
     def succeeded(self, model: Model, seconds: float) -> None:
         """An attempt gave an open answer after so long: it is no longer cooling down."""
-        state, sample = self._state(model), seconds * 1000
+        state, sample = self._states[model.id], seconds * 1000
         state.latency = sample if state.latency is None else _NEW * sample + _OLD * state.latency
         state.failures = 0
         state.cool_until, state.cool_reason = 0.0, None
 
     def failed(self, model: Model, failure: AttemptFailed, counts: bool) -> bool:
         """An attempt failed; whether a cooldown began. `counts`: it is of the kind that others might repair."""
-        state = self._state(model)
+        state = self._states[model.id]
         state.failures += counts
         found = _cooldown(model, failure)
         if found is None:
@@ -120,7 +121,7 @@ class Health:
 
     def checked(self, model: Model, status: int | None, good: bool) -> None:
         """A check is over. `status` is the provider's own, 408 for a timeout, None where there was none."""
-        state, check = self._state(model), model.background_model_check
+        state, check = self._states[model.id], model.background_model_check
         state.check_status = status
         if not good and check is not None and status in check.ignore_statuses:
             state.check_reason = IGNORED
@@ -166,12 +167,6 @@ class Health:
 
     def _known(self, model: str) -> State:
         return self._states.get(model, _UNKNOWN)
-
-    def _state(self, model: Model) -> State:
-        try:
-            return self._states[model.id]
-        except KeyError:
-            return self._states.setdefault(model.id, State())
 
 
 _UNKNOWN = State()

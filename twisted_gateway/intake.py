@@ -47,12 +47,12 @@ class Budget:
     used: int = 0
 
     def has_room(self, size: int) -> bool:
-        """Whether `size` more bytes would fit."""
+        """Whether `size` more bytes would fit: room is taken by what comes, not by what is promised."""
         return not self.limit or self.used + size <= self.limit
 
     def take(self, size: int) -> bool:
         """Reserve `size` bytes; False when there is no room."""
-        if not self.has_room(size):
+        if self.limit and self.used + size > self.limit:
             return False
         self.used += size
         return True

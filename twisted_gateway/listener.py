@@ -181,8 +181,13 @@ class Channel:
         """What can be refused without the body is refused here; else the caller may send it."""
         self.samples = None
         length = head.length
-        problem = self._length_problem(length) if length else None
-        if problem is None and (length is None or length > _SMALL_BODY):
+        limit = self.site.bounds.request_body_limit_bytes
+        problem = None
+        if length and limit and length > limit:
+            problem = too_large(limit)
+        elif length and not self.site.budget.has_room(length):
+            problem = no_room()
+        elif length is None or length > _SMALL_BODY:
             problem = self.site.early(request, request.path)
         if problem is not None:
             return problem
@@ -192,14 +197,6 @@ class Channel:
                 self.persistent = False
             elif name == b"expect" and length != 0 and head.minor and value.lower() == b"100-continue":
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return None
-
-    def _length_problem(self, length: int) -> Problem | None:
-        limit = self.site.bounds.request_body_limit_bytes
-        if limit and length > limit:
-            return too_large(limit)
-        if not self.site.budget.has_room(length):  # room is taken by what comes, not by what is promised
-            return no_room()
         return None
 
     def answered(self) -> None:

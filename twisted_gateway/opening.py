@@ -98,8 +98,7 @@ class Opener:
         """How this call gets to a target. Raises `Refused` where the target cannot be told what the caller wants."""
         format, call, reach = self.formats[exchange.endpoint.format], exchange.call, lead.reach
         assert call is not None
-        ready = format.ready(call, target.model, reach.family)
-        if ready is not None:
+        if format.ready is not None and (ready := format.ready(call, target.model, reach.family)) is not None:
             return Way(target, reach, Road(format, format, call, target), lead.wait, None, ready=ready)
         road = roads.road(format, self.formats, call, target, reach.family, self.bridge)
         may_ask = self._no_usage.get(target.model.provider_key.id, 0.0) <= self.clock.seconds()
@@ -127,9 +126,9 @@ class Opener:
         """The only place where an upstream is opened."""
         road, reach = way.road, way.reach
         attempt.contacted = True
-        url = reach.url(sent.path, providers.forwarded_query(exchange, reach))
+        url = reach.url(sent.path, exchange.query)
         try:
-            own = providers.headers(exchange, way.target, reach, road.native)
+            own = providers.headers(exchange, way.target, reach, road.prompt is None)
             headers = HeaderLines(own, reach.lines(sent.accept))
             return await self.upstream.open(road.call, attempt, road.speaks, url, headers, sent, way.wait, accepted)
         except AttemptFailed as failed:

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -203,7 +203,7 @@ class Parts:
                     lambda exchange, denial: accounting.denied(
                         exchange, denial.reason, api_key_id=denial.key.id if denial.key else None
                     ),
-                    accounting.allowed,
+                    partial(self.metrics.decided, "api_key", "allowed", "none"),
                 ),
             ),
             after=(access.ModelAccess(), *hooks, self.guardrails, self.budgets, IncludeCost()),

@@ -93,8 +93,12 @@ class Reach:
         return found
 
     def url(self, path: str, query: str = "") -> str:
-        """The URL of an endpoint; a query in the base stays behind the path, before `query`."""
-        return _url(self.base, path, query)
+        """The URL of an endpoint; a query in the base stays behind the path.
+
+        Of the caller's query (`streaming.md` section 2) only `beta=true` goes along, to Anthropic.
+        """
+        beta = query and self.family == "anthropic" and "beta=true" in query.split("&")
+        return _url(self.base, path, "beta=true" if beta else "")
 
 
 @lru_cache(1024)
@@ -102,12 +106,6 @@ def _url(base: str, path: str, query: str) -> str:
     parts = urlsplit(base)
     both = "&".join(part for part in (parts.query, query) if part)
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, query=both))
-
-
-def forwarded_query(exchange: Exchange, way: Reach) -> str:
-    """What of the caller's query goes upstream: `beta=true`, to Anthropic (`streaming.md` section 2)."""
-    wished = exchange.query and way.family == "anthropic" and "beta=true" in exchange.query.split("&")
-    return "beta=true" if wished else ""
 
 
 def family(key: ProviderKey) -> str | None:

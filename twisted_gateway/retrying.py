@@ -66,51 +66,57 @@ class Window:
     Calls are counted over a little less than the window, extras over a little more, so that a bound is kept.
     """
 
-    __slots__ = ("_calls", "_extras", "_latest", "_slot")
+    __slots__ = ("_at", "_calls", "_extras", "_latest", "_slot", "_until")
 
     def __init__(self, seconds: float) -> None:
         self._slot = seconds / _SLOTS
         self._latest = 0
+        self._at = 0
+        """Where the latest slot is counted, and when it is over."""
+        self._until = self._slot
         self._calls = [0] * (_SLOTS + 1)
         self._extras = [0] * (_SLOTS + 1)
 
     def called(self, now: float) -> None:
         """One more call."""
-        self._calls[self._at(now)] += 1
+        if now >= self._until:
+            self._go_on(now)
+        self._calls[self._at] += 1
 
     def added(self, now: float) -> None:
         """One more extra."""
-        self._extras[self._at(now)] += 1
+        if now >= self._until:
+            self._go_on(now)
+        self._extras[self._at] += 1
 
     def figures(self, now: float) -> tuple[int, int]:
         """Calls and extras in the window."""
-        at = self._at(now)
-        oldest = (at + 1) % (_SLOTS + 1)
+        if now >= self._until:
+            self._go_on(now)
+        oldest = (self._at + 1) % (_SLOTS + 1)
         return sum(self._calls) - self._calls[oldest], sum(self._extras)
 
-    def _at(self, now: float) -> int:
+    def _go_on(self, now: float) -> None:
+        """The latest slot is over."""
         slot = int(now / self._slot)
-        if slot > self._latest:
-            for passed in range(max(self._latest + 1, slot - _SLOTS), slot + 1):
-                self._calls[passed % (_SLOTS + 1)] = self._extras[passed % (_SLOTS + 1)] = 0
-            self._latest = slot
-        return self._latest % (_SLOTS + 1)
+        for passed in range(max(self._latest + 1, slot - _SLOTS), slot + 1):
+            self._calls[passed % (_SLOTS + 1)] = self._extras[passed % (_SLOTS + 1)] = 0
+        self._latest = max(slot, self._latest)
+        self._at = self._latest % (_SLOTS + 1)
+        self._until = (self._latest + 1) * self._slot
 
 
-@attrs.define
-class Windows:
-    """A window for each target or group, made when it is first used; `seconds` long each."""
+class Windows(dict[str, Window]):
+    """A window for each target or group, made when it is first asked for; `seconds` long each."""
 
-    seconds: float
-    _windows: dict[str, Window] = attrs.field(factory=dict)
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
 
-    def of(self, name: str) -> Window:
-        """The window of that name."""
-        window = self._windows.get(name)
-        if window is None:
-            if len(self._windows) >= _FORGOTTEN:  # ids of models that reloads have taken away
-                self._windows.clear()
-            window = self._windows[name] = Window(self.seconds)
+    def __missing__(self, name: str) -> Window:
+        if len(self) >= _FORGOTTEN:  # ids of models that reloads have taken away
+            self.clear()
+        window = self[name] = Window(self._seconds)
         return window
 
 
@@ -127,14 +133,14 @@ class RetryBudgets:
     def called(self, model: str, now: float) -> None:
         """A call turned to this target."""
         if self.budget is not None:
-            self._windows.of(model).called(now)
+            self._windows[model].called(now)
 
     def take(self, model: str, now: float) -> bool:
         """Use up one retry, if there is one."""
         budget = self.budget
         if budget is None:
             return True
-        window = self._windows.of(model)
+        window = self._windows[model]
         calls, retries = window.figures(now)
         if retries + 1 > max(budget.min_retries, budget.ratio * calls):
             return False
@@ -153,11 +159,11 @@ class HedgeRatios:
 
     def called(self, group: str, now: float) -> None:
         """A call of this group began that could be hedged."""
-        self._windows.of(group).called(now)
+        self._windows[group].called(now)
 
     def take(self, group: str, most: float, now: float) -> bool:
         """Use up one hedge, if the ratio allows one."""
-        window = self._windows.of(group)
+        window = self._windows[group]
         calls, hedges = window.figures(now)
         if hedges and hedges + 1 > most * calls:
             return False

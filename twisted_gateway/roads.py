@@ -23,18 +23,13 @@ _SPOKEN = {"anthropic": "anthropic"}
 
 @fact
 class Road:
-    """One attempt's way. `speaks` is the target's dialect; `prompt` is set where the dialects differ."""
+    """One attempt's way. `speaks` is the target's dialect; `prompt` is set where that is not the caller's own."""
 
     format: Format
     speaks: Format
     call: Call
     target: Target
     prompt: Prompt | None = None
-
-    @property
-    def native(self) -> bool:
-        """The target speaks the caller's own dialect."""
-        return self.prompt is None
 
     def sent(self, ask_usage: bool) -> Sent:
         """The attempt's request. Raises `Refused` for what the target's dialect cannot say."""

@@ -188,13 +188,6 @@ def test_unknown_callers_are_told_of_at_debug_only(reason: str) -> None:
     assert [line["level"] for line in debug.lines("caller denied")] == ["debug"]
 
 
-def test_allowed() -> None:
-    desk = Desk()
-    desk.policy.allowed(exchange())
-
-    assert value(desk.metrics, "aisix_auth_decisions_total", method="api_key", result="allowed", reason="none") == 1
-
-
 def test_too_large_before_anyone_is_known() -> None:
     desk = Desk()
     desk.settled(

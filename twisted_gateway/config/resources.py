@@ -217,7 +217,7 @@ class Model:
 
     def admits(self, address: str) -> bool:
         """Whether a caller at this address may use the model."""
-        return admitted(address, self.allowed_cidrs)
+        return self.allowed_cidrs is None or admitted(address, self.allowed_cidrs)
 
 
 @attrs.frozen(slots=True)
@@ -242,7 +242,7 @@ class Group:
 
     def admits(self, address: str) -> bool:
         """Whether a caller at this address may use the group; each target has a list of its own too."""
-        return admitted(address, self.allowed_cidrs)
+        return self.allowed_cidrs is None or admitted(address, self.allowed_cidrs)
 
 
 Row = Model | Group

@@ -136,7 +136,8 @@ def edit(found: Mapping[str, Any], target: Target) -> dict[str, Any]:
     for source, name in (wishes.param_renames or {}).items():
         if source in made and source != name:
             made = _renamed(made, source, name)
-    _clamp(made, wishes.param_constraints)
+    if "temperature" in made and wishes.param_constraints is not None:
+        _clamp(made, wishes.param_constraints)
     for name, value in (wishes.default_body_fields or {}).items():
         made.setdefault(name, _encode(value))
     return made
@@ -144,7 +145,10 @@ def edit(found: Mapping[str, Any], target: Target) -> dict[str, Any]:
 
 def joined(found: Mapping[str, Any]) -> bytes:
     """The object that has these members, whose values are JSON."""
-    return b"{" + b",".join([_encode(name) + b":" + bytes(raw) for name, raw in found.items()]) + b"}"
+    members: list[bytes] = []
+    for name, raw in found.items():
+        members += (_encode(name), b":", raw, b",")
+    return b"".join((b"{", *members[:-1], b"}"))
 
 
 def _renamed(found: dict[str, Any], source: str, name: str) -> dict[str, Any]:
@@ -156,7 +160,7 @@ def _renamed(found: dict[str, Any], source: str, name: str) -> dict[str, Any]:
 
 
 def _clamp(found: dict[str, Any], bounds: Any) -> None:
-    value = plain(found.get("temperature")) if bounds is not None else None
+    value = plain(found["temperature"])
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
     low, high = bounds.temperature_min, bounds.temperature_max

@@ -31,13 +31,23 @@ class _Part(msgspec.Struct):
     text: str = ""
 
 
+class _Options(msgspec.Struct):
+    """What is read of `stream_options`."""
+
+    include_usage: Any = None
+
+
 _parts = msgspec.json.Decoder(list[_Part]).decode
+_options = msgspec.json.Decoder(_Options).decode
 
 
 def usage_shown(found: Members) -> bool:
     """Whether the caller asked for the usage chunk."""
-    options = bodies.inner_members(found.get("stream_options"))
-    return options is not None and bodies.plain(options.get("include_usage")) is True
+    raw = found.get("stream_options")
+    try:
+        return raw is not None and _options(raw).include_usage is True
+    except (msgspec.DecodeError, RecursionError):
+        return False
 
 
 def prompt_bytes(messages: list[Message], found: Members) -> int:
@@ -72,7 +82,7 @@ def edited(call: Call, target: Target, *, ask_usage: bool) -> tuple[bytes, bool]
     found = bodies.edit(call.extra, target)
     if target.model.provider_key.response.content_list_to_string and "messages" in found:
         found["messages"] = _flattened(found["messages"])
-    asked = call.stream and ask_usage and _ask_usage(found)
+    asked = call.stream and ask_usage and not call.usage_shown and _ask_usage(found)
     return bodies.joined(found), asked
 
 
@@ -92,13 +102,13 @@ def _flattened(raw: msgspec.Raw) -> bytes | msgspec.Raw:
 
 
 def _ask_usage(found: dict[str, Any]) -> bool:
-    """Adds `include_usage: true`; False when the caller asked already or sent something that is no object."""
+    """Adds `include_usage: true`; False when the caller sent something that is no object."""
     raw = found.get("stream_options")
     if raw is None or bytes(raw).strip() == _NULL:
         found["stream_options"] = b'{"include_usage":true}'
         return True
     options = bodies.inner_members(raw)
-    if options is None or bodies.plain(options.get("include_usage")) is True:
+    if options is None:
         return False
     merged: Mapping[str, Any] = {**options, "include_usage": True}
     found["stream_options"] = _encode(merged)

@@ -161,7 +161,7 @@ class Format:
     """(model, family of its provider key): whether the target speaks this dialect itself."""
     refuse: Callable[[Model, str, bool], Problem | None] = lambda model, family, bridge: None
     """(model, family, `proxy.responses_bridge`): why a target that does not speak it must not be asked, if so."""
-    ready: Callable[[Call, Model, str], bytes | None] = lambda call, model, family: None
+    ready: Callable[[Call, Model, str], bytes | None] | None = None
     """(call, model, family): a whole answer that needs no provider, if there is one."""
     prompt: Callable[[Call], Prompt] | None = None
     """The call in neutral words; raises `errors.Refused` (400) for what cannot be carried."""

@@ -59,7 +59,7 @@ class Authentication:
         self,
         now: Callable[[], float],
         denied: Callable[[Exchange, Denied], None],
-        allowed: Callable[[Exchange], None],
+        allowed: Callable[[], None],
     ) -> None:
         self._now = now
         self._denied = denied
@@ -73,7 +73,7 @@ class Authentication:
             self._known, self._known_in = {}, exchange.snapshot
         given = exchange.headers.get("authorization")
         exchange.caller = self._known.get(given) or self._identified(exchange, given)
-        self._allowed(exchange)
+        self._allowed()
 
     def _identified(self, exchange: Exchange, given: str | None) -> CallerKey:
         try:

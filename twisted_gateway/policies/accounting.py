@@ -82,16 +82,13 @@ class Accounting:
         self.metrics.arrived(exchange.endpoint.path, exchange.endpoint.dialect)
         return AccountingTicket(self, exchange)
 
-    def allowed(self, exchange: Exchange, method: str = "api_key") -> None:
-        """A caller was recognised. `method` is `api_key`, `jwt`, `none` or `anonymous`."""
-        self.metrics.decided(method, "allowed", "none")
-
     def denied(
         self, exchange: Exchange, reason: str, *, api_key_id: str | None = None, method: str = "api_key"
     ) -> None:
         """A caller was not let in (401): counted, and told to the log `aisix::auth`, which is all that is written.
 
-        `reason` is one of `operations.md` 5.4: missing_credentials, unknown_key, key_disabled, key_expired, jwt_*.
+        `method` is `api_key`, `jwt`, `none` or `anonymous`; `reason` is one of `operations.md` 5.4:
+        missing_credentials, unknown_key, key_disabled, key_expired, jwt_*.
         """
         self.metrics.decided(method, "denied", reason)
         known = {"api_key_id": api_key_id} if api_key_id is not None else {}

@@ -15,6 +15,7 @@ import attrs
 from twisted_gateway.charging import charge, estimate, so_far
 from twisted_gateway.config.money import Budget, Cost
 from twisted_gateway.config.resources import Model
+from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import Exchange, Halt, Joint, Outcome, Target, Ticket, Usage
 from twisted_gateway.pricing import price
@@ -48,6 +49,10 @@ class Budgets:
     _running: dict[str, _Running] = attrs.field(factory=dict)
     _pending: dict[str, int] = attrs.field(factory=dict)
     """Calls of trial keys that run now."""
+
+    def idle(self, snapshot: Snapshot) -> bool:
+        """See `Policy`."""
+        return not snapshot.budgets and all(key.max_calls is None for key in snapshot.caller_keys_by_hash.values())
 
     def admit(self, exchange: Exchange) -> BudgetTicket | None:
         """Refuse a call for which there is no money or no free call left."""

@@ -91,11 +91,7 @@ class Cache:
 class Hit(Ticket):
     """The call is answered from the cache."""
 
-    body: bytes
-
-    def ready(self) -> bytes | None:
-        """See `Ticket`."""
-        return self.body
+    ready: bytes | None
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """See `Ticket`."""

@@ -8,6 +8,7 @@ import msgspec
 
 from twisted_gateway.charging import so_far
 from twisted_gateway.config.money import Cost
+from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.exchange import Exchange, Joint, Ticket
 from twisted_gateway.formats import bodies
 from twisted_gateway.pricing import price
@@ -21,6 +22,10 @@ _encode = msgspec.json.Encoder().encode
 
 class IncludeCost:
     """The policy: nothing for callers who have not asked."""
+
+    def idle(self, snapshot: Snapshot) -> bool:
+        """See `Policy`: what has no price has no cost."""
+        return all(model.cost is None for model in snapshot.direct_models)
 
     def admit(self, exchange: Exchange) -> CostTicket | None:
         """Nobody is refused."""

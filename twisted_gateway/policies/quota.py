@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from twisted_gateway.charging import charge, estimate
 from twisted_gateway.config.resources import Group
+from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import CHAT, Exchange, Joint, Outcome, Target, Ticket
 from twisted_gateway.formats.row import Learnt
@@ -61,6 +62,11 @@ class Quota:
         self.now = now
         self._name = name
         self._counters = counters
+
+    def idle(self, snapshot: Snapshot) -> bool:
+        """See `Policy`: no limit is written anywhere, not at a group's targets either."""
+        rows = (*snapshot.caller_keys_by_hash.values(), *snapshot.models_by_name.values())
+        return not snapshot.rate_limit_policies and all(row.rate_limit is None for row in rows)
 
     def admit(self, exchange: Exchange) -> QuotaTicket | Deferred[QuotaTicket] | None:
         """Raises `Refused` (429) when a bucket has no place."""

@@ -18,7 +18,7 @@ from twisted_gateway.wire.framing import Malformed as Malformed
 _MOST_HEADS = 100
 _FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
-_NAMES = re.compile(TOKEN + rb"|")
+_NAME = re.compile(TOKEN)
 
 
 @fact
@@ -60,10 +60,12 @@ def request_line(method: bytes, path: bytes) -> bytes:
 
 def header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Header lines, a line end before each. Raises `Malformed` for anything that would break them."""
-    names, values = [name for name, _ in headers], [value for _, value in headers]
-    if not all(names) or _NAMES.fullmatch(b"".join(names)) is None or BAD_VALUE.search(b"".join(values)):
-        raise Malformed("a header that cannot be sent")
-    return b"".join([b"\r\n" + name + b": " + value for name, value in headers])
+    lines = b""
+    for name, value in headers:
+        if _NAME.fullmatch(name) is None or BAD_VALUE.search(value):
+            raise Malformed("a header that cannot be sent")
+        lines += b"\r\n" + name + b": " + value
+    return lines
 
 
 def request_head(method: bytes, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bytes:

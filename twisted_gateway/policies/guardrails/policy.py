@@ -67,6 +67,10 @@ class Guardrails:
         """Calls of this snapshot are judged by this plan."""
         self._plans = [(snapshot, plan), *self._plans[: _REMEMBERED - 1]]
 
+    def idle(self, snapshot: Snapshot) -> bool:
+        """See `Policy`."""
+        return not snapshot.guardrails
+
     def admit(self, exchange: Exchange) -> Ticket | Awaitable[Ticket | None] | None:
         """Judge the request. Raises `Refused` (422) when it is blocked."""
         if not exchange.snapshot.guardrails:
