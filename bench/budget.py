@@ -24,7 +24,7 @@ from twisted_gateway.exchange import Exchange, Outcome, Target
 from twisted_gateway.formats.openai_chunks import judge
 from twisted_gateway.line import Line
 from twisted_gateway.policies.accounting import access_fields, settlement
-from twisted_gateway.wire.http1 import ResponseReader
+from twisted_gateway.wire.http1 import ResponseReader, header_lines
 from twisted_gateway.wire.requests import RequestReader
 from twisted_gateway.wire.sse import Frame, Reader
 
@@ -120,7 +120,7 @@ def _asked(inside: Inside, exchange: Exchange) -> Iterator[Row]:
     yield "the road: native, the body for the provider", cost(lambda: form.sent(call, target, True)), None
     yield "headers for the provider", cost(lambda: providers.headers(exchange, target, way)), None
     headers = HeaderLines(providers.headers(exchange, target, way), way.lines("*/*"))
-    yield "their bytes", cost(headers.written), None
+    yield "their bytes", cost(lambda: header_lines(headers.lines)), None
     yield "the head of the answer", cost(lambda: ResponseReader(b"POST").received(HEAD)), None
     crossed = _crossed(inside, exchange)
     yield "the road: translated, the body for the provider", cost(lambda: crossed().sent(True)), None

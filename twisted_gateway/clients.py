@@ -23,7 +23,7 @@ class Clients:
 
     def of(self, key: ProviderKey) -> Client:
         """The client for a provider key's own trust. Raises `SettingsError` for certificates that cannot be read."""
-        own = _own(key)
+        own = key.tls if key.tls.ca_cert or not key.tls.verify else None  # None: the boot file's is all there is
         known = self._known.get(own)
         return self._made(own) if known is None else known[0]
 
@@ -33,10 +33,12 @@ class Clients:
             self.of(key)
 
     def keep(self, keys: Iterable[ProviderKey]) -> None:
-        """Forget those whose trust no key asks for any more: their idle connections are closed."""
-        used = {None, *map(_own, keys)}
-        for own in [own for own in self._known if own not in used]:
-            self._known.pop(own)[1].close_idle()
+        """Forget those that none of these keys needs, and close their idle connections; raises as `of`."""
+        used = [*map(self.of, keys)]
+        for own, (client, pool) in tuple(self._known.items()):
+            if own is not None and client not in used:
+                del self._known[own]
+                pool.close_idle()
 
     @property
     def pools(self) -> list[Pool]:
@@ -55,8 +57,3 @@ class Clients:
         client = Client(Agent(self._reactor, pool, endpoints, timeout))
         self._known[own] = client, pool
         return client
-
-
-def _own(key: ProviderKey) -> ProviderTls | None:
-    """A provider key's own trust, None where the boot file's is all there is."""
-    return key.tls if key.tls.ca_cert or not key.tls.verify else None

@@ -323,13 +323,16 @@ class Front:
         body = getattr(request, "body", None)
         if body is None:
             body = request.content.read()
+        peer = getattr(request, "client_host", None)
+        if peer is None or self.proxy.real_ip.trusted_proxies or peer.startswith("::ffff:"):
+            peer = self._peer(request, headers)
         return Exchange(
             id=request.aisix_id,
             endpoint=endpoint,
             method=request.method.decode("ascii"),
             path=endpoint.path,
             headers=headers,
-            peer=self._peer(request, headers),
+            peer=peer,
             body=body,
             snapshot=self.snapshot(),
             arrived=self.clock.seconds(),
@@ -342,8 +345,6 @@ class Front:
         peer = getattr(request, "client_host", None)
         if peer is None:
             peer = getattr(request.getClientAddress(), "host", "") or ""
-        if not real_ip.trusted_proxies and not peer.startswith("::ffff:"):
-            return peer
         return client_address(peer, headers.all(real_ip.header), real_ip.trusted_proxies, recursive=real_ip.recursive)
 
     def _known(self, request: Any) -> tuple[Snapshot, CallerKey]:

@@ -28,7 +28,6 @@ from twisted_gateway.formats.neutral import Prompt
 from twisted_gateway.formats.row import Format, Told
 from twisted_gateway.health import Health
 from twisted_gateway.opening import Opened, Opener, Way
-from twisted_gateway.records import is_group
 from twisted_gateway.relay import Relay, Waits
 from twisted_gateway.replay import Kept, Verbatim
 from twisted_gateway.roads import Road
@@ -288,8 +287,9 @@ class Gateway:
 
     def _good_headers(self, exchange: Exchange, opened: Opened, tickets: Sequence[Ticket]) -> HeadLines:
         headers = self._answer_headers(exchange, opened.way.road, tickets)
-        if exchange.endpoint.path == CHAT and is_group(exchange):
-            name = opened.attempt.target.model.display_name
+        model, resolution = opened.attempt.target.model, exchange.resolution
+        if exchange.endpoint.path == CHAT and resolution is not None and resolution.model.id != model.id:
+            name = model.display_name
             if name.isascii() and name.isprintable():
                 headers.append((b"x-aisix-served-by", name.encode("ascii")))
         return headers

@@ -184,7 +184,10 @@ def headers(exchange: Exchange, target: Target, way: Reach, native: bool = False
         for key, given in exchange.headers.matching(pattern):
             if key not in found and key not in _ALWAYS and not forbidden(key) and not _CONTROL.search(given):
                 found[key] = given
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in found.items()]
+    made = []
+    for name, value in found.items():
+        made.append((name.encode("latin-1"), value.encode("latin-1")))
+    return made
 
 
 def _anthropic_headers(exchange: Exchange, own: bool) -> dict[str, str]:

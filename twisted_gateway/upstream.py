@@ -95,7 +95,7 @@ class Upstream:
             if not 200 <= response.code < 300:
                 await self._refused(response, format, timer)
             said = first_value(response.headers, b"content-type") or b""
-            kind = _kind(said)
+            kind = said.split(b";")[0].strip().lower()
             reader = _reader(call, response, kind, self._limits)
             attempt.content_type = _content_type(call, said, kind)
             answer = Answer(call, format, reader, self._limits)
@@ -200,11 +200,6 @@ def _content_type(call: Call, said: bytes, kind: bytes) -> bytes | None:
     if (kind == _STREAM) if call.stream else kind.endswith(_JSON):
         return said.strip() if _TOLD(said) else None
     return None
-
-
-def _kind(said: bytes) -> bytes:
-    """What a `content-type` says, without parameters."""
-    return said.split(b";")[0].strip().lower()
 
 
 def _with_retry_after(problem: Problem, seconds: int) -> Problem:

@@ -41,8 +41,8 @@ _parts = msgspec.json.Decoder(list[_Part]).decode
 _options = msgspec.json.Decoder(_Options).decode
 
 
-def usage_shown(found: Members) -> bool:
-    """Whether the caller asked for the usage chunk."""
+def usage_shown(found: Mapping[str, Any]) -> bool:
+    """Whether these members ask for the usage chunk."""
     raw = found.get("stream_options")
     try:
         return raw is not None and _options(raw).include_usage is True
@@ -82,7 +82,7 @@ def edited(call: Call, target: Target, *, ask_usage: bool) -> tuple[bytes, bool]
     found = bodies.edit(call.extra, target)
     if target.model.provider_key.response.content_list_to_string and "messages" in found:
         found["messages"] = _flattened(found["messages"])
-    asked = call.stream and ask_usage and not call.usage_shown and _ask_usage(found)
+    asked = call.stream and ask_usage and not usage_shown(found) and _ask_usage(found)
     return bodies.joined(found), asked
 
 

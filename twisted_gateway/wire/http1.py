@@ -191,7 +191,7 @@ class ResponseReader(Body):
         else:
             tokens = [token.strip() for token in connection.lower().split(b",")]
             self.reusable = b"close" not in tokens if head.minor == 1 else b"keep-alive" in tokens
-        length = _one_length(said.get(b"content-length"))
+        length = _one_length(said[b"content-length"]) if b"content-length" in said else None
         coding = said.get(b"transfer-encoding")
         if coding is not None and (head.minor == 0 or coding.strip().lower() != b"chunked"):
             raise Malformed("a transfer coding other than chunked")
@@ -215,10 +215,8 @@ class ResponseReader(Body):
         return len(data)
 
 
-def _one_length(said: bytes | None) -> int | None:
+def _one_length(said: bytes) -> int:
     """What `content-length` says, which may say it more than once. Raises `Malformed`."""
-    if said is None:
-        return None
     if b"," in said:
         lengths = {part.strip() for part in said.split(b",")}
         said = lengths.pop() if len(lengths) == 1 else b""
