@@ -119,7 +119,7 @@ def _asked(inside: Inside, exchange: Exchange) -> Iterator[Row]:
     yield "where the target is and how long it may take", cost(lambda: opener.lead(target)), None
     yield "the road: native, the body for the provider", cost(lambda: form.sent(call, target, True)), None
     yield "headers for the provider", cost(lambda: providers.headers(exchange, target, way)), None
-    headers = HeaderLines(providers.headers(exchange, target, way), way.lines("*/*"))
+    headers = HeaderLines(providers.headers(exchange, target, way), way.lines["*/*"])
     yield "their bytes", cost(lambda: header_lines(headers.lines)), None
     yield "the head of the answer", cost(lambda: ResponseReader(b"POST").received(HEAD)), None
     crossed = _crossed(inside, exchange)

@@ -158,7 +158,7 @@ def sent(caller_headers=(), family="openai", call=None, **edits):
     call = exchange(headers=CallerHeaders(raw), **(call or {}))
     target = Target(model(provider_key=key), "up")
     way = reach(key, None)
-    lines = [*way.lines("text/event-stream").headers, *headers(call, target, way)]
+    lines = [*way.lines["text/event-stream"].headers, *headers(call, target, way)]
     assert len(dict(lines)) == len(lines)  # no header twice
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in lines}
 

@@ -78,18 +78,14 @@ class HeaderLines(Headers):
         """A copy, as ordinary headers."""
         return Headers(dict(self._rawHeaders))
 
-    def first(self, name: bytes) -> bytes | None:
-        """The first value of a header of a response (`name` in the case of the lines), or None."""
-        for key, value in self.lines:
-            if key == name:
-                return value
-        return None
-
 
 def first_value(headers: Headers, name: bytes) -> bytes | None:
     """The first value of a response's header, or None. `name` is lower case."""
     if isinstance(headers, HeaderLines):
-        return headers.first(name)
+        for key, value in headers.lines:
+            if key == name:
+                return value
+        return None
     values = headers.getRawHeaders(name)
     return values[0] if values else None
 

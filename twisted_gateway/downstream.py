@@ -17,6 +17,7 @@ from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Exchange
 from twisted_gateway.formats.row import Format
 from twisted_gateway.lane import Lane
+from twisted_gateway.timing import server_timing
 from twisted_gateway.wire.sse import Frame, encode
 
 HeadLines = list[tuple[bytes, bytes]]
@@ -48,7 +49,7 @@ class Downstream:
 
     __slots__ = (
         "_beat", "_clock", "_exchange", "_format", "_heartbeat_seconds", "_joined", "_producing", "_request",
-        "_told_committed", "also", "finished", "gone", "headers_of_stream", "paused",
+        "_told_committed", "finished", "gone", "headers_of_stream", "paused", "timing",
     )  # fmt: skip
 
     def __init__(
@@ -71,8 +72,8 @@ class Downstream:
         self.gone = False
         self.finished = False
         self.paused = False
-        self.also: Callable[[], HeadLines] | None = None
-        """Headers of every answer that are only known when its head is written."""
+        self.timing = False
+        """Every answer's head has `server-timing`."""
         self.headers_of_stream: Callable[[], HeadLines] | None = None
         self._producing = False
         when_left(request, self._left)
@@ -227,7 +228,9 @@ class Downstream:
         request = self._request
         if status != 200:
             request.setResponseCode(status)
-        headers = more if self.also is None else more + self.also()
+        headers = more
+        if self.timing:
+            headers = [*more, (b"server-timing", server_timing(self._exchange, self._clock.seconds()))]
         put = getattr(request, "put", None)
         if put is None:
             for name, value in first + headers:

@@ -32,7 +32,6 @@ from twisted_gateway.relay import Relay, Waits
 from twisted_gateway.replay import Kept, Verbatim
 from twisted_gateway.roads import Road
 from twisted_gateway.streams import Streams
-from twisted_gateway.timing import server_timing
 from twisted_gateway.upstream import Upstream
 from twisted_gateway.wire.series import Gate
 from twisted_gateway.wire.sse import Frame, encode
@@ -108,9 +107,10 @@ class Gateway:
     async def _serve(self, exchange: Exchange, request: IRequest) -> None:
         format = self.formats[exchange.endpoint.format]
         tickets: list[Ticket] = []
-        downstream = Downstream(request, exchange, format, self.clock, self.heartbeat_seconds, lambda: _opened(tickets))
-        if self.timing:
-            downstream.also = lambda: [(b"server-timing", server_timing(exchange, self.clock.seconds()))]
+        downstream = Downstream(
+            request, exchange, format, self.clock, self.heartbeat_seconds, partial(_opened, tickets)
+        )
+        downstream.timing = self.timing
         outcome = Outcome.BROKEN
         idle = self._idle if self._idle_in is exchange.snapshot else self._idle_for(exchange.snapshot)
         self.in_flight += 1

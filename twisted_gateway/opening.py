@@ -129,7 +129,7 @@ class Opener:
         url = reach.url(sent.path, exchange.query)
         try:
             own = providers.headers(exchange, way.target, reach, road.prompt is None)
-            headers = HeaderLines(own, reach.lines(sent.accept))
+            headers = HeaderLines(own, reach.lines[sent.accept])
             return await self.upstream.open(road.call, attempt, road.speaks, url, headers, sent, way.wait, accepted)
         except AttemptFailed as failed:
             if attempt.ended_by is not None:  # it was cancelled, and its connection calls that a failure

@@ -67,6 +67,27 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TEMPLATE = re.compile(r"\$\{([a-z_.]+)\}")
 
 
+class AcceptLines(dict[str, Lines]):
+    """The headers of every request to a provider that asks for a type. That is a format's word, never a caller's."""
+
+    def __init__(self, credential: tuple[str, str]) -> None:
+        super().__init__()
+        self._credential = credential
+
+    def __missing__(self, accept: str) -> Lines:
+        name, value = self._credential
+        made = self[accept] = Lines(
+            (
+                (name.encode("ascii"), value.encode("latin-1")),
+                (b"content-type", b"application/json"),
+                (b"accept", accept.encode("ascii")),
+                (b"accept-encoding", b"identity"),
+                (b"user-agent", _USER_AGENT),
+            )
+        )
+        return made
+
+
 @attrs.frozen
 class Reach:
     """How to reach a provider: its dialect family, the root of its URLs, and its credential."""
@@ -74,23 +95,12 @@ class Reach:
     family: str
     base: str
     credential: tuple[str, str] = attrs.field(repr=False)
-    _lines: dict[str, Lines] = attrs.field(init=False, repr=False, eq=False, factory=dict)
-
-    def lines(self, accept: str) -> Lines:
-        """The headers of every request there that asks for this type. `accept` is a format's word, never a caller's."""
-        found = self._lines.get(accept)
-        if found is None:
-            name, value = self.credential
-            found = self._lines[accept] = Lines(
-                (
-                    (name.encode("ascii"), value.encode("latin-1")),
-                    (b"content-type", b"application/json"),
-                    (b"accept", accept.encode("ascii")),
-                    (b"accept-encoding", b"identity"),
-                    (b"user-agent", _USER_AGENT),
-                )
-            )
-        return found
+    lines: AcceptLines = attrs.field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=attrs.Factory(lambda self: AcceptLines(self.credential), takes_self=True),
+    )
 
     def url(self, path: str, query: str = "") -> str:
         """The URL of an endpoint; a query in the base stays behind the path.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import repeat
 from typing import Any
 
 MAX_HEAD = 65_536
@@ -169,8 +168,11 @@ def _chunk_length(line: bytes, sizes: re.Pattern[bytes]) -> int:
 
 def header_pairs(lines: list[bytes]) -> Headers:
     """Header lines that `HEADER_LINES` has matched."""
-    pairs = map(bytes.partition, lines, repeat(b":"))
-    return tuple([(_USUAL.get(name) or name.lower(), value.strip(b" \t")) for name, _, value in pairs])
+    pairs = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        pairs.append((_USUAL.get(name) or name.lower(), value.strip(b" \t")))
+    return tuple(pairs)
 
 
 def _header(line: bytes) -> tuple[bytes, bytes]:

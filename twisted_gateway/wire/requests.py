@@ -88,7 +88,10 @@ class RequestReader(Body):
             return None
         if end - start > self._limit:
             self._check_size(data[start:end])
-        found = self._parsed(data[start:end])
+        said = data[start:end]
+        found = self._last.again(said) if self._last is not None else None
+        if found is None:
+            found = self._new(said)
         self.rest = data[end + 4 :]
         self._scanned = self._checked = self._total = 0
         if found.length is None:
@@ -99,18 +102,15 @@ class RequestReader(Body):
         self.finished = found.length == 0
         return found
 
-    def _parsed(self, data: bytes) -> RequestHead:
-        """A head whose end is there; callers say the one before again, with another length at most.
+    def _new(self, data: bytes) -> RequestHead:
+        """A head that is not the one before again; mostly callers say that, with another length at most.
 
         A connection's first one is not remembered: it may be the only one, of a stream that lasts.
         """
-        last = self._last
-        found = last.again(data) if last is not None else None
-        if found is None:
-            found = _parse(data)
-            if self._reused and len(data) <= _MOST_REMEMBERED:
-                self._last = Familiar(data, found)
-            self._reused = True
+        found = _parse(data)
+        if self._reused and len(data) <= _MOST_REMEMBERED:
+            self._last = Familiar(data, found)
+        self._reused = True
         return found
 
     def glimpse(self) -> RequestHead:
