@@ -108,7 +108,7 @@ class FlushingReactor(EPollReactor):
             if self._newTimedCalls:
                 self._insertNewDelayedCalls()
             timed = self._pendingTimedCalls
-            if self.written or self._noted or not self.running:
+            if self.written or self._noted or self._justStopped or not self.running:
                 wait = 0.0
             elif timed:
                 wait = min(_LONGEST, max(0.0, timed[0].time - seconds()))
@@ -122,7 +122,7 @@ class FlushingReactor(EPollReactor):
     def doPoll(self, timeout: float | None) -> None:
         """Send, then wait for events and hand them out: `iterate`."""
         self._flush()
-        if self.written or self._noted:
+        if self.written or self._noted or self._justStopped:
             timeout = 0
         events = self._poller.poll(-1 if timeout is None else timeout, _MOST_EVENTS)
         receive(events, self._selectables, self._other, self._lost)
