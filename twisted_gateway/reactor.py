@@ -117,7 +117,7 @@ class FlushingReactor(EPollReactor):
             except InterruptedError:
                 continue
             if events:
-                receive(events, self._selectables, self._other, self._lost)
+                receive(events, self._selectables, self._other, self.lose)
 
     def doPoll(self, timeout: float | None) -> None:
         """Send, then wait for events and hand them out: `iterate`."""
@@ -125,7 +125,7 @@ class FlushingReactor(EPollReactor):
         if self.written or self._noted or self._justStopped:
             timeout = 0
         events = self._poller.poll(-1 if timeout is None else timeout, _MOST_EVENTS)
-        receive(events, self._selectables, self._other, self._lost)
+        receive(events, self._selectables, self._other, self.lose)
 
     doIteration = doPoll
 
@@ -153,11 +153,12 @@ class FlushingReactor(EPollReactor):
     def _other(self, selectable: Any, fd: int, event: int) -> None:
         log.callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
 
-    def _lost(self, transport: Any, why: Any) -> None:
-        self._disconnectSelectable(transport, why, True)
+    def lose(self, transport: Any, why: Any) -> None:
+        """Nothing more is read from it; what its protocol raises about that is logged, and is not the others' trouble."""
+        log.callWithLogger(transport, self._disconnectSelectable, transport, why, True)
 
     def _unsent(self, transport: Any, why: Any) -> None:
-        self._disconnectSelectable(transport, why, False)
+        log.callWithLogger(transport, self._disconnectSelectable, transport, why, False)
 
 
 def install() -> None:
