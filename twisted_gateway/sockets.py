@@ -108,9 +108,10 @@ class _Quick:
     def startReading(self) -> None:
         """Go on reading; what was read too much comes first."""
         self.reading = True
-        super().startReading()  # type: ignore[misc]
-        if self.came is not None:
-            self.reactor.callLater(0, self._give)
+        if self.came is None:
+            super().startReading()  # type: ignore[misc]
+        else:
+            self.reactor.callLater(0, self._give)  # and is read on only then, lest the newer come first
 
     def stopReading(self) -> None:
         """Read no further."""
@@ -120,7 +121,9 @@ class _Quick:
     def _give(self) -> None:
         if self.came is not None and self.reading:
             data, self.came = self.came, None
-            self.protocol.dataReceived(data)
+            _hand_out(((self, data),), self.reactor.lose)
+            if self.reading:
+                super().startReading()  # type: ignore[misc]
 
 
 class QuickServer(_Quick, Server):
