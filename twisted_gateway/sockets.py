@@ -88,6 +88,8 @@ class _Quick:
 
     def startWriting(self) -> None:
         """Twisted's way to say that there is something to send, or to do once all is sent."""
+        if self._aborting:
+            return
         self.more = True
         if not self.connected:
             super().startWriting()  # type: ignore[misc]
@@ -100,6 +102,11 @@ class _Quick:
         self.awaited = False
         super().stopWriting()  # type: ignore[misc]
 
+    def abortConnection(self) -> None:
+        """Close it in the next turn, without sending anything more."""
+        super().abortConnection()  # type: ignore[misc]
+        self.write = _ignore  # type: ignore[method-assign]
+
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Have it paused while there is much to send; one that does not stream is asked for each piece."""
         self.more = self.more or not streaming
@@ -107,6 +114,8 @@ class _Quick:
 
     def startReading(self) -> None:
         """Go on reading; what was read too much comes first."""
+        if self._aborting:
+            return
         self.reading = True
         if self.came is None:
             super().startReading()  # type: ignore[misc]
@@ -124,6 +133,10 @@ class _Quick:
             _hand_out(((self, data),), self.reactor.lose)
             if self.reading:
                 super().startReading()  # type: ignore[misc]
+
+
+def _ignore(_data: bytes) -> None:
+    """It is aborted."""
 
 
 class QuickServer(_Quick, Server):
@@ -208,7 +221,9 @@ def send(written: Iterable[Any], block: Callable[[Any], None], lose: Callable[[A
     `block` is told of one whose socket did not take everything, `lose` of one that is to be closed, and why.
     """
     for transport in written:
-        if not transport.awaited or transport._aborting:
+        if not transport.awaited or transport.dataBuffer:
+            if transport.awaited:
+                block(transport)  # Twisted's way has sent a part of it
             continue
         pieces = transport._tempDataBuffer
         if pieces:
