@@ -243,7 +243,8 @@ def send(written: Iterable[Any], block: Callable[[Any], None], lose: Callable[[A
                 continue
         transport.awaited = False
         if transport.more:
-            transport.more = transport.producer is not None and not transport.streamingProducer
+            asked = transport.producer is not None and not transport.streamingProducer
+            transport.more = asked or transport.disconnecting or transport._writeDisconnecting
             try:
                 why = transport.doWrite()  # nothing is left to send, but there is more to do
             except BaseException as error:
