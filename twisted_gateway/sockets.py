@@ -102,6 +102,12 @@ class _Quick:
         self.awaited = False
         super().stopWriting()  # type: ignore[misc]
 
+    def connectionLost(self, reason: Any) -> None:
+        """It is closed: nothing is kept for it."""
+        self.came = self.lane = None
+        self._tempDataBuffer.clear()
+        super().connectionLost(reason)  # type: ignore[misc]
+
     def abortConnection(self) -> None:
         """Close it in the next turn, without sending anything more."""
         super().abortConnection()  # type: ignore[misc]
@@ -202,7 +208,8 @@ def receive(
 def _hand_out(got: Iterable[tuple[Any, bytes]], lose: Callable[[Any, Any], None]) -> None:
     for transport, data in got:
         if not transport.reading:  # another one's protocol has stopped this one
-            transport.came = data or None
+            if transport.connected:
+                transport.came = data or None
         elif data:
             lane = transport.lane
             try:
