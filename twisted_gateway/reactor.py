@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python import log
 
-from twisted_gateway.sockets import QuickConnector, QuickPort, receive, send
+from twisted_gateway.sockets import Quick, QuickConnector, QuickPort, receive, send
 
 _MOST_EVENTS = 256
 """Of one turn: what was read first is not to wait until all is read, and is still in the processor's caches then."""
@@ -52,6 +52,9 @@ class FlushingReactor(EPollReactor):
     def removeAll(self) -> list[Any]:
         """Every reader and writer, which are forgotten."""
         noted = [*self._noted, *self._awaited()]
+        for one in (*self.written, *self._blocked):
+            if isinstance(one, Quick):
+                one.awaited = False
         self._noted.clear()
         self.written.clear()
         found = super().removeAll()  # by `removeWriter`, which must know the blocked ones

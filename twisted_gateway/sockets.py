@@ -32,7 +32,7 @@ class Lane(Protocol):
         """Whether it has taken it. If not, nothing has happened."""
 
 
-class _Quick:
+class Quick:
     """What both sides' transports do in their own way. The attributes are Twisted's, but those that are explained."""
 
     socket: Any
@@ -145,11 +145,11 @@ def _ignore(_data: bytes) -> None:
     """It is aborted."""
 
 
-class QuickServer(_Quick, Server):
+class QuickServer(Quick, Server):
     """A caller's connection."""
 
 
-class QuickClient(_Quick, Client):
+class QuickClient(Quick, Client):
     """A connection to a provider."""
 
 
