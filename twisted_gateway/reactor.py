@@ -157,7 +157,7 @@ class FlushingReactor(EPollReactor):
         log.callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
 
     def lose(self, transport: Any, why: Any) -> None:
-        """Nothing more is read from it; what its protocol raises about that is logged, and is not the others' trouble."""
+        """Nothing more is read from it. What its protocol raises about that is logged, and no other's trouble."""
         log.callWithLogger(transport, self._disconnectSelectable, transport, why, True)
 
     def _unsent(self, transport: Any, why: Any) -> None:

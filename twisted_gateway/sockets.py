@@ -106,12 +106,13 @@ class Quick:
         """It is closed: nothing is kept for it."""
         self.came = self.lane = None
         self._tempDataBuffer.clear()
+        self.dataBuffer = b""
         super().connectionLost(reason)  # type: ignore[misc]
 
     def abortConnection(self) -> None:
         """Close it in the next turn, without sending anything more."""
         super().abortConnection()  # type: ignore[misc]
-        self.write = _ignore  # type: ignore[method-assign]
+        self.write = _ignore  # type: ignore[assignment,method-assign]
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Have it paused while there is much to send; one that does not stream is asked for each piece."""
