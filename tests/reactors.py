@@ -21,8 +21,8 @@ from twisted.internet.protocol import ClientFactory, Factory, ProcessProtocol
 from twisted.protocols import tls  # noqa: F401
 from twisted.python import log
 
-from . import transports
-from .transports import BIG, Speaker, explode, narrow, pair, short
+from . import speaking
+from .speaking import BIG, Speaker, explode, hears, narrow, pair, short, turn
 
 HANGS = 60
 
@@ -162,7 +162,7 @@ def stops_when_all_is_done(seen: list[Any]) -> None:
 
     def wait() -> Deferred[None]:
         reactor.callLater(0.3, peer[0].sendall, b"go")
-        return speaker.saw(b"go").addCallback(lambda _: transports.turn(0.01))
+        return speaker.saw(b"go").addCallback(lambda _: turn(0.01))
 
     async def play() -> None:
         peer.append(await pair("server", speaker))
@@ -322,15 +322,15 @@ def selectables(seen: list[Any]) -> None:
         now()
         to.write(b"x")
         now()
-        await transports.turn()
-        await transports.turn()
+        await turn()
+        await turn()
         now()
         to.pauseProducing()
         now()
         narrow(speaker, peer)
         to.write(BIG)
         for _ in range(3):
-            await transports.turn()
+            await turn()
         now()
         to.resumeProducing()
         found = reactor.removeAll()
@@ -338,12 +338,12 @@ def selectables(seen: list[Any]) -> None:
         now()
         to.write(b"y")
         now()
-        seen.append(await transports.hears(peer, len(BIG) + 2))
+        seen.append(await hears(peer, len(BIG) + 2))
         to.write(b"z")
         found = reactor.removeAll()
         seen.append(found.count(to))
         to.write(b"!")
-        seen.append(await transports.hears(peer, 2))
+        seen.append(await hears(peer, 2))
         reactor.stop()
 
     to: Any = None
@@ -405,21 +405,10 @@ def unix_sockets(seen: list[Any]) -> None:
 def _play(which: str, name: str, told: int) -> None:
     global reactor
     signal.alarm(HANGS)
-    if which == "aisix":
-        from twisted_gateway.reactor import install
-    else:
-        from twisted.internet.epollreactor import install
-    install()
-    from twisted.internet import reactor as installed
-
-    reactor = transports.reactor = installed
-    failures: list[str] = []
-    log.startLoggingWithObserver(
-        lambda event: failures.append(event["failure"].type.__name__) if event.get("isError") else None, setStdout=False
-    )
+    reactor = speaking.choose(which)
     seen: list[Any] = []
     scenes[name](seen)
-    os.write(told, json.dumps([seen, failures]).encode())
+    os.write(told, json.dumps([seen, speaking.logged]).encode())
 
 
 def main(which: str, *names: str) -> None:

@@ -9,28 +9,31 @@ from __future__ import annotations
 import gc
 import json
 import socket
-import struct
 import sys
 import weakref
-import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
-from twisted.python import log
-from zope.interface import implementer
 
-HANGS = 60.0
-"""Seconds; no scene needs one of them."""
-MEGABYTE = 2**20
-SMALL = 32_768
-BIG = bytes(range(256)) * 4096
-"""A megabyte, which no small buffer takes."""
+from . import speaking
+from .speaking import (
+    BIG,
+    HANGS,
+    HalfSpeaker,
+    Speaker,
+    explode,
+    hears,
+    logged,
+    narrow,
+    pair,
+    refused,
+    reset,
+    short,
+    turn,
+)
 
-reactor: Any = None
-logged: list[str] = []
 scenes: dict[str, Callable[[str], Awaitable[Any]]] = {}
 
 
@@ -38,167 +41,6 @@ def scene(play: Callable[[str], Awaitable[Any]]) -> Callable[[str], Awaitable[An
     """One more of them."""
     scenes[play.__name__] = play
     return play
-
-
-def short(data: bytes) -> str:
-    """Bytes as a record has them."""
-    return data.decode("latin-1") if len(data) < 100 else f"{len(data)} bytes, {zlib.crc32(data):08x}"
-
-
-class Speaker(Protocol):
-    """Notes what it is told, and does what the scene says: `hooks` by event."""
-
-    def __init__(self, **hooks: Callable[[Any], Any]) -> None:
-        self.hooks = hooks
-        self.seen: list[str | bytes] = []
-        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
-
-    def note(self, what: str | bytes) -> None:
-        if isinstance(what, bytes) and self.seen and isinstance(self.seen[-1], bytes):
-            self.seen[-1] += what
-        else:
-            self.seen.append(what)
-        self._look()
-        if isinstance(what, bytes):
-            what = "data"
-        hook = self.hooks.get(what.split()[0])
-        if hook is not None:
-            hook(self)
-
-    def _look(self) -> None:
-        for one in list(self._waiting):
-            if one[0]():
-                self._waiting.remove(one)
-                reactor.callLater(0, one[1].callback, None)
-
-    def until(self, met: Callable[[], bool]) -> Deferred[None]:
-        """Fires in a turn after that in which it is so."""
-        done: Deferred[None] = Deferred()
-        self._waiting.append((met, done))
-        self._look()
-        return done
-
-    def saw(self, what: str | bytes) -> Deferred[None]:
-        if isinstance(what, bytes):
-            return self.until(lambda: self.data().endswith(what))
-        return self.until(lambda: any(isinstance(one, str) and one.split()[0] == what for one in self.seen))
-
-    def data(self) -> bytes:
-        return b"".join(one for one in self.seen if isinstance(one, bytes))
-
-    def record(self) -> list[str]:
-        return [one if isinstance(one, str) else "data " + short(one) for one in self.seen]
-
-    def connectionMade(self) -> None:
-        self.note("made")
-
-    def dataReceived(self, data: bytes) -> None:
-        self.note(data)
-
-    def connectionLost(self, reason: Any = None) -> None:
-        self.note(f"lost {reason.type.__name__}")
-
-    # a producer's
-
-    def pauseProducing(self) -> None:
-        self.note("pause")
-
-    def resumeProducing(self) -> None:
-        self.note("resume")
-
-    def stopProducing(self) -> None:
-        self.note("stop")
-
-
-@implementer(IHalfCloseableProtocol)
-class HalfSpeaker(Speaker):
-    """Is told of halves."""
-
-    def readConnectionLost(self) -> None:
-        self.note("half-read")
-
-    def writeConnectionLost(self) -> None:
-        self.note("half-write")
-
-
-async def pair(side: str, speaker: Speaker) -> socket.socket:
-    """Connects it; the other end."""
-    if side == "server":
-        factory = Factory()
-        factory.buildProtocol = lambda _: speaker
-        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-        peer = socket.create_connection(("127.0.0.1", port.getHost().port))
-        await speaker.saw("made")
-        await port.stopListening()
-    else:
-        listener = socket.create_server(("127.0.0.1", 0))
-        client = ClientFactory()
-        client.noisy = False
-        client.buildProtocol = lambda _: speaker
-        reactor.connectTCP("127.0.0.1", listener.getsockname()[1], client)
-        await speaker.saw("made")
-        peer, _ = listener.accept()
-        listener.close()
-    peer.settimeout(HANGS)
-    return peer
-
-
-def narrow(speaker: Speaker, peer: socket.socket) -> None:
-    """Little goes into the kernel's buffers."""
-    speaker.transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
-
-
-def _read(peer: socket.socket, size: int) -> tuple[bytes, str]:
-    got = bytearray()
-    while len(got) < size:
-        try:
-            data = peer.recv(65_536)
-        except ConnectionError:
-            return bytes(got), "reset"
-        if not data:
-            return bytes(got), "end"
-        got += data
-    return bytes(got), "more"
-
-
-async def hears(peer: socket.socket, size: int = 10**9) -> str:
-    """What the peer reads: until the end, or so much."""
-    from twisted.internet.threads import deferToThread
-
-    data, end = await deferToThread(_read, peer, size)
-    return f"{short(data)}, {end}"
-
-
-def turn(seconds: float = 0.0) -> Deferred[None]:
-    """Once around."""
-    done: Deferred[None] = Deferred()
-    reactor.callLater(seconds, done.callback, None)
-    return done
-
-
-def reset(peer: socket.socket) -> None:
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    peer.close()
-
-
-def refused(attempt: Callable[[], Any]) -> str:
-    try:
-        return str(attempt())
-    except Exception as error:
-        return type(error).__name__
-
-
-def explode(_: Any) -> None:
-    raise ZeroDivisionError
-
-
-def all_of(*steps: Callable[[], Any]) -> Callable[[Any], None]:
-    def do(_: Any) -> None:
-        for step in steps:
-            step()
-
-    return do
 
 
 # writing and closing
@@ -820,11 +662,11 @@ class Dialer(ClientFactory):
 
     def clientConnectionFailed(self, connector: Any, reason: Any) -> None:
         self.seen.append(f"failed {reason.type.__name__} {connector.state}")
-        reactor.callLater(0, self.done.callback, None)
+        speaking.reactor.callLater(0, self.done.callback, None)
 
     def clientConnectionLost(self, connector: Any, reason: Any) -> None:
         self.seen.append(f"lost {reason.type.__name__} {connector.state}")
-        reactor.callLater(0, self.done.callback, None)
+        speaking.reactor.callLater(0, self.done.callback, None)
 
     def stopFactory(self) -> None:
         self.seen.append("stopped")
@@ -837,13 +679,13 @@ async def connecting(side: str) -> Any:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     dialer = Dialer()
-    reactor.connectTCP("127.0.0.1", port, dialer)
+    speaking.reactor.connectTCP("127.0.0.1", port, dialer)
     await dialer.done
     told.append(dialer.seen)
     listener.close()
 
     dialer = Dialer()
-    reactor.connectTCP("127.0.0.1", port, dialer)
+    speaking.reactor.connectTCP("127.0.0.1", port, dialer)
     await dialer.done
     told.append(dialer.seen)
 
@@ -853,11 +695,11 @@ async def connecting(side: str) -> Any:
         one.setblocking(False)
         one.connect_ex(full.getsockname())
     dialer = Dialer()
-    reactor.connectTCP("127.0.0.1", full.getsockname()[1], dialer, timeout=0.05)
+    speaking.reactor.connectTCP("127.0.0.1", full.getsockname()[1], dialer, timeout=0.05)
     await dialer.done
     told.append(dialer.seen)
     dialer = Dialer()
-    connector = reactor.connectTCP("127.0.0.1", full.getsockname()[1], dialer)
+    connector = speaking.reactor.connectTCP("127.0.0.1", full.getsockname()[1], dialer)
     await turn()
     await turn()
     connector.disconnect()
@@ -868,7 +710,7 @@ async def connecting(side: str) -> Any:
 
     factory = Factory()
     factory.buildProtocol = lambda _: None
-    nobody = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    nobody = speaking.reactor.listenTCP(0, factory, interface="127.0.0.1")
     peer = socket.create_connection(("127.0.0.1", nobody.getHost().port))
     peer.settimeout(HANGS)
     heard = await hears(peer)
@@ -888,7 +730,7 @@ async def starts_tls(side: str) -> Any:
         one.transport.loseConnection()
 
     def follow(one: Any) -> None:
-        if len(one.data()) == MEGABYTE + 5:
+        if len(one.data()) == len(BIG) + 5:
             one.note("starts")
             one.hooks = {}
             one.transport.startTLS(CertificateOptions(), normal=side == "server")
@@ -899,10 +741,10 @@ async def starts_tls(side: str) -> Any:
     other.hooks = {"data": follow}
     factory = Factory()
     factory.buildProtocol = lambda _: server
-    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    port = speaking.reactor.listenTCP(0, factory, interface="127.0.0.1")
     dialer = Dialer()
     dialer.protocol_made = client
-    reactor.connectTCP("127.0.0.1", port.getHost().port, dialer)
+    speaking.reactor.connectTCP("127.0.0.1", port.getHost().port, dialer)
     await server.saw("made")
     await client.saw("made")
     begin(beginner)
@@ -938,10 +780,10 @@ async def tls_producers(side: str) -> Any:
     sender, receiver = (server, client) if side == "server" else (client, server)
     factory = Factory()
     factory.buildProtocol = lambda _: server
-    port = reactor.listenSSL(0, factory, _certificate(), interface="127.0.0.1")
+    port = speaking.reactor.listenSSL(0, factory, _certificate(), interface="127.0.0.1")
     dialer = Dialer()
     dialer.protocol_made = client
-    reactor.connectSSL("127.0.0.1", port.getHost().port, dialer, CertificateOptions())
+    speaking.reactor.connectSSL("127.0.0.1", port.getHost().port, dialer, CertificateOptions())
     await server.saw("made")
     await client.saw("made")
     receiver.transport.pauseProducing()
@@ -969,7 +811,7 @@ async def _play(names: list[str]) -> dict[str, Any]:
         for side in ("server", "client"):
             logged.clear()
             try:
-                record = await Deferred.fromCoroutine(scenes[name](side)).addTimeout(HANGS, reactor)
+                record = await Deferred.fromCoroutine(scenes[name](side)).addTimeout(HANGS, speaking.reactor)
                 told[f"{name}-{side}"] = [record, [*logged]]
             except Exception as error:
                 told[f"{name}-{side}"] = f"{type(error).__name__}: {error}"
@@ -977,18 +819,7 @@ async def _play(names: list[str]) -> dict[str, Any]:
 
 
 def main(which: str, *names: str) -> None:
-    global reactor
-    if which == "aisix":
-        from twisted_gateway.reactor import install
-    else:
-        from twisted.internet.epollreactor import install
-    install()
-    from twisted.internet import reactor as installed
-
-    reactor = installed
-    log.startLoggingWithObserver(
-        lambda event: logged.append(event["failure"].type.__name__) if event.get("isError") else None, setStdout=False
-    )
+    reactor = speaking.choose(which)
     told: dict[str, Any] = {}
 
     def play() -> None:
