@@ -14,11 +14,10 @@ from twisted_gateway.exchange import Exchange
 from twisted_gateway.formats.bodies import text_bytes
 from twisted_gateway.formats.shapes import Shape, is_easy, is_text
 from twisted_gateway.wire.framing import CHUNK_SIZES
+from twisted_gateway.wire.sse import escape_separators
 
 _LINES = (b"", *CHUNK_SIZES)
 """Chunk sizes as they are written."""
-_SEPARATORS = b"\xe2\x80"
-"""Begins the line separators that are escaped on their way out (`streaming.md` 2)."""
 _CLOSED: tuple[Any, ...] = ((), b"", 0, 0, 0, b"", b"", 0)
 """Nothing begins with any of these."""
 
@@ -33,8 +32,8 @@ class Way(Protocol):
 class Lane:
     """What carries the usual chunks of one answer while it is open. `relay` opens and closes it.
 
-    `at` is when it last carried one, in seconds of `now`; `text_bytes` is how much since the relay looked; `vain` is how
-    many times in a row it was opened for nothing.
+    `at` is when it last carried one, in seconds of `now`; `text_bytes` is how much since the relay looked; `vain` is
+    how many times in a row it was opened for nothing.
     """
 
     __slots__ = (
@@ -116,6 +115,6 @@ class Lane:
             text, found, filler = text.partition(self._middle)
             if not text or not found or not is_easy(filler):
                 return -1
-        if not is_text(text) or _SEPARATORS in text:
+        if not is_text(text) or escape_separators(text) is not text:
             return -1
         return len(text) if b"\\" not in text else text_bytes(b'"' + text + b'"')
