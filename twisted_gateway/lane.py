@@ -8,6 +8,7 @@ chunk as it goes out. What is anything else is not taken, and goes the long way 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, Protocol
 
 from twisted_gateway.exchange import Exchange
@@ -49,7 +50,7 @@ class Lane:
         self._now = now
         self._shape = _CLOSED
         self._middle = self._middle_out = b""
-        self.at = self._opened = now()
+        self.at = self._opened = -inf
         self.text_bytes = 0
         self.vain = -1
 
