@@ -41,7 +41,10 @@ _LOST = Failure(PotentialDataLoss())
 
 
 class BrokenConnection(Exception):
-    """The connection ended before the response did. `received` is the number of its bytes that had come."""
+    """The connection ended before the response did.
+
+    `received` is the number of its bytes that had come, less what a `Carrier` took.
+    """
 
     def __init__(self, cause: str, received: int) -> None:
         super().__init__(cause)
@@ -337,6 +340,8 @@ class Connection(protocol.Protocol):
         self._answer = answer
         if len(data) <= _SLICE:
             self.transport.write(head + data)
+            if hasattr(self.transport, "flush"):
+                self.transport.flush()
         else:
             self.transport.write(head)
             self._upload = _Upload(self.transport, data)
@@ -417,8 +422,11 @@ class Connection(protocol.Protocol):
         self._hastened = lane
 
     def _lead(self, lane: Carrier | None) -> None:
-        """Who has the next read first; a transport of our own asks by itself."""
-        if hasattr(self.transport, "lane"):
+        """Who has the next read first; a transport of our own asks by itself.
+
+        Not below TLS, whose transport shows the attributes of the one below it, but never asks.
+        """
+        if not self._secure and hasattr(self.transport, "lane"):
             self.transport.lane = lane
         else:
             self._lane = lane

@@ -35,6 +35,8 @@ class FlushingReactor(EPollReactor):
         """Transports of `sockets` with something to send."""
         self._noted: dict[Any, None] = {}
         self._blocked: set[Any] = set()
+        self.unhurried = False
+        """There is one thing to do in this turn."""
         super().__init__()
 
     def addWriter(self, writer: Any) -> None:
@@ -120,6 +122,7 @@ class FlushingReactor(EPollReactor):
             except InterruptedError:
                 continue
             if events:
+                self.unhurried = len(events) == 1
                 receive(events, self._selectables, self._other, self.lose)
 
     def doPoll(self, timeout: float | None) -> None:

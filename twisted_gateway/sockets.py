@@ -1,8 +1,8 @@
 """TCP transports of `reactor`: Twisted's own, but what is read and written goes the short way where nothing is special.
 
 Most of what a chunk costs is code that the processor has not seen since the chunk before, because the kernel's came
-between. So the work of a turn is sorted: first all sockets are read (`fetch`), then protocols are given what came, and
-what they write is sent when the turn is over (`send`); and steps that have nothing to do are left out. TLS, half-closed
+between. So the work of a turn is sorted: first all sockets are read, then protocols are given what came (`receive`),
+and what they write is sent when the turn is over (`send`); and steps that have nothing to do are left out. TLS, half-closed
 connections and whatever else is rare takes Twisted's way, which works on the same attributes.
 """
 
@@ -85,6 +85,24 @@ class Quick:
         if not self.awaited:
             self.awaited = True
             self.reactor.written.append(self)
+
+    def flush(self) -> None:
+        """Somebody waits for what was written: send it now, unless others have something to do in this turn too.
+
+        What goes wrong is seen when the turn is over, as ever: nobody is told from inside his own write.
+        """
+        pieces = self._tempDataBuffer
+        if not pieces or self.dataBuffer or self._aborting or not (self.connected and self.reactor.unhurried):
+            return
+        data = b"".join(pieces)
+        try:
+            sent = self.socket.send(data)
+        except OSError:
+            return
+        pieces.clear()
+        self._tempDataLen = len(data) - sent
+        if self._tempDataLen:
+            pieces.append(data[sent:])
 
     def startWriting(self) -> None:
         """Twisted's way to say that there is something to send, or to do once all is sent."""
