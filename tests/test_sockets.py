@@ -46,6 +46,7 @@ class Reactor:
 
     def __init__(self):
         self.written, self.readers, self.writers, self.calls = [], [], [], []
+        self.unhurried = True
 
     def addReader(self, one):
         self.readers.append(one)
@@ -369,3 +370,68 @@ def test_closing_waits_until_all_is_sent():
     assert turn.lost == []
     assert a.doWrite() is CONNECTION_DONE
     assert skt.sent == b"one"
+
+
+def test_a_stopped_one_reads_nothing_for_an_event_from_before():
+    turn = Turn("a")
+    turn.sockets["a"].arrived = [b"1"]
+    turn["a"].pauseProducing()
+    assert turn["a"].doRead() is None
+    assert turn.log == []
+    turn["a"].resumeProducing()
+    assert turn["a"].doRead() is None
+    assert turn.log == ["read a", "a: 1"]
+
+
+@pytest.mark.parametrize("takes", [99, 2, 0, -EAGAIN])
+def test_what_somebody_waits_for_is_sent_at_once(takes):
+    turn = Turn("a")
+    a, skt = turn["a"], turn.sockets["a"]
+    skt.takes = [takes]
+    a.write(b"on")
+    a.write(b"e ")
+    a.flush()
+    assert skt.sent == b"one "[: max(0, takes)]
+    a.write(b"two ")
+    turn.ends()
+    assert (skt.sent, turn.blocked, a._tempDataLen, a.awaited) == (b"one two ", [], 0, False)
+    a.flush()
+    assert skt.sent == b"one two "
+
+
+def test_what_somebody_waits_for_waits_for_others_and_for_what_went_before():
+    turn = Turn("a")
+    a, skt = turn["a"], turn.sockets["a"]
+    turn.reactor.unhurried = False
+    a.write(b"one ")
+    a.flush()
+    assert skt.sent == b""
+    skt.takes = [2]
+    turn.ends()
+    turn.reactor.unhurried = True
+    a.write(b"two")
+    a.flush()
+    assert (skt.sent, turn.blocked) == (b"on", [a])
+    a.doWrite()
+    assert skt.sent == b"one two"
+
+
+def test_a_failure_to_send_at_once_is_told_when_the_turn_is_over():
+    turn = Turn("a")
+    turn.sockets["a"].takes = [-ECONNRESET, -EPIPE]
+    turn["a"].write(b"one")
+    turn["a"].flush()
+    assert turn.lost == []
+    turn.ends()
+    assert turn.lost == [(turn["a"], CONNECTION_LOST)]
+
+
+def test_nothing_is_sent_at_once_by_one_that_is_aborted_or_lost():
+    turn = Turn("ab")
+    for name in "ab":
+        turn[name].write(b"one")
+    turn["a"].abortConnection()
+    turn["b"].connectionLost(Failure(CONNECTION_LOST))
+    for name in "ab":
+        turn[name].flush()
+        assert turn.sockets[name].sent == b""
