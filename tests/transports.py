@@ -161,16 +161,18 @@ async def push_producer(side: str) -> Any:
 async def closing_waits_for_a_paused_producer(side: str) -> Any:
     """Whether the socket takes all at once or not."""
     told = []
-    for much in (BIG[:70_000], BIG):
-        speaker = Speaker()
+    for much, way in ((BIG[:70_000], "loseConnection"), (BIG, "loseConnection"), (BIG[:70_000], "loseWriteConnection")):
+        speaker = HalfSpeaker()
         producer = Speaker(resume=lambda _, speaker=speaker: speaker.transport.write(b"last"))
         peer = await pair(side, speaker)
         if much is BIG:
             narrow(speaker, peer)
         speaker.transport.registerProducer(producer, True)
         speaker.transport.write(much)
-        speaker.transport.loseConnection()
+        getattr(speaker.transport, way)()
         heard = await hears(peer)
+        if way == "loseWriteConnection":
+            speaker.transport.loseConnection()
         await speaker.saw("lost")
         told.append((heard, speaker.record(), producer.record()))
     return told
