@@ -1,4 +1,4 @@
-"""To protocols our transports are Twisted's (`transports.py` has the scenes); to the kernel they read and send in turns."""
+"""To protocols our transports are Twisted's (`transports.py` has the scenes); the kernel sees reads and sends in turns."""
 
 import json
 import subprocess

@@ -2,8 +2,8 @@
 
 Most of what a chunk costs is code that the processor has not seen since the chunk before, because the kernel's came
 between. So the work of a turn is sorted: first all sockets are read, then protocols are given what came (`receive`),
-and what they write is sent when the turn is over (`send`); and steps that have nothing to do are left out. TLS, half-closed
-connections and whatever else is rare takes Twisted's way, which works on the same attributes.
+and what they write is sent when the turn is over (`send`); and steps that have nothing to do are left out. TLS,
+half-closed connections and whatever else is rare takes Twisted's way, which works on the same attributes.
 """
 
 from __future__ import annotations
