@@ -220,7 +220,7 @@ def timers(seen: list[Any]) -> None:
     start = reactor.seconds()
     reactor.seconds = lambda: start
     later("second", 0.02)
-    later("first", 0.01, lambda: later("at once", 0))
+    later("first", 0.01)
     fails = later("fails", 0.015, lambda: explode(None))
     never = later("never", 0.005)
     later("sooner", 30).reset(0.03)
@@ -230,7 +230,7 @@ def timers(seen: list[Any]) -> None:
     moved.reset(0.06)
     many = [later("never", 0.001 * number) for number in range(300)]
     later("nothing is left", 0.07, lambda: (seen.append(len(reactor.getDelayedCalls())), refused(fails.cancel)))
-    later("end", 0.08, lambda: reactor.stop())
+    later("last", 0.08, lambda: later("at once", 0, lambda: later("end", 0, lambda: reactor.stop())))
     for one in (never, *many):
         one.cancel()
     refused(never.cancel)

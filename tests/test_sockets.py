@@ -1,4 +1,4 @@
-"""To protocols our transports are Twisted's (scenes: `transports.py`); to the kernel they read and send in turns."""
+"""To protocols our transports are Twisted's (scenes in `transports.py`); the kernel sees reads and sends in turns."""
 
 import json
 import subprocess
@@ -282,6 +282,7 @@ def test_a_turn_sends_once():
     assert turn.log == []
     turn.ends()
     assert turn.log[0] == "send a"
+    assert (turn["a"]._tempDataLen, turn["b"]._tempDataLen) == (0, 0)  # or a producer would be paused for it
     assert (turn.log.count("send a"), turn.sockets["a"].sent, turn.sockets["b"].sent) == (1, b"125", b"34")
     assert (turn.reactor.written, turn.blocked, turn.reactor.writers) == ([], [], [])
 

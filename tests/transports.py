@@ -180,26 +180,31 @@ async def closing_waits_for_a_paused_producer(side: str) -> Any:
 
 @scene
 async def pull_producer(side: str) -> Any:
-    asked = 0
+    """Closing when it has finished, or asked to close before."""
 
-    def produce(_: Any) -> None:
-        nonlocal asked
-        asked += 1
-        speaker.transport.write(b"%d" % asked * 30_000)
-        if asked == 9:
-            speaker.transport.unregisterProducer()
+    async def play(narrowly: bool, early: bool) -> Any:
+        def produce(one: Any) -> None:
+            asked = len(one.seen)
+            speaker.transport.write(b"%d" % asked * 10_000)
+            if asked == 9:
+                speaker.transport.unregisterProducer()
+                speaker.transport.loseConnection()
 
-    speaker, producer = Speaker(), Speaker(resume=produce)
-    peer = await pair(side, speaker)
-    narrow(speaker, peer)
-    speaker.transport.write(b"before")
-    speaker.transport.registerProducer(producer, False)
-    twice = refused(lambda: speaker.transport.registerProducer(producer, True))
-    speaker.transport.loseConnection()
-    heard = await hears(peer)
-    await speaker.saw("lost")
-    speaker.transport.registerProducer(producer, True)
-    return heard, twice, speaker.record(), producer.record()
+        speaker, producer = Speaker(), Speaker(resume=produce)
+        peer = await pair(side, speaker)
+        if narrowly:
+            narrow(speaker, peer)
+        speaker.transport.write(b"before")
+        speaker.transport.registerProducer(producer, False)
+        twice = refused(lambda: speaker.transport.registerProducer(producer, True))
+        if early:
+            speaker.transport.loseConnection()
+        heard = await hears(peer)
+        await speaker.saw("lost")
+        speaker.transport.registerProducer(producer, True)
+        return heard, twice, speaker.record(), producer.record()
+
+    return [await play(narrowly, early) for narrowly in (False, True) for early in (False, True)]
 
 
 @scene
