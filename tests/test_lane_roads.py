@@ -488,6 +488,27 @@ def test_byte_by_byte(twins, road):
 
 
 @pytest.mark.parametrize("asking", [False, True])
+@pytest.mark.parametrize("road", HASTY)
+def test_a_chunk_of_which_the_beginning_was_read_already(twins, road, asking):
+    """What is left of it may look like a chunk itself; the reader knows that it is none."""
+
+    def life(twin):
+        reads = answer(twin, [" a"] * 9)
+        for read in reads[:6]:
+            twin.give(read)
+        twin.give(reads[6] + b"0")
+        twin.give(reads[7])
+        twin.give(reads[8] + b"1")
+        size, frame = reads[9].split(b"\r\n", 1)
+        twin.give(size + b"\r\n" + frame)
+        twin.give(b": " + b"x" * (0x100 - 6) + b"\n\n\r\n")
+        for read in reads[10:]:
+            twin.give(read)
+
+    assert twins(road, life, asking).carried
+
+
+@pytest.mark.parametrize("asking", [False, True])
 def test_connections_that_are_used_again(twins, asking):
     """A lane leads to one answer: not to the next one of the same connections, with other frames or the same."""
 
@@ -566,7 +587,7 @@ def test_after_each_step(twins, road, act):
     def life(twin, at):
         each_step(twin, answer(twin, TOKENS), at, ACTS[act])
 
-    steps = range(3, 10) if road in ("chat", "Anthropic at chat") else (6, 7)
+    steps = (3, 4, 6, 9) if road in ("chat", "Anthropic at chat") else (7,)
     carried = [twins(road, lambda twin, at=at: life(twin, at), asking=bool(at % 2)).carried for at in steps]
     assert any(carried)
 
