@@ -340,6 +340,8 @@ class Connection(protocol.Protocol):
         self._answer = answer
         if len(data) <= _SLICE:
             self.transport.write(head + data)
+            if hasattr(self.transport, "flush"):
+                self.transport.flush()
         else:
             self.transport.write(head)
             self._upload = _Upload(self.transport, data)

@@ -120,11 +120,11 @@ class Downstream:
         if self.gone or self.finished:
             return
         exchange = self._exchange
-        if exchange.bound is None:
-            self._bind()
         exchange.frames += frames
         exchange.bytes += len(data)
         self._request.write(data)
+        if exchange.bound is None:
+            self._bind()
         if self._beat is not None and self._heartbeat_seconds and not self.paused:
             self._beat.set(self._heartbeat_seconds)
 
@@ -138,6 +138,12 @@ class Downstream:
         if self._beat is not None:
             self._beat.leader = lane
         return lane
+
+    def flush(self) -> None:
+        """There is more to do now, and the caller need not wait for it to be done: what is written may go before."""
+        flush = getattr(self._request, "flush", None)
+        if flush is not None:
+            flush()
 
     def flush_head(self) -> None:
         """Send the head though there is no frame to send with it: the first ones are held, or not for the caller."""
@@ -238,7 +244,10 @@ class Downstream:
         self._told_committed()
 
     def _bind(self) -> None:
-        """What was only needed to ask a provider is let go: the prompt, and its share of the budget for bodies."""
+        """The first frames are written. What was only needed to ask a provider is let go: the prompt, and its share of
+        the budget for bodies.
+        """
+        self.flush()
         self._exchange.bind(self._clock.seconds())
         self.headers_of_stream = None
         let_go = getattr(self._request, "let_go", None)

@@ -273,6 +273,12 @@ class Request(server.Request):
         self.body = b""
         self._release()
 
+    def flush(self) -> None:
+        """Somebody waits for what was written last."""
+        transport = self.channel.transport
+        if hasattr(transport, "flush"):
+            transport.flush()
+
     def _release(self) -> None:
         reserved, self._reserved = self._reserved, 0
         if reserved:

@@ -6,7 +6,8 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.logger import LogLevel
@@ -16,6 +17,7 @@ from twisted_gateway.bookkeeping import Bookkeeping
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.clients import Clients
 from twisted_gateway.config.file import load_resources
+from twisted_gateway.config.guarding_remote import missing_callable
 from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.drains import Drains
@@ -36,10 +38,6 @@ from twisted_gateway.policies.cache import Cache
 from twisted_gateway.policies.cache import Store as AnswerStore
 from twisted_gateway.policies.costs import IncludeCost
 from twisted_gateway.policies.guardrails.policy import Guardrails
-from twisted_gateway.policies.guardrails.services import Services
-from twisted_gateway.policies.hooks.faults import Faults
-from twisted_gateway.policies.hooks.loading import BadHook, load
-from twisted_gateway.policies.hooks.steps import Hooks
 from twisted_gateway.policies.quota import Quota
 from twisted_gateway.probes import Probes
 from twisted_gateway.pulse import Pulse
@@ -51,6 +49,10 @@ from twisted_gateway.stores.buckets import namer
 from twisted_gateway.threads import Threads, behind_the_reactor
 from twisted_gateway.upstream import Upstream
 from twisted_gateway.wire.requests import RequestHead
+
+if TYPE_CHECKING:
+    from twisted_gateway.policies.guardrails.services import Services
+    from twisted_gateway.policies.hooks.steps import Hooks
 
 FORMATS = {
     row.name: row
@@ -88,8 +90,7 @@ class Parts:
         self.budgets = Budgets(self.books.spending, time.time, reactor.seconds)
         self.outside = Outside.over_own_pool(reactor, settings.upstream)
         self.threads = Threads(reactor.callFromThread)
-        callables = _callables(settings.callables)
-        self.checks = Services(self.outside.fetch, self.threads.run, reactor, callables)
+        self.callables = _callables(settings.callables)
         self._check_callables(self.snapshot())
         self.accounting = Accounting(
             self.metrics,
@@ -108,12 +109,12 @@ class Parts:
             self.budgets.pending,
         )
         self.hook_threads = Threads(reactor.callFromThread, name="hook")
-        self.hooks = self._hooks()
+        self.hooks = self._hooks() if settings.hooks else None
         self.kept = cached.Memory(reactor.seconds, settings.cache.memory_max_bytes)
         self.guard_threads = Threads(reactor.callFromThread, size=2, name="guardrail", begin=behind_the_reactor)
         self.guardrails = Guardrails(
             FORMATS,
-            self.checks.check,
+            lambda guardrail: self.checks.check(guardrail),
             self.guard_threads.run,
             self.metrics,
             reactor.seconds,
@@ -148,6 +149,13 @@ class Parts:
 
     # Parts
 
+    @cached_property
+    def checks(self) -> Services:
+        """What asks somebody about texts; imported with the first guardrail that does."""
+        from twisted_gateway.policies.guardrails.services import Services
+
+        return Services(self.outside.fetch, self.threads.run, self.reactor, self.callables)
+
     def _bookkeeping(self) -> Bookkeeping:
         files = self.settings.usage
         try:
@@ -161,6 +169,10 @@ class Parts:
         return self.books.report(snapshot, self.budgets.report(snapshot.budgets))
 
     def _hooks(self) -> Hooks:
+        from twisted_gateway.policies.hooks.faults import Faults
+        from twisted_gateway.policies.hooks.loading import BadHook, load
+        from twisted_gateway.policies.hooks.steps import Hooks
+
         try:
             hooks = load(self.settings.hooks)
         except BadHook as bad:
@@ -181,6 +193,7 @@ class Parts:
 
     def _gateway(self) -> Gateway:
         settings, accounting = self.settings, self.accounting
+        hooks = () if self.hooks is None else (self.hooks,)
         upstream = settings.upstream
         return Gateway(
             before=(
@@ -193,7 +206,7 @@ class Parts:
                     accounting.allowed,
                 ),
             ),
-            after=(access.ModelAccess(), self.hooks, self.guardrails, self.budgets, IncludeCost()),
+            after=(access.ModelAccess(), *hooks, self.guardrails, self.budgets, IncludeCost()),
             limits=(self._quota(), Cache(self._caches())),
             formats=FORMATS,
             upstream=Upstream(self.clients.of, self.reactor, upstream, upstream.connect_timeout_ms),
@@ -231,7 +244,7 @@ class Parts:
         return caches
 
     def _check_callables(self, snapshot: Snapshot) -> None:
-        fault = self.checks.missing(snapshot.guardrails)
+        fault = missing_callable(snapshot.guardrails, self.callables)
         if fault is not None:
             raise SettingsError(fault)
 

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python import log
 
-from twisted_gateway.sockets import QuickConnector, QuickPort, receive, send
+from twisted_gateway.sockets import Quick, QuickConnector, QuickPort, receive, send
 
 _MOST_EVENTS = 256
 """Of one turn: what was read first is not to wait until all is read, and is still in the processor's caches then."""
@@ -35,6 +35,8 @@ class FlushingReactor(EPollReactor):
         """Transports of `sockets` with something to send."""
         self._noted: dict[Any, None] = {}
         self._blocked: set[Any] = set()
+        self.unhurried = False
+        """There is one thing to do in this turn."""
         super().__init__()
 
     def addWriter(self, writer: Any) -> None:
@@ -52,6 +54,9 @@ class FlushingReactor(EPollReactor):
     def removeAll(self) -> list[Any]:
         """Every reader and writer, which are forgotten."""
         noted = [*self._noted, *self._awaited()]
+        for one in (*self.written, *self._blocked):
+            if isinstance(one, Quick):
+                one.awaited = False
         self._noted.clear()
         self.written.clear()
         found = super().removeAll()  # by `removeWriter`, which must know the blocked ones
@@ -108,7 +113,7 @@ class FlushingReactor(EPollReactor):
             if self._newTimedCalls:
                 self._insertNewDelayedCalls()
             timed = self._pendingTimedCalls
-            if self.written or self._noted or not self.running:
+            if self.written or self._noted or self._justStopped or not self.running:
                 wait = 0.0
             elif timed:
                 wait = min(_LONGEST, max(0.0, timed[0].time - seconds()))
@@ -117,15 +122,16 @@ class FlushingReactor(EPollReactor):
             except InterruptedError:
                 continue
             if events:
-                receive(events, self._selectables, self._other, self._lost)
+                self.unhurried = len(events) == 1
+                receive(events, self._selectables, self._other, self.lose)
 
     def doPoll(self, timeout: float | None) -> None:
         """Send, then wait for events and hand them out: `iterate`."""
         self._flush()
-        if self.written or self._noted:
+        if self.written or self._noted or self._justStopped:
             timeout = 0
         events = self._poller.poll(-1 if timeout is None else timeout, _MOST_EVENTS)
-        receive(events, self._selectables, self._other, self._lost)
+        receive(events, self._selectables, self._other, self.lose)
 
     doIteration = doPoll
 
@@ -153,11 +159,12 @@ class FlushingReactor(EPollReactor):
     def _other(self, selectable: Any, fd: int, event: int) -> None:
         log.callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
 
-    def _lost(self, transport: Any, why: Any) -> None:
-        self._disconnectSelectable(transport, why, True)
+    def lose(self, transport: Any, why: Any) -> None:
+        """Nothing more is read from it. What its protocol raises about that is logged, and no other's trouble."""
+        log.callWithLogger(transport, self._disconnectSelectable, transport, why, True)
 
     def _unsent(self, transport: Any, why: Any) -> None:
-        self._disconnectSelectable(transport, why, False)
+        log.callWithLogger(transport, self._disconnectSelectable, transport, why, False)
 
 
 def install() -> None:

@@ -252,6 +252,7 @@ class Relay:
         if shape is None:
             return
         if self._lane is None:
+            self._downstream.flush()
             self._lane = self._downstream.lane(self._passage)
             if self._lane is None:
                 self._hasty = False

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -29,9 +29,11 @@ from twisted_gateway.errors import shutting_down
 from twisted_gateway.logs import LineWriter, Log, layout_named, level_named
 from twisted_gateway.parts import FORMATS as FORMATS
 from twisted_gateway.parts import Parts
-from twisted_gateway.policies.guardrails.plan import Plan
 from twisted_gateway.reloading import Reloading
 from twisted_gateway.threads import SWITCH_SECONDS, Threads
+
+if TYPE_CHECKING:
+    from twisted_gateway.policies.guardrails.plan import Plan
 
 
 class Options(usage.Options):
@@ -154,7 +156,7 @@ class House(Parts, MultiService):
             signal.signal(number, lambda *args, act=act: self.reactor.callFromThread(act))
         for warning in (*self.settings.warnings, *self.snapshot().warnings):
             self.log.warn("{warning}", warning=warning)
-        if self.settings.hooks:
+        if self.hooks is not None:
             own = ", ".join(hook.name for hook in self.hooks.hooks)
             steps = f"validate_model, {own}, guardrails, rate_limit, accounting"
             self.log.info("the steps of a call: {steps}", steps=steps)
@@ -184,12 +186,13 @@ class House(Parts, MultiService):
         self.books.reopen()
         return self.reloading.ask()
 
-    def _load(self) -> tuple[Snapshot, Plan]:
+    def _load(self) -> tuple[Snapshot, Plan | None]:
         generation = self.snapshot().generation + 1
         snapshot = load_resources(self.settings.resources_file, os.environ, time.time(), generation=generation)
         self._check_callables(snapshot)
         plan = self.guardrails.compiled(snapshot)
-        plan.warm()
+        if plan is not None:
+            plan.warm()
         return snapshot, plan
 
     def _refused(self, failure: Failure) -> None:
@@ -200,7 +203,7 @@ class House(Parts, MultiService):
             self.log.failure("the resources could not be loaded", failure)
         self.log.warn("reload refused, the old configuration keeps serving: {error}", error=str(error))
 
-    def _apply(self, loaded: tuple[Snapshot, Plan]) -> None:
+    def _apply(self, loaded: tuple[Snapshot, Plan | None]) -> None:
         snapshot, plan = loaded
         try:
             self.clients.check(snapshot.provider_keys_by_name.values())
@@ -268,7 +271,8 @@ class House(Parts, MultiService):
         self.threads.stop()
         self.reloading.stop()
         self.load_threads.stop()
-        closing.append(self.hooks.quiet())
+        if self.hooks is not None:
+            closing.append(self.hooks.quiet())
         for channel in tuple(self.site.channels):
             channel.loseConnection()
         if self.alone:

@@ -6,7 +6,6 @@ are counted as often as they are used, and doubled keys are refused.
 
 import json
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -99,20 +98,29 @@ def _decoded(raw: bytes) -> str:
 def _read_other(text: str, suffix: str) -> Any:
     """Read TOML or JSON; these readers know no lines, except for what they cannot parse."""
     try:
-        if suffix == ".toml":
-            tree = tomllib.loads(text)
-        else:
-            tree = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise Unreadable(f"not JSON: {error.msg}", error.lineno) from None
-    except tomllib.TOMLDecodeError as error:
-        raise Unreadable(f"not TOML: {error}") from None
+        tree = _read_toml(text) if suffix == ".toml" else _read_json(text)
     except ValueError as error:
         raise Unreadable(str(error)) from None
     except RecursionError:
         raise Unreadable(f"nested deeper than {DEEPEST}") from None
     _bound(tree)
     return tree
+
+
+def _read_toml(text: str) -> Any:
+    import tomllib  # few files are TOML
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Unreadable(f"not TOML: {error}") from None
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise Unreadable(f"not JSON: {error.msg}", error.lineno) from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

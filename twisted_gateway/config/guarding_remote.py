@@ -6,7 +6,7 @@ What every guardrail has (name, hook, windows, failure flags of input) stands in
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import attrs
@@ -23,7 +23,7 @@ from twisted_gateway.config.checks import (
     Whole,
     text,
 )
-from twisted_gateway.config.guarding import SCAN, Kind
+from twisted_gateway.config.guarding import SCAN, Guardrail, Kind
 from twisted_gateway.config.readers import LONGEST_MS
 
 CATEGORIES = ("Hate", "Sexual", "SelfHarm", "Violence")
@@ -199,3 +199,13 @@ KINDS = (
     Kind("webhook", Webhook),
     Kind("callable", Callable),
 )
+
+
+def missing_callable(guardrails: Iterable[Guardrail], known: Mapping[str, Any]) -> str | None:
+    """What is wrong with the first guardrail whose callable the boot file does not name."""
+    for guardrail in guardrails:
+        own = guardrail.own
+        if isinstance(own, Callable) and own.use not in known:
+            there = ", ".join(sorted(known)) or "none"
+            return f'guardrails ("{guardrail.name}"): `use` names no callable of the boot file (there: {there})'
+    return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Annotated, Any, NamedTuple
-from zoneinfo import ZoneInfo
 
 import attrs
 
@@ -80,6 +79,8 @@ def read_zone(value: Any) -> tzinfo:
     name = text(value)
     if name == "UTC":  # known without the system's tables
         return UTC
+    from zoneinfo import ZoneInfo  # brings a third of a megabyte, for few resources files
+
     try:
         return ZoneInfo(name)
     except Exception:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from twisted_gateway.config.guarding import Guardrail
+from twisted_gateway.exchange import Exchange, Ticket
+from twisted_gateway.policies.guardrails.guarding import Guarding
 from twisted_gateway.policies.guardrails.judging import Board, Member
 from twisted_gateway.policies.guardrails.matching import Matcher
 from twisted_gateway.policies.guardrails.rules import guard
 from twisted_gateway.policies.guardrails.verdict import Check
+
+if TYPE_CHECKING:
+    from twisted_gateway.policies.guardrails.policy import Guardrails
 
 _WARM = 1024
 
@@ -31,6 +37,10 @@ class Plan:
         self.later = [Matcher((one,)) for one in self.maskers]
         self.asked = tuple(member for member in self.output.members if member.check is not None)
         self._warmed = False
+
+    def begin(self, policy: Guardrails, exchange: Exchange) -> Ticket | Awaitable[Ticket | None]:
+        """Look at the request of an exchange; what must be waited for is given to await. Raises `Refused`."""
+        return Guarding(policy, self, exchange).begin()
 
     def warm(self) -> None:
         """Search some texts, so that RE2 has learnt what it can before anybody waits for it; once."""

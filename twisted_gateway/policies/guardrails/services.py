@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -51,12 +51,3 @@ class Services:
             return CallableCheck(function, self._threads, self._clock, rule, seconds, self._complaints)
         service = _SERVICES[type(own)](own)
         return RemoteCheck(service, rule, self._fetch, seconds, self._complaints)
-
-    def missing(self, guardrails: Iterable[Guardrail]) -> str | None:
-        """What is wrong with the first guardrail whose callable the boot file does not name."""
-        for guardrail in guardrails:
-            own = guardrail.own
-            if isinstance(own, kinds.Callable) and own.use not in self._callables:
-                known = ", ".join(sorted(self._callables)) or "none"
-                return f'guardrails ("{guardrail.name}"): `use` names no callable of the boot file (there: {known})'
-        return None

@@ -24,7 +24,7 @@ from twisted_gateway.policies.guardrails.windows import Windows
 from twisted_gateway.wire.series import Gate
 
 if TYPE_CHECKING:
-    from twisted_gateway.policies.guardrails.policy import Guarding
+    from twisted_gateway.policies.guardrails.guarding import Guarding
 
 
 @attrs.define(eq=False)
