@@ -4,8 +4,10 @@ Connections, requests and all between them are the real ones. After each step ev
 caller's bytes, what is counted, what is told of the running stream; and in the end what is recorded of the call.
 """
 
+import gc
 import json
 import random
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +17,7 @@ from twisted.python.failure import Failure
 
 from bench.inside import HEAD, Inside, Lines, Reactor, Wire, chunk
 from bench.targets import CALLER_KEY
-from twisted_gateway import randomness
+from twisted_gateway import downstream, randomness
 from twisted_gateway.config.boot import structure
 from twisted_gateway.downstream import Downstream
 from twisted_gateway.errors import shutting_down
@@ -676,3 +678,76 @@ def test_tls_has_its_lane_in_the_connection(twins):
             twin.give(read)
 
     assert twins("chat", life, asking=True).carried > 4
+
+
+class Traced(Lane):
+    """A lane that tells whether it is still there."""
+
+    __slots__ = ("__weakref__",)
+
+
+@pytest.mark.parametrize("asking", [False, True])
+@pytest.mark.parametrize("act", ["the end", "leaves", "stopped", "shut down", "breaks", "silent", "broken frame"])
+def test_nothing_keeps_a_lane_behind_its_answer(tmp_path, monkeypatch, act, asking):
+    """Neither connections, which live on where they can, nor alarms, nor a cycle."""
+    lanes = []
+
+    def made(*given):
+        lane = Traced(*given)
+        lanes.append(weakref.ref(lane))
+        return lane
+
+    monkeypatch.setattr(downstream, "Lane", made)
+    twin = Twin(tmp_path, "chat", asking)
+    reads = answer(twin, [" a"] * 12)
+    for read in reads[:9]:
+        twin.give(read)
+    (lane,) = lanes
+    assert lane() is not None
+    assert lane().text_bytes
+    gc.disable()
+    try:
+        if act == "the end":
+            for read in reads[9:]:
+                twin.give(read)
+            assert not twin.asked.closed
+        ACTS[act](twin)
+        twin.wait(5)
+        assert lane() is None
+    finally:
+        gc.enable()
+
+
+class Passing:
+    """A gate that lets everything through, and counts it."""
+
+    held, halted, full, withheld = 0, None, False, 0
+
+    def __init__(self):
+        self.frames = 0
+
+    def received(self, frames):
+        self.frames += len(frames)
+        return frames
+
+    def stopped(self, clean):
+        return []
+
+
+@pytest.mark.parametrize("road", ["chat", "Anthropic at chat"])
+def test_a_policy_that_looks_at_frames_sees_them_all(twins, monkeypatch, road):
+    seen = []
+
+    def gates(self, joint):
+        seen.append(Passing())
+        return seen[-1:]
+
+    monkeypatch.setattr(Look, "gates", gates)
+
+    def life(twin):
+        for read in answer(twin):
+            twin.give(read)
+
+    assert not twins(road, life).carried
+    assert [gate.frames for gate in seen] == [seen[0].frames] * 2
+    assert seen[0].frames > len(TEXTS)
