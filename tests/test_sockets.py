@@ -1,4 +1,4 @@
-"""To protocols our transports are Twisted's (the scenes of `transports.py`); the kernel sees reads and sends in turns."""
+"""To protocols our transports are Twisted's (scenes in `transports.py`); the kernel sees reads and sends in turns."""
 
 import json
 import subprocess
