@@ -16,7 +16,7 @@ from twisted_gateway.wire.http1 import Malformed, ResponseReader
 from twisted_gateway.wire.sse import Frame
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-MANY = 1500
+MANY = 1000
 
 
 def chunk(data):

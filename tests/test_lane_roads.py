@@ -4,8 +4,10 @@ Connections, requests and all between them are the real ones. After each step ev
 caller's bytes, what is counted, what is told of the running stream; and in the end what is recorded of the call.
 """
 
+import gc
 import json
 import random
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +17,7 @@ from twisted.python.failure import Failure
 
 from bench.inside import HEAD, Inside, Lines, Reactor, Wire, chunk
 from bench.targets import CALLER_KEY
-from twisted_gateway import randomness
+from twisted_gateway import downstream, randomness
 from twisted_gateway.config.boot import structure
 from twisted_gateway.downstream import Downstream
 from twisted_gateway.errors import shutting_down
@@ -488,6 +490,27 @@ def test_byte_by_byte(twins, road):
 
 
 @pytest.mark.parametrize("asking", [False, True])
+@pytest.mark.parametrize("road", HASTY)
+def test_a_chunk_of_which_the_beginning_was_read_already(twins, road, asking):
+    """What is left of it may look like a chunk itself; the reader knows that it is none."""
+
+    def life(twin):
+        reads = answer(twin, [" a"] * 9)
+        for read in reads[:6]:
+            twin.give(read)
+        twin.give(reads[6] + b"0")
+        twin.give(reads[7])
+        twin.give(reads[8] + b"1")
+        size, frame = reads[9].split(b"\r\n", 1)
+        twin.give(size + b"\r\n" + frame)
+        twin.give(b": " + b"x" * (0x100 - 6) + b"\n\n\r\n")
+        for read in reads[10:]:
+            twin.give(read)
+
+    assert twins(road, life, asking).carried
+
+
+@pytest.mark.parametrize("asking", [False, True])
 def test_connections_that_are_used_again(twins, asking):
     """A lane leads to one answer: not to the next one of the same connections, with other frames or the same."""
 
@@ -566,7 +589,7 @@ def test_after_each_step(twins, road, act):
     def life(twin, at):
         each_step(twin, answer(twin, TOKENS), at, ACTS[act])
 
-    steps = range(3, 10) if road in ("chat", "Anthropic at chat") else (6, 7)
+    steps = (3, 4, 6, 9) if road in ("chat", "Anthropic at chat") else (7,)
     carried = [twins(road, lambda twin, at=at: life(twin, at), asking=bool(at % 2)).carried for at in steps]
     assert any(carried)
 
@@ -655,3 +678,76 @@ def test_tls_has_its_lane_in_the_connection(twins):
             twin.give(read)
 
     assert twins("chat", life, asking=True).carried > 4
+
+
+class Traced(Lane):
+    """A lane that tells whether it is still there."""
+
+    __slots__ = ("__weakref__",)
+
+
+@pytest.mark.parametrize("asking", [False, True])
+@pytest.mark.parametrize("act", ["the end", "leaves", "stopped", "shut down", "breaks", "silent", "broken frame"])
+def test_nothing_keeps_a_lane_behind_its_answer(tmp_path, monkeypatch, act, asking):
+    """Neither connections, which live on where they can, nor alarms, nor a cycle."""
+    lanes = []
+
+    def made(*given):
+        lane = Traced(*given)
+        lanes.append(weakref.ref(lane))
+        return lane
+
+    monkeypatch.setattr(downstream, "Lane", made)
+    twin = Twin(tmp_path, "chat", asking)
+    reads = answer(twin, [" a"] * 12)
+    for read in reads[:9]:
+        twin.give(read)
+    (lane,) = lanes
+    assert lane() is not None
+    assert lane().text_bytes
+    gc.disable()
+    try:
+        if act == "the end":
+            for read in reads[9:]:
+                twin.give(read)
+            assert not twin.asked.closed
+        ACTS[act](twin)
+        twin.wait(5)
+        assert lane() is None
+    finally:
+        gc.enable()
+
+
+class Passing:
+    """A gate that lets everything through, and counts it."""
+
+    held, halted, full, withheld = 0, None, False, 0
+
+    def __init__(self):
+        self.frames = 0
+
+    def received(self, frames):
+        self.frames += len(frames)
+        return frames
+
+    def stopped(self, clean):
+        return []
+
+
+@pytest.mark.parametrize("road", ["chat", "Anthropic at chat"])
+def test_a_policy_that_looks_at_frames_sees_them_all(twins, monkeypatch, road):
+    seen = []
+
+    def gates(self, joint):
+        seen.append(Passing())
+        return seen[-1:]
+
+    monkeypatch.setattr(Look, "gates", gates)
+
+    def life(twin):
+        for read in answer(twin):
+            twin.give(read)
+
+    assert not twins(road, life).carried
+    assert [gate.frames for gate in seen] == [seen[0].frames] * 2
+    assert seen[0].frames > len(TEXTS)
