@@ -21,7 +21,7 @@ _MOST_EVENTS = 256
 """Of one turn: what was read first is not to wait until all is read, and is still in the processor's caches then."""
 _LONGEST = 3600.0
 _MANY = 50
-"""Cancelled timers from which Twisted thinks of removing them."""
+"""Cancelled timers from which Twisted thinks of removing them, where they are more than half."""
 
 
 class FlushingReactor(EPollReactor):
@@ -103,7 +103,7 @@ class FlushingReactor(EPollReactor):
                 self._newTimedCalls
                 or self.threadCallQueue
                 or self._justStopped
-                or self._cancellations > _MANY
+                or (self._cancellations > _MANY and self._cancellations > len(timed) >> 1)
                 or (timed and timed[0].time <= seconds())
             ):
                 self.runUntilCurrent()
