@@ -41,7 +41,10 @@ _LOST = Failure(PotentialDataLoss())
 
 
 class BrokenConnection(Exception):
-    """The connection ended before the response did. `received` is the number of its bytes that had come."""
+    """The connection ended before the response did.
+
+    `received` is the number of its bytes that had come, less what a `Carrier` took.
+    """
 
     def __init__(self, cause: str, received: int) -> None:
         super().__init__(cause)
@@ -411,8 +414,11 @@ class Connection(protocol.Protocol):
         self._hastened = lane
 
     def _lead(self, lane: Carrier | None) -> None:
-        """Who has the next read first; a transport of our own asks by itself."""
-        if hasattr(self.transport, "lane"):
+        """Who has the next read first; a transport of our own asks by itself.
+
+        Not below TLS, whose transport shows the attributes of the one below it, but never asks.
+        """
+        if not self._secure and hasattr(self.transport, "lane"):
             self.transport.lane = lane
         else:
             self._lane = lane

@@ -8,17 +8,17 @@ chunk as it goes out. What is anything else is not taken, and goes the long way 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, Protocol
 
 from twisted_gateway.exchange import Exchange
 from twisted_gateway.formats.bodies import text_bytes
 from twisted_gateway.formats.shapes import Shape, is_easy, is_text
 from twisted_gateway.wire.framing import CHUNK_SIZES
+from twisted_gateway.wire.sse import escape_separators
 
 _LINES = (b"", *CHUNK_SIZES)
 """Chunk sizes as they are written."""
-_SEPARATORS = b"\xe2\x80"
-"""Begins the line separators that are escaped on their way out (`streaming.md` 2)."""
 _CLOSED: tuple[Any, ...] = ((), b"", 0, 0, 0, b"", b"", 0)
 """Nothing begins with any of these."""
 
@@ -50,7 +50,7 @@ class Lane:
         self._now = now
         self._shape = _CLOSED
         self._middle = self._middle_out = b""
-        self.at = self._opened = now()
+        self.at = self._opened = -inf
         self.text_bytes = 0
         self.vain = -1
 
@@ -116,6 +116,6 @@ class Lane:
             text, found, filler = text.partition(self._middle)
             if not text or not found or not is_easy(filler):
                 return -1
-        if not is_text(text) or _SEPARATORS in text:
+        if not is_text(text) or escape_separators(text) is not text:
             return -1
         return len(text) if b"\\" not in text else text_bytes(b'"' + text + b'"')

@@ -15,13 +15,13 @@ from typing import Any
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python import log
 
-from twisted_gateway.sockets import QuickConnector, QuickPort, receive, send
+from twisted_gateway.sockets import Quick, QuickConnector, QuickPort, receive, send
 
 _MOST_EVENTS = 256
 """Of one turn: what was read first is not to wait until all is read, and is still in the processor's caches then."""
 _LONGEST = 3600.0
 _MANY = 50
-"""Cancelled timers from which Twisted thinks of removing them."""
+"""Cancelled timers from which Twisted thinks of removing them, where they are more than half."""
 
 
 class FlushingReactor(EPollReactor):
@@ -54,6 +54,9 @@ class FlushingReactor(EPollReactor):
     def removeAll(self) -> list[Any]:
         """Every reader and writer, which are forgotten."""
         noted = [*self._noted, *self._awaited()]
+        for one in (*self.written, *self._blocked):
+            if isinstance(one, Quick):
+                one.awaited = False
         self._noted.clear()
         self.written.clear()
         found = super().removeAll()  # by `removeWriter`, which must know the blocked ones
@@ -100,7 +103,7 @@ class FlushingReactor(EPollReactor):
                 self._newTimedCalls
                 or self.threadCallQueue
                 or self._justStopped
-                or self._cancellations > _MANY
+                or (self._cancellations > _MANY and self._cancellations > len(timed) >> 1)
                 or (timed and timed[0].time <= seconds())
             ):
                 self.runUntilCurrent()
@@ -110,7 +113,7 @@ class FlushingReactor(EPollReactor):
             if self._newTimedCalls:
                 self._insertNewDelayedCalls()
             timed = self._pendingTimedCalls
-            if self.written or self._noted or not self.running:
+            if self.written or self._noted or self._justStopped or not self.running:
                 wait = 0.0
             elif timed:
                 wait = min(_LONGEST, max(0.0, timed[0].time - seconds()))
@@ -120,15 +123,15 @@ class FlushingReactor(EPollReactor):
                 continue
             if events:
                 self.unhurried = len(events) == 1
-                receive(events, self._selectables, self._other, self._lost)
+                receive(events, self._selectables, self._other, self.lose)
 
     def doPoll(self, timeout: float | None) -> None:
         """Send, then wait for events and hand them out: `iterate`."""
         self._flush()
-        if self.written or self._noted:
+        if self.written or self._noted or self._justStopped:
             timeout = 0
         events = self._poller.poll(-1 if timeout is None else timeout, _MOST_EVENTS)
-        receive(events, self._selectables, self._other, self._lost)
+        receive(events, self._selectables, self._other, self.lose)
 
     doIteration = doPoll
 
@@ -156,17 +159,12 @@ class FlushingReactor(EPollReactor):
     def _other(self, selectable: Any, fd: int, event: int) -> None:
         log.callWithLogger(selectable, self._doReadOrWrite, selectable, fd, event)
 
-    def send_now(self, transport: Any) -> None:
-        """Send what a transport of `sockets` has."""
-        if transport in self.written:
-            self.written.remove(transport)
-            send((transport,), self.block, self._unsent)
-
-    def _lost(self, transport: Any, why: Any) -> None:
-        self._disconnectSelectable(transport, why, True)
+    def lose(self, transport: Any, why: Any) -> None:
+        """Nothing more is read from it. What its protocol raises about that is logged, and no other's trouble."""
+        log.callWithLogger(transport, self._disconnectSelectable, transport, why, True)
 
     def _unsent(self, transport: Any, why: Any) -> None:
-        self._disconnectSelectable(transport, why, False)
+        log.callWithLogger(transport, self._disconnectSelectable, transport, why, False)
 
 
 def install() -> None:

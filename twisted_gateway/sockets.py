@@ -1,9 +1,9 @@
 """TCP transports of `reactor`: Twisted's own, but what is read and written goes the short way where nothing is special.
 
 Most of what a chunk costs is code that the processor has not seen since the chunk before, because the kernel's came
-between. So the work of a turn is sorted: first all sockets are read (`fetch`), then protocols are given what came, and
-what they write is sent when the turn is over (`send`); and steps that have nothing to do are left out. TLS, half-closed
-connections and whatever else is rare takes Twisted's way, which works on the same attributes.
+between. So the work of a turn is sorted: first all sockets are read, then protocols are given what came (`receive`),
+and what they write is sent when the turn is over (`send`); and steps that have nothing to do are left out. TLS,
+half-closed connections and whatever else is rare takes Twisted's way, which works on the same attributes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Lane(Protocol):
         """Whether it has taken it. If not, nothing has happened."""
 
 
-class _Quick:
+class Quick:
     """What both sides' transports do in their own way. The attributes are Twisted's, but those that are explained."""
 
     socket: Any
@@ -60,7 +60,9 @@ class _Quick:
         super().__init__(*args)
 
     def doRead(self) -> Any:
-        """One read of the socket, for the protocol."""
+        """One read of the socket, for the protocol; none when another one's has stopped this one meanwhile."""
+        if not self.reading:
+            return None
         try:
             data = self.socket.recv(_MOST_READ)
         except OSError as error:
@@ -87,12 +89,27 @@ class _Quick:
             self.reactor.written.append(self)
 
     def flush(self) -> None:
-        """Somebody waits for what was written: send it now, unless others have something to do in this turn too."""
-        if self.awaited and self.reactor.unhurried:
-            self.reactor.send_now(self)
+        """Somebody waits for what was written: send it now, unless others have something to do in this turn too.
+
+        What goes wrong is seen when the turn is over, as ever: nobody is told from inside his own write.
+        """
+        pieces = self._tempDataBuffer
+        if not pieces or self.dataBuffer or self._aborting or not (self.connected and self.reactor.unhurried):
+            return
+        data = b"".join(pieces)
+        try:
+            sent = self.socket.send(data)
+        except OSError:
+            return
+        pieces.clear()
+        self._tempDataLen = len(data) - sent
+        if self._tempDataLen:
+            pieces.append(data[sent:])
 
     def startWriting(self) -> None:
         """Twisted's way to say that there is something to send, or to do once all is sent."""
+        if self._aborting:
+            return
         self.more = True
         if not self.connected:
             super().startWriting()  # type: ignore[misc]
@@ -105,6 +122,18 @@ class _Quick:
         self.awaited = False
         super().stopWriting()  # type: ignore[misc]
 
+    def connectionLost(self, reason: Any) -> None:
+        """It is closed: nothing is kept for it."""
+        self.came = self.lane = None
+        self._tempDataBuffer.clear()
+        self.dataBuffer = b""
+        super().connectionLost(reason)  # type: ignore[misc]
+
+    def abortConnection(self) -> None:
+        """Close it in the next turn, without sending anything more."""
+        super().abortConnection()  # type: ignore[misc]
+        self.write = _ignore  # type: ignore[assignment,method-assign]
+
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Have it paused while there is much to send; one that does not stream is asked for each piece."""
         self.more = self.more or not streaming
@@ -112,10 +141,13 @@ class _Quick:
 
     def startReading(self) -> None:
         """Go on reading; what was read too much comes first."""
+        if self._aborting:
+            return
         self.reading = True
-        super().startReading()  # type: ignore[misc]
-        if self.came is not None:
-            self.reactor.callLater(0, self._give)
+        if self.came is None:
+            super().startReading()  # type: ignore[misc]
+        else:
+            self.reactor.callLater(0, self._give)  # and is read on only then, lest the newer come first
 
     def stopReading(self) -> None:
         """Read no further."""
@@ -125,14 +157,20 @@ class _Quick:
     def _give(self) -> None:
         if self.came is not None and self.reading:
             data, self.came = self.came, None
-            self.protocol.dataReceived(data)
+            _hand_out(((self, data),), self.reactor.lose)
+            if self.reading:
+                super().startReading()  # type: ignore[misc]
 
 
-class QuickServer(_Quick, Server):
+def _ignore(_data: bytes) -> None:
+    """It is aborted."""
+
+
+class QuickServer(Quick, Server):
     """A caller's connection."""
 
 
-class QuickClient(_Quick, Client):
+class QuickClient(Quick, Client):
     """A connection to a provider."""
 
 
@@ -191,7 +229,8 @@ def receive(
 def _hand_out(got: Iterable[tuple[Any, bytes]], lose: Callable[[Any, Any], None]) -> None:
     for transport, data in got:
         if not transport.reading:  # another one's protocol has stopped this one
-            transport.came = data or None
+            if transport.connected:
+                transport.came = data or None
         elif data:
             lane = transport.lane
             try:
@@ -210,7 +249,9 @@ def send(written: Iterable[Any], block: Callable[[Any], None], lose: Callable[[A
     `block` is told of one whose socket did not take everything, `lose` of one that is to be closed, and why.
     """
     for transport in written:
-        if not transport.awaited or transport._aborting:
+        if not transport.awaited or transport.dataBuffer:
+            if transport.awaited:
+                block(transport)  # Twisted's way has sent a part of it
             continue
         pieces = transport._tempDataBuffer
         if pieces:
@@ -230,7 +271,8 @@ def send(written: Iterable[Any], block: Callable[[Any], None], lose: Callable[[A
                 continue
         transport.awaited = False
         if transport.more:
-            transport.more = transport.producer is not None and not transport.streamingProducer
+            asked = transport.producer is not None and not transport.streamingProducer
+            transport.more = asked or transport.disconnecting or transport._writeDisconnecting
             try:
                 why = transport.doWrite()  # nothing is left to send, but there is more to do
             except BaseException as error:

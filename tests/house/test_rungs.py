@@ -22,6 +22,7 @@ NOUNS = ("errors", "exchange", "hooks")
 KNOWLEDGE = (
     "formats",
     "line",
+    "lane",
     "roads",
     "providers",
     "routing",
@@ -51,6 +52,7 @@ MOTION = (
     "relay",
     "agent",
     "connection",
+    "sockets",
     "intake",
     "listener",
     "trust",
