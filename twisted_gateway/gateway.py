@@ -227,11 +227,8 @@ class Gateway:
         target = last.target if last is not None else attempts.targets[0]
         shown = routing.shown_name(call.model, resolution) or target.upstream_model
         prompt = Prompt(format.name, (), stream=True)
-        told = Told(call, prompt, target, shown, self.now(), self._letters(), self._hex)
+        told = Told(call, prompt, target, shown, self.now(), "".join(self.choose(_LETTERS, k=24)), self._hex)
         return roads.empty(format, told, usage)
-
-    def _letters(self) -> str:
-        return "".join(self.choose(_LETTERS, k=24))
 
     def _hex(self) -> str:
         return "".join(self.choose(_HEX, k=32))
@@ -281,7 +278,7 @@ class Gateway:
         assert call is not None
         assert resolution is not None
         shown = routing.shown_name(call.model, resolution)
-        passage = way.road.passage(shown, self.now(), self._letters(), self._hex)
+        passage = way.road.passage(shown, self.now(), "".join(self.choose(_LETTERS, k=24)), self._hex)
         gates, waits = partial(_gates, tickets), Waits(way.wait.silence, self.progress_seconds, way.floor)
         return Relay(exchange, opened.attempt, opened.answer, passage, gates, downstream, self.clock, waits)
 

@@ -84,6 +84,8 @@ class Request(server.Request):
     _reserved = 0
     _counted = False
     """`Content-Length` is among the lines."""
+    _bodiless = False
+    """There is a head only; known when it is written."""
 
     def __init__(self, channel: Any, head: RequestHead) -> None:
         self.channel = channel
@@ -198,21 +200,17 @@ class Request(server.Request):
         open = self.chunked and self.startedWriting and not (self.finished or self._disconnected)
         return self.channel if open else None
 
-    @property
-    def _bodiless(self) -> bool:
-        return self.method == b"HEAD" or self.code in NO_BODY_CODES
-
     def _begin(self, data: bytes) -> None:
         self.startedWriting = 1
-        bodiless = self._bodiless
-        head = self._head(bodiless)
-        if bodiless:
+        self._bodiless = self.method == b"HEAD" or self.code in NO_BODY_CODES
+        head = self._head()
+        if self._bodiless:
             data = b""
         elif self.chunked and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self.channel.write(head + data)
 
-    def _head(self, bodiless: bool) -> bytes:
+    def _head(self) -> bytes:
         """Status line and headers; decides whether the body is chunked."""
         channel, lines = self.channel, self.lines
         if self.code == 200:
@@ -230,7 +228,7 @@ class Request(server.Request):
             channel.persistent = False
         if not channel.persistent and self.head.minor:
             lines.append(b"Connection: close")
-        if not counted and self.head.minor and not bodiless:
+        if not counted and self.head.minor and not self._bodiless:
             lines.append(b"Transfer-Encoding: chunked")
             self.chunked = 1
         return b"\r\n".join((first, *lines, b"", b""))

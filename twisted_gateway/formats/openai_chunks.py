@@ -43,7 +43,7 @@ def judge(call: Call, frame: Frame) -> Problem | bool:
     answer = first_object(data, call.stream)
     if not isinstance(answer, dict):
         return answer
-    problem = openai_errors.in_band(answer)
+    problem = openai_errors.in_band(answer) if "error" in answer else None
     if problem is not None:
         return openai_errors.before_commit(problem)
     if "choices" not in answer:

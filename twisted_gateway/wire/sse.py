@@ -98,11 +98,11 @@ class Reader:
             data = bytes(rest)
             rest.clear()
         if not self._started:
-            start = self._without_bom(data)
-            if start is None:
+            if len(data) < 3 and _BOM.startswith(data):  # whether it is a byte order mark cannot be told yet
                 rest += data
                 return []
-            data = start
+            self._started = True
+            data = data.removeprefix(_BOM)
         self._scanned = 0
         pieces = data.split(b"\n\n")
         last = pieces.pop()
@@ -158,13 +158,6 @@ class Reader:
         if data[-1:] == b"\r":
             self._after_cr = True
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-
-    def _without_bom(self, data: bytes) -> bytes | None:
-        """`data` less one leading byte order mark; None while it cannot be told yet."""
-        if len(data) < 3 and _BOM.startswith(data):
-            return None
-        self._started = True
-        return data[3:] if data.startswith(_BOM) else data
 
     def _frames(self, pieces: list[bytes]) -> list[Frame]:
         frames = []
