@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.logger import LogLevel, LogPublisher
 
+from bench.inside import PLAIN, WHOLE, Inside
 from tests.exchanges import CANARY, CHAT, MESSAGES, Headers, attempt, call, caller, exchange, model, timeout
 from tests.test_logs import Kept
 from tests.test_metrics import names, value
@@ -186,6 +188,14 @@ def test_unknown_callers_are_told_of_at_debug_only(reason: str) -> None:
 
     assert desk.kept.lines == []
     assert [line["level"] for line in debug.lines("caller denied")] == ["debug"]
+
+
+def test_allowed(tmp_path: Path) -> None:
+    inside = Inside(tmp_path)
+    inside.once(WHOLE, PLAIN)
+
+    labels = {"method": "api_key", "result": "allowed", "reason": "none"}
+    assert value(inside.house.metrics, "aisix_auth_decisions_total", **labels) == 1
 
 
 def test_too_large_before_anyone_is_known() -> None:
