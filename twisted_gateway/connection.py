@@ -7,9 +7,8 @@ Deferred, or `abortConnection()` on the body's transport, closes the socket at o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twisted.internet import protocol
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import _WrappingProtocol
 from twisted.internet.error import ConnectionAborted, ConnectionDone
@@ -22,6 +21,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
     ITransport,
 )
+from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
@@ -33,6 +33,7 @@ from twisted_gateway.wire.http1 import Lines, Malformed, ResponseReader
 
 if TYPE_CHECKING:
     from twisted_gateway.agent import Pool
+    from twisted_gateway.lane import Lane
 
 _SLICE = 65_536
 _NO_LINES = Lines()
@@ -43,19 +44,12 @@ _LOST = Failure(PotentialDataLoss())
 class BrokenConnection(Exception):
     """The connection ended before the response did.
 
-    `received` is the number of its bytes that had come, less what a `Carrier` took.
+    `received` is the number of its bytes that had come, less what a lane took.
     """
 
     def __init__(self, cause: str, received: int) -> None:
         super().__init__(cause)
         self.received = received
-
-
-class Carrier(Protocol):
-    """Whoever carries chunks that need nobody else. It is asked first, for each read between two chunks."""
-
-    def read(self, data: bytes) -> bool:
-        """Whether that was one whole chunk, and is carried. If not, nothing has happened."""
 
 
 class HeaderLines(Headers):
@@ -221,7 +215,7 @@ class BodyTransport:
         if self._connection is not None:
             self._connection.abort()
 
-    def hasten(self, lane: Carrier) -> None:
+    def hasten(self, lane: Lane) -> None:
         """Chunks that `lane` carries need not go any other way from now on."""
         if self._connection is not None:
             self._connection.hasten(lane)
@@ -246,7 +240,7 @@ class BodyTransport:
 
 
 @implementer(IHandshakeListener)
-class Connection(protocol.Protocol):
+class Connection(Protocol):
     """One connection to one origin: idle in the pool, or busy with one request."""
 
     transport: Any
@@ -276,8 +270,8 @@ class Connection(protocol.Protocol):
         self._received = 0
         self._upload: _Upload | None = None
         self._over = False
-        self._hastened: Carrier | None = None
-        self._lane: Carrier | None = None
+        self._hastened: Lane | None = None
+        self._lane: Lane | None = None
         """It has the next read first: there is nothing of a chunk left over."""
 
     # Coming up
@@ -394,26 +388,26 @@ class Connection(protocol.Protocol):
         else:
             self._obey()
 
-    def deliver(self, receiver: IProtocol) -> None:
+    def deliver(self, protocol: IProtocol) -> None:
         """Hand the body to its protocol: what is there now, the rest as it comes."""
         assert self._body is None, "a body can be delivered once"
         if self._reader is not None:
             self._reader.let_go()
-        self._body = receiver
+        self._body = protocol
         self._handle = BodyTransport(self)
-        receiver.makeConnection(self._handle)
+        protocol.makeConnection(self._handle)
         self.pause(False)
         data, self._unread = self._unread, b""
         if data:
-            receiver.dataReceived(data)
+            protocol.dataReceived(data)
         if self._over:
             self._tell_end()
 
-    def hasten(self, lane: Carrier) -> None:
-        """From the next read on, which begins with a chunk: see `Carrier`."""
+    def hasten(self, lane: Lane) -> None:
+        """From the next read on, which begins with a chunk: it has those between two chunks first."""
         self._hastened = lane
 
-    def _lead(self, lane: Carrier | None) -> None:
+    def _lead(self, lane: Lane | None) -> None:
         """Who has the next read first; a transport of our own asks by itself.
 
         Not below TLS, whose transport shows the attributes of the one below it, but never asks.

@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from errno import EAGAIN, ENOBUFS
 from select import EPOLLIN
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Client, Connector, Port, Server
 from twisted.python import log
+
+if TYPE_CHECKING:
+    from twisted_gateway.lane import Lane
 
 _MOST_READ = 65_536
 _MUCH = 65_536
@@ -23,13 +26,6 @@ _MUCH = 65_536
 _AHEAD = 262_144
 """Bytes that are read at most before any of them is given to a protocol, and a read."""
 _AGAIN = (EAGAIN, ENOBUFS)
-
-
-class Lane(Protocol):
-    """Whoever takes what nobody else needs to see."""
-
-    def read(self, data: bytes) -> bool:
-        """Whether it has taken it. If not, nothing has happened."""
 
 
 class Quick:
@@ -61,16 +57,7 @@ class Quick:
 
     def doRead(self) -> Any:
         """One read of the socket, for the protocol; none when another one's has stopped this one meanwhile."""
-        if not self.reading:
-            return None
-        try:
-            data = self.socket.recv(_MOST_READ)
-        except OSError as error:
-            return None if error.errno == EAGAIN else CONNECTION_LOST
-        if not data:
-            return CONNECTION_DONE
-        self.protocol.dataReceived(data)
-        return None
+        return super().doRead() if self.reading else None  # type: ignore[misc]
 
     def write(self, data: bytes) -> None:
         """Have that sent behind what was written before; pauses the producer when that is much."""
