@@ -5,8 +5,6 @@ It chooses the reactor before anything imports one; everything else is `tap`'s.
 
 from __future__ import annotations
 
-import gc
-import linecache
 import os
 import select
 import sys
@@ -83,11 +81,11 @@ def _import() -> None:
 
     Modules live as long as the process, so the collector need not look at them again: it starts sooner for that.
     """
+    from twisted_gateway.pulse import keep
+
     for name in _PARTS:
         import_module(name)
-        linecache.clearcache()  # sources that attrs has generated; tracebacks read files anew
-        gc.collect()
-        gc.freeze()
+        keep()
 
 
 def _install_reactor(words: list[str]) -> list[str]:

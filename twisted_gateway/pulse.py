@@ -21,6 +21,13 @@ _LONGEST_WITHOUT = 1800.0
 """Seconds after which everything is looked at though somebody calls: no load may make the process grow for ever."""
 
 
+def keep() -> None:
+    """What lives now lives as long as the process: the collector never looks at it again."""
+    linecache.clearcache()  # a megabyte of sources that attrs has generated; tracebacks read files anew
+    gc.collect()
+    gc.freeze()
+
+
 class Pulse:
     """Ticks for as long as the process lives. `lagged` is told the seconds a tick came late, `busy` asks for calls."""
 
@@ -33,10 +40,8 @@ class Pulse:
         self._due = 0.0
 
     def start(self) -> None:
-        """Everything that lives now is for ever: it is never looked at again."""
-        linecache.clearcache()  # a megabyte of sources that attrs has generated; tracebacks read files anew
-        gc.collect()
-        gc.freeze()
+        """Everything that lives now is for ever; from here on the collector works when it is told to."""
+        keep()
         gc.disable()
         self._wait()
 
