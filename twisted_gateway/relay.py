@@ -355,7 +355,6 @@ class Relay:
         """The caller wants no more: a legal ending behind what it has got, or an answer that is `empty`."""
         if self._over or self._finishing:
             return
-        self._leave_lane()
         self._answer.cut()
         self._stopping = self._finishing = True
         for alarm in self._alarms:
@@ -408,7 +407,6 @@ class Relay:
     def _finish(self, batch: Batch) -> None:
         """The provider has said everything: the success ending follows, when no gate holds anything any more."""
         self._finishing = True
-        self._leave_lane()
         for alarm in self._alarms:
             alarm.off()
         self._write(_joined(batch, self._line.stopped(True)))
@@ -435,7 +433,6 @@ class Relay:
         self._end(Outcome.STOPPED if self._stopping else Outcome.COMPLETE)
 
     def _broken(self, problem: Problem, outcome: Outcome | None = None) -> None:
-        self._leave_lane()
         if not self._finishing:
             self._answer.cut()
         rest = self._line.stopped(False)
