@@ -141,7 +141,7 @@ class FlushingReactor(EPollReactor):
             written, self.written = self.written, []
             send(written, self.block, self._unsent)
         noted = self._noted
-        for writer in tuple(noted) if noted else ():
+        for writer in tuple(noted):
             if writer not in noted:
                 continue  # closed by one before it
             try:
