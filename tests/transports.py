@@ -129,17 +129,17 @@ async def nothing_lost_while_blocked(side: str) -> Any:
 # producers
 
 
-@scene
-async def push_producer(side: str) -> Any:
+def pouring(speaker: Speaker, many: int, size: int) -> Speaker:
+    """A push producer of so many pieces for the speaker's transport, which it closes behind them."""
     sent = paused = 0
 
-    def produce(one: Any) -> None:
+    def produce(_: Any) -> None:
         nonlocal sent, paused
         paused = 0
-        while not paused and sent < 40:
+        while not paused and sent < many:
             sent += 1
-            speaker.transport.write(bytes([sent]) * 20_000)
-        if sent == 40:
+            speaker.transport.write(bytes([sent]) * size)
+        if sent == many:
             speaker.transport.unregisterProducer()
             speaker.transport.loseConnection()
 
@@ -147,11 +147,17 @@ async def push_producer(side: str) -> Any:
         nonlocal paused
         paused = 1
 
-    speaker, producer = Speaker(), Speaker(resume=produce, pause=hold)
+    return Speaker(resume=produce, pause=hold)
+
+
+@scene
+async def push_producer(side: str) -> Any:
+    speaker = Speaker()
+    producer = pouring(speaker, 40, 20_000)
     peer = await pair(side, speaker)
     narrow(speaker, peer)
     speaker.transport.registerProducer(producer, True)
-    produce(producer)
+    producer.hooks["resume"](producer)
     heard = await hears(peer)
     await speaker.saw("lost")
     return heard, speaker.record(), sorted(set(producer.record()))
@@ -767,25 +773,9 @@ async def tls_producers(side: str) -> Any:
     """A producer of much over TLS, and one who stops reading for a while."""
     from twisted.internet.ssl import CertificateOptions
 
-    paused = sent = 0
-
-    def produce(_: Any) -> None:
-        nonlocal sent, paused
-        paused = 0
-        while not paused and sent < 60:
-            sent += 1
-            sender.transport.write(bytes([sent]) * 50_000)
-        if sent == 60:
-            sender.transport.unregisterProducer()
-            sender.transport.loseConnection()
-
-    def hold(_: Any) -> None:
-        nonlocal paused
-        paused = 1
-
-    producer = Speaker(resume=produce, pause=hold)
     server, client = Speaker(), Speaker()
     sender, receiver = (server, client) if side == "server" else (client, server)
+    producer = pouring(sender, 60, 50_000)
     factory = Factory()
     factory.buildProtocol = lambda _: server
     port = speaking.reactor.listenSSL(0, factory, _certificate(), interface="127.0.0.1")
@@ -796,7 +786,7 @@ async def tls_producers(side: str) -> Any:
     await client.saw("made")
     receiver.transport.pauseProducing()
     sender.transport.registerProducer(producer, True)
-    produce(None)
+    producer.hooks["resume"](producer)
     await turn(0.01)
     receiver.transport.resumeProducing()
     await receiver.saw("lost")
