@@ -1,5 +1,7 @@
 """One timer that is moved often and rings seldom."""
 
+from types import SimpleNamespace
+
 import pytest
 from twisted.internet.task import Clock
 
@@ -134,3 +136,51 @@ def test_the_shared_timer_comes_earlier_for_an_earlier_alarm(clock):
     clock.advance(1)
     assert rung == ["soon"]
     assert clock.getDelayedCalls() == []
+
+
+def test_many_alarms_that_a_leader_moves_cost_the_reactor_a_call_each_quarter_of_a_second(clock, monkeypatch):
+    """Which is what a gateway with thousands of streams would otherwise do all day."""
+    asked = []
+    call_later = clock.callLater
+    monkeypatch.setattr(clock, "callLater", lambda *args: asked.append(args) or call_later(*args))
+    rung, alarms = [], []
+    for n in range(100):
+        alarm = Alarm(clock, lambda n=n: rung.append((n, clock.seconds())))
+        alarm.set(10)
+        alarm.leader = SimpleNamespace(at=clock.seconds())
+        alarms.append(alarm)
+        clock.advance(2**-6)
+    begun = clock.seconds()
+    asked.clear()
+    while clock.seconds() < begun + 40:
+        for alarm in alarms:
+            alarm.leader.at = clock.seconds()
+        clock.advance(2**-6)
+    assert rung == []
+    assert 4 <= len(asked) <= 4 * 8  # some 1.6 s of each 10, four times a second
+    last = alarms[0].leader.at
+    run(clock, last + 20, 2**-6)
+    assert rung == [(n, last + 10) for n in range(100)]
+    assert clock.getDelayedCalls() == []
+
+
+def test_one_that_is_asked_before_its_time_rings_at_its_time(clock):
+    rung = []
+    first, second = (Alarm(clock, lambda n=n: rung.append((n, clock.seconds()))) for n in range(2))
+    first.set(1)
+    second.set(1.125)
+    run(clock, 5, 0.125)
+    assert rung == [(0, 1), (1, 1.125)]
+
+
+def test_one_that_is_silent_is_forgotten_before_its_time(clock):
+    rung = []
+    first, second = (Alarm(clock, lambda n=n: rung.append((n, clock.seconds()))) for n in range(2))
+    first.set(1)
+    second.set(1.125)
+    second.off()
+    clock.advance(1)
+    assert clock.getDelayedCalls() == []
+    second.set(0.0625)
+    run(clock, 5, 0.0625)
+    assert rung == [(0, 1), (1, 1.0625)]

@@ -63,7 +63,7 @@ class Way:
     """The caller's connection."""
 
     def __init__(self):
-        self.written, self.transport, self.data = 0, self, []
+        self.written, self.transport, self.data, self.lane = 0, self, [], None
 
     def write(self, data):
         self.data.append(data)
@@ -86,14 +86,15 @@ class Road:
     """A lane, and all that it may touch."""
 
     def __init__(self, shape=None, learnt=Counted):
-        self.way, self.exchange, self.learnt, self.time = Way(), Counted(), learnt(), 100.0
+        self.way, self.exchange, self.learnt, self.time, self.told = Way(), Counted(), learnt(), 100.0, 0
         self.lane = Lane(self.way, self.exchange, self.learnt, lambda: self.time)
         if shape is not None:
             self.lane.open(shape)
 
     def state(self):
         lane, exchange = self.lane, self.exchange
-        counted = (exchange.frames, exchange.bytes, self.learnt.text_bytes, lane.text_bytes, self.way.written)
+        self.told += lane.settle()
+        counted = (exchange.frames, exchange.bytes, self.learnt.text_bytes, self.told, self.way.written)
         return counted, lane.at, tuple(self.way.data)
 
 
@@ -380,4 +381,4 @@ def test_the_text_is_counted_as_it_is_decoded(name):
     for text in ("plain", "né 你好 😀", 'q"\\\n\t/'):
         road = Road(shape)
         assert road.lane.read(chunk(filled(shape, json.dumps(text, ensure_ascii=False).encode()[1:-1])))
-        assert road.learnt.text_bytes == len(text.encode())
+        assert road.lane.settle() == road.learnt.text_bytes == len(text.encode())

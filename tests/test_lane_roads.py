@@ -704,7 +704,7 @@ def test_nothing_keeps_a_lane_behind_its_answer(tmp_path, monkeypatch, act, aski
         twin.give(read)
     (lane,) = lanes
     assert lane() is not None
-    assert lane().text_bytes
+    assert lane().at > 0, "it has carried something"
     gc.disable()
     try:
         if act == "the end":

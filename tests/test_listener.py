@@ -10,6 +10,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from twisted_gateway.intake import Budget
+from twisted_gateway.listener import Channel, _cancel
 from twisted_gateway.policies.access import Denied
 
 from .doubles.cutting import by_sizes
@@ -527,6 +528,53 @@ def test_a_caller_who_takes_nothing_has_left(clock, resource, progress):
             break
     assert one.wire.aborting is not progress
     assert progress or 60 <= clock.seconds() <= 105
+
+
+def test_a_sweep_of_many_connections_takes_several_turns(clock, resource, monkeypatch):
+    house = site(resource, clock, front(), send_stall_timeout_secs=60.0)
+    talks = [Talk(house).send(post(b"/wait")) for _ in range(600)]
+    asked, turns = [], []
+    monkeypatch.setattr(Channel, "unsent", lambda channel: asked.append(channel) or 0)
+    call_later = clock.callLater
+
+    def noted(delay, do, *args):
+        return call_later(delay, lambda: (do(*args), turns.append(len(asked))))
+
+    _cancel(house._stall_call)
+    monkeypatch.setattr(clock, "callLater", noted)
+    house._sweep_stalled()
+    run(clock, 16)
+    assert turns == [512, 600, 856, 1112, 1200]
+    assert {*asked[:600]} == {*asked[600:]} == {one.channel for one in talks}
+
+
+def test_a_sweep_ends_with_the_connections(clock, resource):
+    house = site(resource, clock, front(), send_stall_timeout_secs=60.0)
+    talks = [Talk(house).send(post(b"/wait")) for _ in range(300)]
+    _cancel(house._stall_call)
+    house._sweep_stalled()
+    assert len(house._unswept) == 44
+    for one in talks:
+        one.leave()
+    assert house._unswept == []
+    clock.advance(75)
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("carried", [0, 5])
+def test_what_a_lane_carries_counts_for_whether_the_caller_takes_it(clock, resource, carried):
+    house = site(resource, clock, front(), send_stall_timeout_secs=60.0)
+    one = Talk(house).send(post(b"/wait"))
+    one.wire.dataBuffer, one.wire.offset, one.wire._tempDataLen = b"x" * 1000, 0, 0
+    one.channel.written = 5000
+
+    class Lane:
+        def settle(self):
+            one.channel.written += carried
+
+    one.channel.lane = Lane()
+    run(clock, 120)  # as much is pending as before
+    assert one.wire.aborting is not bool(carried)
 
 
 # One connection after another

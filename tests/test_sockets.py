@@ -6,6 +6,8 @@ import sys
 from errno import EAGAIN, ECONNRESET, ENOBUFS, EPIPE
 from pathlib import Path
 from select import EPOLLHUP, EPOLLIN, EPOLLOUT
+from string import ascii_lowercase
+from types import SimpleNamespace
 
 import pytest
 from twisted.internet.error import ConnectionAborted
@@ -13,7 +15,8 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
-from twisted_gateway.sockets import QuickServer, receive, send
+from twisted_gateway import sockets
+from twisted_gateway.sockets import QuickClient, QuickServer, pass_on, receive, send
 
 from . import transports
 
@@ -122,12 +125,19 @@ class Heard(Protocol):
         self.log.append(f"{self.name}: {reason.type.__name__}")
 
 
+@pytest.fixture(autouse=True)
+def any_sockets(monkeypatch):
+    """Methods of real sockets do not take those of this module."""
+    monkeypatch.setattr(sockets, "_recv", Socket.recv)
+    monkeypatch.setattr(sockets, "_send", Socket.send)
+
+
 class Turn:
     """Transports by name, on a reactor that does nothing by itself; `log` has what happened, in its order."""
 
     def __init__(self, names="abc"):
         self.reactor, self.log, self.sockets = Reactor(), [], {}
-        self.lost, self.blocked, self.selectables = [], [], {}
+        self.lost, self.blocked, self.selectables, self.closes = [], [], {}, False
         for name in names:
             self.sockets[name] = Socket(name, self.log)
             protocol = Heard(name, self.log)
@@ -147,11 +157,16 @@ class Turn:
     def events(self, *events):
         receive(events, self.selectables, self.other, self.lose)
 
+    def passes(self, name, event=EPOLLIN):
+        return pass_on((ord(name), event), self.selectables, self.lose)
+
     def other(self, transport, fd, event):
         self.log.append(f"other {chr(fd)} {event}")
 
     def lose(self, transport, why):
         self.lost.append((transport, why))
+        if self.closes:
+            transport.connectionLost(Failure(why))
 
     def ends(self):
         """What was written is sent."""
@@ -166,10 +181,49 @@ def test_all_is_read_before_anything_is_given():
 
 
 def test_much_is_given_before_more_is_read():
+    turn = Turn("abcdefghij")
+    turn.arrives(**dict.fromkeys("abcdefghij", b"x" * 65536))
+    for some in ("abcd", "efgh", "ij"):
+        expected = [*(f"read {name}" for name in some), *(f"{name}: much" for name in some)]
+        assert turn.log[: len(expected)] == expected
+        del turn.log[: len(expected)]
+
+
+def test_of_little_many_are_read_at_once_when_a_few_have_shown_it():
+    names = ascii_lowercase
+    turn = Turn(names)
+    turn.arrives(**dict.fromkeys(names, b"x"))
+    for some in (names[:4], names[4:20], names[20:]):
+        expected = [*(f"read {name}" for name in some), *(f"{name}: x" for name in some)]
+        assert turn.log[: len(expected)] == expected
+        del turn.log[: len(expected)]
+
+
+def test_one_that_was_stopped_or_closed_is_not_read():
     turn = Turn("abcdefg")
-    turn.arrives(**dict.fromkeys("abcdefg", b"x" * 65536))
-    assert turn.log[:10] == [*(f"read {name}" for name in "abcde"), *(f"{name}: much" for name in "abcde")]
-    assert turn.log[10:] == ["read f", "read g", "f: much", "g: much"]
+    turn["a"].protocol.then = turn["f"].pauseProducing
+    turn["b"].protocol.then = lambda: turn["e"].connectionLost(Failure(CONNECTION_DONE))
+    turn.arrives(**dict.fromkeys("abcdefg", b"x"))
+    assert turn.log[-2:] == ["read g", "g: x"]
+    assert not {"read e", "read f"} & {*turn.log}
+    assert turn.lost == []
+
+
+def test_what_else_there_is_to_do_is_done_behind_the_reads_unless_it_is_gone():
+    turn = Turn("abc")
+    turn["c"].protocol.then = lambda: turn.selectables.pop(ord("b"))
+    for name in "ac":
+        turn.sockets[name].arrived.append(b"1")
+    turn.events((98, EPOLLOUT), (97, EPOLLIN), (99, EPOLLIN), (97, EPOLLHUP))
+    assert turn.log == ["read a", "read c", "a: 1", "c: 1", "other a 16"]
+
+
+def test_one_of_two_that_fail_may_close_the_other():
+    turn = Turn("ab")
+    turn.closes = True
+    turn["a"].protocol.connectionLost = lambda _: turn["b"].connectionLost(Failure(CONNECTION_DONE))
+    turn.arrives(a=-ECONNRESET, b=-ECONNRESET)
+    assert turn.lost == [(turn["a"], CONNECTION_LOST)]
 
 
 def test_what_is_not_simply_to_be_read_is_for_another():
@@ -198,23 +252,133 @@ def test_a_protocol_that_fails_is_alone_in_that():
 
 
 class Lane:
-    def __init__(self, log):
-        self.log = log
+    """Leads to `to`."""
 
-    def read(self, data):
+    def __init__(self, log, to=None):
+        self.log, self.to = log, to
+
+    def carry(self, data):
         if data == b"fail":
             raise ZeroDivisionError
         self.log.append(f"lane: {data.decode()}")
-        return data == b"mine"
+        return b"out" if data == b"mine" else None
 
 
 def test_a_lane_is_asked_first():
     turn = Turn()
     for name in "abc":
-        turn[name].lane = Lane(turn.log)
+        turn[name].lane = Lane(turn.log, turn["b"])
     turn.arrives(a=b"mine", b=b"not", c=b"fail")
-    assert turn.log[3:] == ["lane: mine", "lane: not", "b: not"]
+    assert turn.log[3:] == ["lane: mine", "lane: not", "b: not", "send b"]
+    assert turn.sockets["b"].sent == b"out"
     assert [transport for transport, _ in turn.lost] == [turn["c"]]
+
+
+@pytest.mark.parametrize("takes", [99, 2, 0, -EAGAIN, -EPIPE])
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_a_lane_carries_goes_before_what_is_written_later(takes, alone):
+    turn = Turn("abc")
+    c, skt = turn["c"], turn.sockets["c"]
+    turn["a"].lane = Lane(turn.log, c)
+    skt.takes = [takes]
+    if alone:
+        turn["a"].__class__ = QuickClient
+        turn.sockets["a"].arrived.append(b"mine")
+        assert turn.passes("a") is (takes == 99)
+        c.write(b" later")
+    else:
+        turn["b"].protocol.then = lambda: c.write(b" later")
+        turn.arrives(a=b"mine", b=b"1")
+    assert skt.sent == b"out"[: max(0, takes)]
+    skt.takes = [-EPIPE] if takes == -EPIPE else []
+    turn.ends()
+    if takes == -EPIPE:
+        assert turn.lost == [(c, CONNECTION_LOST)]
+    else:
+        assert (skt.sent, turn.lost, turn.blocked, c._tempDataLen, c.awaited) == (b"out later", [], [], 0, False)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_a_lane_carries_waits_for_what_was_written_before(alone):
+    turn = Turn("ac")
+    turn["a"].lane = Lane(turn.log, turn["c"])
+    turn["c"].write(b"before ")
+    if alone:
+        turn["a"].__class__ = QuickClient
+        turn.sockets["a"].arrived.append(b"mine")
+        assert turn.passes("a") is False
+    else:
+        turn.arrives(a=b"mine")
+    assert turn.sockets["c"].sent == b""
+    turn.ends()
+    assert turn.sockets["c"].sent == b"before out"
+
+
+@pytest.mark.parametrize("end", ["abort", "lost"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_lane_to_one_that_is_gone(end, alone):
+    turn = Turn("abc")
+    a, c = turn["a"], turn["c"]
+    a.lane = Lane(turn.log, c)
+    gone = c.abortConnection if end == "abort" else lambda: c.connectionLost(Failure(CONNECTION_DONE))
+    if alone:
+        gone()
+        a.__class__ = QuickClient
+        turn.sockets["a"].arrived.append(b"mine")
+        assert turn.passes("a") is False
+    else:
+        turn["b"].protocol.then = gone
+        turn.arrives(a=b"mine", b=b"1")
+    turn.ends()
+    assert turn.sockets["c"].sent == b""
+    assert turn.lost == []
+
+
+def test_a_lane_to_a_transport_of_another_kind_writes():
+    turn = Turn("a")
+    written = []
+    turn["a"].lane = Lane(turn.log, SimpleNamespace(awaited=False, write=written.append))
+    turn.arrives(a=b"mine")
+    assert written == [b"out"]
+    turn["a"].__class__ = QuickClient
+    turn.sockets["a"].arrived.append(b"mine")
+    assert turn.passes("a") is False
+    assert written == [b"out"] * 2
+
+
+@pytest.mark.parametrize(
+    ("data", "passed", "log"),
+    [
+        (b"mine", True, ["read a", "lane: mine", "send c"]),
+        (b"not", False, ["read a", "lane: not", "lane: not", "a: not"]),
+        (b"fail", False, ["read a"]),
+        (b"", False, ["read a"]),
+        (-EAGAIN, False, ["read a"]),
+        (-ECONNRESET, False, ["read a"]),
+    ],
+)
+def test_one_read_alone_in_its_turn(data, passed, log):
+    turn = Turn("ac")
+    a = turn["a"]
+    a.__class__ = QuickClient
+    a.lane = Lane(turn.log, turn["c"])
+    turn.sockets["a"].arrived.append(data)
+    assert turn.passes("a") is passed
+    assert turn.log == log
+    assert [transport for transport, _ in turn.lost] == ([a] if data in (b"fail", b"", -ECONNRESET) else [])
+
+
+@pytest.mark.parametrize("case", ["server", "no lane", "stopped", "other event", "unknown"])
+def test_what_is_not_for_a_lane_is_left_for_the_turn(case):
+    turn = Turn("ac")
+    a = turn["a"]
+    a.lane = Lane(turn.log, turn["c"]) if case != "no lane" else None
+    if case != "server":
+        a.__class__ = QuickClient
+    if case == "stopped":
+        a.reading = False
+    assert turn.passes("z" if case == "unknown" else "a", EPOLLHUP if case == "other event" else EPOLLIN) is None
+    assert turn.log == []
 
 
 def test_what_was_read_for_a_stopped_one_is_kept_and_comes_before_anything_else():

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, ref
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 _MANY = 64
+_AHEAD = 0.25
+"""Seconds before its time that an alarm is asked whether it was moved: so many are asked when the timer comes."""
 
 
 class Moving(Protocol):
@@ -66,19 +69,22 @@ class Alarm:
         if place is not None:
             self._board.remove(place)
 
-    def come(self, now: float) -> None:
-        """The time that was set first is there: ring, unless the alarm was moved since."""
-        self._place = None
+    def look(self, place: _Place, now: float) -> bool:
+        """Give the place up and ring; for a later one where the alarm was moved. False: its time has not come."""
         due = self._due
-        if due is None:
-            return
-        if self.leader is not None:
+        if due is not None and self.leader is not None:
             due = self._due = max(due, self.leader.at + self._interval)
-        if due - now > 1e-9:
+        if due is not None and due - now > 1e-9:
+            if due <= place[0]:
+                return False
+            self._board.drop()
             self._place = self._board.put(due, self)
         else:
-            self._due = None
-            self._ring()
+            self._board.drop()
+            self._place = self._due = None
+            if due is not None:
+                self._ring()
+        return True
 
 
 def _nobody() -> None:
@@ -136,18 +142,24 @@ class _Board:
         else:
             self._call.reset(wait)
 
+    def drop(self) -> None:
+        """The earliest place is not needed any more."""
+        heappop(self._places)
+
     def _come(self, clock: IReactorTime) -> None:
-        self._call = None
         now = clock.seconds()
+        self._comes = -inf  # nobody else asks for a call meanwhile
         try:
-            while self._places and (self._places[0][2] is None or self._places[0][0] - now <= 1e-9):
-                alarm = heappop(self._places)[2]
-                if alarm is None:
+            while self._places and self._places[0][0] <= now + _AHEAD:
+                place = self._places[0]
+                if place[2] is None:
+                    self.drop()
                     self._given_up -= 1
-                else:
-                    alarm.come(now)
+                elif not place[2].look(place, now):
+                    break
         finally:
-            if self._places and (self._call is None or self._places[0][0] < self._comes):
+            self._call = None
+            if self._places:
                 self._arm(self._places[0][0])
 
 

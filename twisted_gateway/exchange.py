@@ -271,13 +271,14 @@ class Halt(NamedTuple):
 class Joint:
     """Where policies put their gates on the line of an open answer.
 
-    `learnt` is what is known of the answer so far. A gate that held frames calls `wake` when it can give them; not from
-    inside `received`.
+    `learnt` is what is known of the answer so far; where there is no gate, up to date behind `settle`. A gate that held
+    frames calls `wake` when it can give them; not from inside `received`.
     """
 
     attempt: Attempt
     learnt: Learnt
     wake: Callable[[], None]
+    settle: Callable[[], None]
 
 
 class Ticket:

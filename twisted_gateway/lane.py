@@ -13,14 +13,16 @@ from typing import Any, Protocol
 
 from twisted_gateway.exchange import Exchange
 from twisted_gateway.formats.bodies import text_bytes
-from twisted_gateway.formats.shapes import Shape, is_easy, is_text
+from twisted_gateway.formats.shapes import EASY, Shape, is_easy, is_text
 from twisted_gateway.wire.framing import CHUNK_SIZES
 from twisted_gateway.wire.sse import escape_separators
 
 _LINES = (b"", *CHUNK_SIZES)
-"""Chunk sizes as they are written."""
-_CLOSED: tuple[Any, ...] = ((), b"", 0, 0, 0, b"", b"", 0)
-"""Nothing begins with any of these."""
+"""Chunk sizes as they are written, by size."""
+_BY_READ = [b"-" * 4096] * (len(_LINES) + 8)
+"""The same by the length of a whole chunk with its size and line ends; too long where no chunk is as long as that."""
+for _size, _line in enumerate(_LINES[1:], 1):
+    _BY_READ[len(_line) + _size + 4] = _line
 
 
 class Way(Protocol):
@@ -28,30 +30,33 @@ class Way(Protocol):
 
     written: int
     transport: Any
+    lane: Lane | None
+    """What carries chunks past it: they are not in `written` before it is settled."""
 
 
 class Lane:
     """What carries the usual chunks of one answer while it is open. `relay` opens and closes it.
 
-    `at` is when it last carried one, in seconds of `now`; `text_bytes` is how much since the relay looked; `vain` is
-    how many times in a row it was opened for nothing.
+    `to` is the transport it leads to; `at` is when it last carried a chunk, in seconds of `now`; `vain` is how many
+    times in a row it was opened for nothing. What it has carried is added up when somebody asks (`settle`).
     """
 
     __slots__ = (
-        "_exchange", "_heard", "_learnt", "_middle", "_middle_out", "_now", "_opened", "_shape", "_way", "at",
-        "text_bytes", "vain",
+        "_bytes", "_exchange", "_frames", "_heard", "_learnt", "_middle", "_middle_out", "_now", "_opened", "_shape",
+        "_text_bytes", "_way", "_written", "at", "to", "vain",
     )  # fmt: skip
 
     def __init__(self, way: Way, exchange: Exchange, learnt: Any, now: Callable[[], float]) -> None:
         self._way = way
+        self.to = way.transport
         self._exchange = exchange
         self._learnt = learnt
         self._heard: Callable[[int], None] | None = getattr(learnt, "heard", None)
         self._now = now
-        self._shape = _CLOSED
+        self._shape: tuple[Any, ...] | None = None
         self._middle = self._middle_out = b""
         self.at = self._opened = -inf
-        self.text_bytes = 0
+        self._frames = self._bytes = self._written = self._text_bytes = 0
         self.vain = -1
 
     def open(self, shape: Shape) -> None:
@@ -60,55 +65,69 @@ class Lane:
         self._opened = self.at
         self._middle, self._middle_out = shape.middle, shape.middle_out
         self._shape = (
-            shape.head,
+            b"\r\n" + shape.head,
             shape.tail + b"\r\n",
             2 + shape.left,
             -2 - shape.right,
-            shape.left + shape.right,
             b"\r\n" + shape.head_out,
             shape.tail_out + b"\r\n",
             len(shape.head_out) + len(shape.tail_out),
         )
+        self._way.lane = self
 
-    def close(self) -> None:
-        """Carry nothing."""
-        self._shape = _CLOSED
+    def close(self) -> int:
+        """Carry nothing. Gives what `settle` does."""
+        if self._shape is None:
+            return 0
+        self._shape = self._way.lane = None
+        return self.settle()
 
-    def read(self, data: bytes) -> bool:
-        """One read of the provider's connection between two chunks; False when it is to go the long way."""
-        head, tail, begins, ends, around, head_out, tail_out, around_out = self._shape
-        end = data.find(b"\r\n")
-        if not data.startswith(head, end + 2) or not data.endswith(tail):
-            return False
-        text = data[end + begins : ends]
-        told = size = len(text)
-        if not size:
-            return False
-        if self._middle or not is_easy(text):
-            told = self._size(text)
-            if told < 0:
-                return False
+    def settle(self) -> int:
+        """Count what was carried since the last time; gives the UTF-8 bytes of its text."""
+        exchange, text_bytes = self._exchange, self._text_bytes
+        exchange.frames += self._frames
+        exchange.bytes += self._bytes
+        self._way.written += self._written
+        if self._heard is None:
+            self._learnt.text_bytes += text_bytes
+        elif text_bytes:
+            self._heard(text_bytes)
+        self._frames = self._bytes = self._written = self._text_bytes = 0
+        return text_bytes
+
+    def carry(self, data: bytes) -> bytes | None:
+        """One read of the provider's connection between two chunks, as it goes out; None: it is to go the long way."""
+        if self._shape is None:
+            return None
+        head, tail, begins, ends, head_out, tail_out, around_out = self._shape
         try:
-            if data[:end] != _LINES[size + around]:
-                return False
-            if self._middle:
-                text = text.replace(self._middle, self._middle_out)
+            line = _BY_READ[len(data)]
+            text = data[len(line) + begins : ends]
+            if not text or b"".join((line, head, text, tail)) != data:
+                return None
+            told = len(text)
+            if self._middle or text.translate(EASY) != text:
+                told = self._size(text)
+                if told < 0:
+                    return None
+                text = text.replace(self._middle, self._middle_out) if self._middle else text
             frame = len(text) + around_out
             data = b"".join((_LINES[frame], head_out, text, tail_out))
-        except IndexError:
-            return False
+        except IndexError:  # it is too long
+            return None
         self.at = self._now()
-        self.text_bytes += told
-        if self._heard is None:
-            self._learnt.text_bytes += told
-        else:
-            self._heard(told)
-        exchange, way = self._exchange, self._way
-        exchange.frames += 1
-        exchange.bytes += frame
-        way.written += len(data)
-        way.transport.write(data)
-        return True
+        self._frames += 1
+        self._bytes += frame
+        self._written += len(data)
+        self._text_bytes += told
+        return data
+
+    def read(self, data: bytes) -> bool:
+        """Carry that, if it can be; gives whether it was."""
+        out = self.carry(data)
+        if out is not None:
+            self.to.write(out)
+        return out is not None
 
     def _size(self, text: bytes) -> int:
         """UTF-8 bytes of the text, where that is not easy to tell; -1 where the frame is better decoded."""

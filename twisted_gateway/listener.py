@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import (
     IConsumer,
@@ -31,11 +31,16 @@ from twisted_gateway.intake import Bounds, Budget, Request
 from twisted_gateway.wire.framing import Malformed
 from twisted_gateway.wire.requests import RequestHead, RequestReader, TooLarge
 
+if TYPE_CHECKING:
+    from twisted_gateway.lane import Lane
+
 _DRAIN_BYTES = 32 * 1024 * 1024
 _DRAIN_SECONDS = 5.0
 _SMALL_BODY = 65_536
 _RATE_WINDOW = 20
 _SWEEP = 1.0
+_SWEPT = 256
+"""Connections that are looked at in one turn."""
 _READ_AHEAD = 16_384
 _IDLE_LINGER = 15.0
 
@@ -61,8 +66,8 @@ class Channel:
 
     __slots__ = (
         "_answering", "_going_on", "_idle", "_incoming", "_linger", "_producer", "_reader",
-        "_waiting", "began", "drained", "factory", "peer", "peer_host", "persistent", "refusing", "samples", "site",
-        "taken", "taken_at", "transport", "written",
+        "_waiting", "began", "drained", "factory", "lane", "peer", "peer_host", "persistent", "refusing", "samples",
+        "site", "taken", "taken_at", "transport", "written",
     )  # fmt: skip
 
     transport: Any
@@ -70,6 +75,7 @@ class Channel:
     def __init__(self, site: Site) -> None:
         self.site = self.factory = site
         self.persistent = True
+        self.lane: Lane | None = None
         self.refusing = False
         self.written = self.taken = self.drained = 0
         self.taken_at = self.began = 0.0
@@ -352,6 +358,7 @@ class Site(server.Site):
         self._receiving: set[Channel] = set()
         self._receiving_call: Any = None
         self._stall_call: Any = None
+        self._unswept: list[Channel] = []
         self._date = (0, b"")
 
     def buildProtocol(self, addr: Any) -> Channel | None:  # type: ignore[override]
@@ -393,6 +400,7 @@ class Site(server.Site):
             _cancel(self._stall_call)
             _cancel(self._receiving_call)
             self._stall_call = self._receiving_call = None
+            self._unswept = []
 
     def note_receiving(self, channel: Channel, receiving: bool) -> None:
         """Whether a request is half in on a connection: only those are watched."""
@@ -426,16 +434,19 @@ class Site(server.Site):
 
     def _sweep_stalled(self) -> None:
         """Callers who have taken nothing of what is pending for so long have left (`streaming.md` section 9)."""
-        stall = self.bounds.send_stall_timeout_secs
-        self._stall_call = self.clock.callLater(min(stall / 4, 15.0), self._sweep_stalled)
-        now = self.clock.seconds()
-        for channel in tuple(self.channels):
+        stall, now = self.bounds.send_stall_timeout_secs, self.clock.seconds()
+        unswept = self._unswept or [*self.channels]
+        some, self._unswept = unswept[-_SWEPT:], unswept[:-_SWEPT]
+        self._stall_call = self.clock.callLater(0 if self._unswept else min(stall / 4, 15.0), self._sweep_stalled)
+        for channel in some:
             unsent = channel.unsent()
+            if unsent and channel.lane is not None:
+                channel.lane.settle()
             taken = channel.written - unsent
             if not unsent or taken > channel.taken:
                 channel.taken = taken
                 channel.taken_at = now
-            elif now - channel.taken_at >= stall:
+            elif now - channel.taken_at >= stall and channel in self.channels:
                 self._stalled()
                 channel.transport.abortConnection()
 

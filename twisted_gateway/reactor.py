@@ -10,12 +10,13 @@ Its TCP transports are those of `sockets`. Timers are looked at once a turn, and
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import Any
 
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python import log
 
-from twisted_gateway.sockets import Quick, QuickConnector, QuickPort, receive, send
+from twisted_gateway.sockets import Quick, QuickConnector, QuickPort, pass_on, receive, send
 
 _MOST_EVENTS = 256
 """Of one turn: what was read first is not to wait until all is read, and is still in the processor's caches then."""
@@ -96,7 +97,7 @@ class FlushingReactor(EPollReactor):
 
     def _turns(self) -> None:
         """Timers, if there is anything to do about them; then what was written; then sockets; and again."""
-        poll, seconds = self._poller.poll, self.seconds
+        seconds = self.seconds
         while self._started:
             timed = self._pendingTimedCalls
             if (
@@ -107,23 +108,39 @@ class FlushingReactor(EPollReactor):
                 or (timed and timed[0].time <= seconds())
             ):
                 self.runUntilCurrent()
-            wait = -1.0
             if self.written or self._noted:
                 self._flush()
             if self._newTimedCalls:
                 self._insertNewDelayedCalls()
             timed = self._pendingTimedCalls
+            until = seconds() + _LONGEST
             if self.written or self._noted or self._justStopped or not self.running:
-                wait = 0.0
+                until = -inf
             elif timed:
-                wait = min(_LONGEST, max(0.0, timed[0].time - seconds()))
-            try:
-                events = poll(wait, _MOST_EVENTS)
-            except InterruptedError:
-                continue
+                until = min(until, timed[0].time)
+            events = self._wait(until)
             if events:
-                self.unhurried = len(events) == 1
                 receive(events, self._selectables, self._other, self.lose)
+
+    def _wait(self, until: float) -> list[tuple[int, int]]:
+        """What there is to do; none at that time. While that is one chunk after the other for a lane, it is done here.
+
+        Nobody is told of those, so there is nothing else to be looked at between them.
+        """
+        poll, seconds, selectables = self._poller.poll, self.seconds, self._selectables
+        left = max(0.0, until - seconds())
+        while True:
+            try:
+                events: list[tuple[int, int]] = poll(left, _MOST_EVENTS)
+            except InterruptedError:
+                return []
+            self.unhurried = len(events) == 1
+            passed = pass_on(events[0], selectables, self.lose) if self.unhurried else None
+            if passed is None:
+                return events
+            left = until - seconds()
+            if not passed or left <= 0:
+                return []
 
     def doPoll(self, timeout: float | None) -> None:
         """Send, then wait for events and hand them out: `iterate`."""

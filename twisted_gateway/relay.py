@@ -112,7 +112,7 @@ class Relay:
         self._attempt = attempt
         self._answer = answer
         self._passage = passage
-        checked = () if downstream.gone else gates(Joint(attempt, passage, self.woken))
+        checked = () if downstream.gone else gates(Joint(attempt, passage, self.woken, self.settle))
         self._line = Line(answer.reader, passage, checked)
         if downstream.gone:
             self._line.discard()
@@ -170,7 +170,13 @@ class Relay:
     @property
     def learnt(self) -> Learnt:
         """What is known of the answer so far."""
+        self.settle()
         return self._passage
+
+    def settle(self) -> None:
+        """Count what a lane has carried so far."""
+        if self._lane is not None:
+            self._delivered += self._lane.settle()
 
     # Sink of the answer
 
@@ -184,7 +190,7 @@ class Relay:
         if self._over:
             return
         if self._lane is not None:
-            self._lane.close()
+            self._delivered += self._lane.close()
         try:
             try:
                 batch = self._line.read(data)
@@ -267,9 +273,7 @@ class Relay:
         """The relay is told of every read from now on."""
         self._hasty = False
         if self._lane is not None:
-            self._lane.close()
-            self._delivered += self._lane.text_bytes
-            self._lane.text_bytes = 0
+            self._delivered += self._lane.close()
 
     def _wait(self, alarm: Alarm) -> None:
         """For the next data event; behind a whole answer, for its end marker."""
@@ -359,7 +363,7 @@ class Relay:
         self._stopping = self._finishing = True
         for alarm in self._alarms:
             alarm.off()
-        passage, call = self._passage, self._exchange.call
+        passage, call = self.learnt, self._exchange.call
         assert call is not None
         usage = so_far(passage.usage, call.prompt_bytes, passage.text_bytes)
         ending: Callable[[Usage], list[Frame] | None] | None = getattr(passage, "ending", None)
@@ -394,8 +398,6 @@ class Relay:
         if self._progress is not None and not downstream.paused:
             self._progress.set(self._every)
         if not downstream.gone:
-            if self._lane is not None:
-                self._lane.text_bytes = 0
             self._delivered = self._passage.text_bytes if self._plain else self._shown()
 
     def _shown(self) -> int:

@@ -8,9 +8,11 @@ half-closed connections and whatever else is rare takes Twisted's way, which wor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from errno import EAGAIN, ENOBUFS
+from itertools import repeat
 from select import EPOLLIN
+from socket import socket
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
@@ -23,13 +25,25 @@ if TYPE_CHECKING:
 _MOST_READ = 65_536
 _MUCH = 65_536
 """Bytes to send from which a producer is to wait."""
-_AHEAD = 262_144
-"""Bytes that are read at most before any of them is given to a protocol, and a read."""
+_FEW, _MANY = 4, 16
+"""Sockets that are read before their protocols are given what came: many where few have brought little."""
+_LITTLE = 16_384
 _AGAIN = (EAGAIN, ENOBUFS)
+_SIZES = repeat(_MOST_READ)
+_recv, _send = socket.recv, socket.send
 
 
 class Quick:
-    """What both sides' transports do in their own way. The attributes are Twisted's, but those that are explained."""
+    """What both sides' transports do in their own way. The attributes are Twisted's, but those that are explained.
+
+    What a chunk needs of it is in slots: side by side, not all over a dictionary.
+    """
+
+    __slots__ = (
+        "TLS", "_aborting", "_tempDataBuffer", "_tempDataLen", "_writeDisconnected", "_writeDisconnecting", "awaited",
+        "came", "connected", "dataBuffer", "disconnecting", "lane", "more", "offset", "producer", "producerPaused",
+        "protocol", "reactor", "reading", "socket", "streamingProducer",
+    )  # fmt: skip
 
     socket: Any
     protocol: Any
@@ -38,7 +52,6 @@ class Quick:
     _tempDataLen: int
 
     def __init__(self, *args: Any) -> None:
-        # as the classes have them, but found at once in the instance
         self.TLS = self._aborting = self._writeDisconnected = self._writeDisconnecting = False
         self.producer: Any = None
         self.producerPaused = self.streamingProducer = False
@@ -93,6 +106,14 @@ class Quick:
         if self._tempDataLen:
             pieces.append(data[sent:])
 
+    def put_back(self, data: bytes) -> None:
+        """That was to be sent, but the socket did not take it: it goes before whatever was written since."""
+        self._tempDataBuffer.insert(0, data)
+        self._tempDataLen += len(data)
+        if not self.awaited:
+            self.awaited = True
+            self.reactor.written.append(self)
+
     def startWriting(self) -> None:
         """Twisted's way to say that there is something to send, or to do once all is sent."""
         if self._aborting:
@@ -144,7 +165,7 @@ class Quick:
     def _give(self) -> None:
         if self.came is not None and self.reading:
             data, self.came = self.came, None
-            _hand_out(((self, data),), self.reactor.lose)
+            _hand_out((self,), (data,), self.reactor.lose)
             if self.reading:
                 super().startReading()  # type: ignore[misc]
 
@@ -188,46 +209,131 @@ def receive(
     `other` is told of what else there is to do, `lose` of a transport that is closed, or whose protocol has failed,
     and why.
     """
-    got: list[tuple[Any, bytes]] = []
-    size = 0
+    ready = []
+    rest = []
     for fd, event in events:
         transport = selectables.get(fd)
-        if transport is None:
-            continue
-        if event != EPOLLIN or transport.__class__ not in _QUICK or not transport.connected:
+        if event == EPOLLIN and transport.__class__ in _QUICK and transport.connected:
+            ready.append(transport)
+        elif transport is not None:
+            rest.append((transport, fd, event))
+    if ready:
+        _take(ready, lose)
+    for transport, fd, event in rest:
+        if selectables.get(fd) is transport:
             other(transport, fd, event)
-            continue
+
+
+def pass_on(
+    only: tuple[int, int], selectables: Mapping[int, Any], lose: Callable[[Any, Any], None]
+) -> bool | None:
+    """`receive` for the only event there is, where that is something to read for a lane; else None: nothing is done.
+
+    True when that was carried, and sent: nobody else needs to know of it.
+    """
+    fd, event = only
+    transport = selectables.get(fd)
+    if event != EPOLLIN or transport.__class__ is not QuickClient or transport.lane is None or not transport.reading:
+        return None
+    try:
+        data = transport.socket.recv(_MOST_READ)
+    except OSError as error:
+        if error.errno != EAGAIN:
+            lose(transport, CONNECTION_LOST)
+        return False
+    lane = transport.lane
+    to, out = lane.to, None
+    if data and to.__class__ is QuickServer and to.connected and not to.awaited and not to._aborting:
         try:
-            data = transport.socket.recv(_MOST_READ)
+            out = lane.carry(data)
+        except BaseException:
+            out = None  # it is asked again, by whom this is logged
+    if out is None:
+        _hand_out((transport,), (data,), lose)
+        return False
+    try:
+        sent = to.socket.send(out)
+    except OSError:
+        sent = 0
+    if sent < len(out):
+        to.put_back(out[sent:])
+        return False
+    return True
+
+
+def _take(ready: Sequence[Any], lose: Callable[[Any, Any], None]) -> None:
+    """Read them and hand out what came, a part of them after the other."""
+    at, size = 0, _FEW
+    while at < len(ready):
+        part = ready[at : at + size]
+        if at:  # those before may have stopped or closed these
+            part = [one for one in part if one.reading and one.connected]
+        at += size
+        got, failed = _read([one.socket for one in part])
+        for index in failed:
+            if part[index].connected:
+                lose(part[index], CONNECTION_LOST)
+        _hand_out(part, got, lose)
+        if at < len(ready):
+            size = _MANY if sum(len(data) for data in got if data) < _LITTLE else _FEW
+
+
+def _read(sockets: Sequence[Any]) -> tuple[list[bytes | None], list[int]]:
+    """What came from each (no bytes: it is closed; None: nothing yet), and which of them fail."""
+    got: list[bytes | None] = []
+    failed: list[int] = []
+    while len(got) < len(sockets):
+        try:
+            got.extend(map(_recv, sockets[len(got) :], _SIZES))
         except OSError as error:
             if error.errno != EAGAIN:
-                lose(transport, CONNECTION_LOST)
-            continue
-        got.append((transport, data))
-        size += len(data)
-        if size > _AHEAD:
-            _hand_out(got, lose)
-            got.clear()
-            size = 0
-    if got:
-        _hand_out(got, lose)
+                failed.append(len(got))
+            got.append(None)
+    return got, failed
 
 
-def _hand_out(got: Iterable[tuple[Any, bytes]], lose: Callable[[Any, Any], None]) -> None:
-    for transport, data in got:
+def _hand_out(ready: Iterable[Any], got: Iterable[Any], lose: Callable[[Any, Any], None]) -> None:
+    """Give protocols what came, unless a lane carries it."""
+    carried: list[tuple[Any, bytes]] = []
+    for transport, data in zip(ready, got, strict=True):
         if not transport.reading:  # another one's protocol has stopped this one
             if transport.connected:
                 transport.came = data or None
         elif data:
             lane = transport.lane
             try:
-                if lane is None or not lane.read(data):
+                out = None if lane is None else lane.carry(data)
+                if out is None:
                     transport.protocol.dataReceived(data)
+                    continue
+                to = lane.to
+                if to.__class__ is QuickServer and not to.awaited:
+                    carried.append((to, out))
+                else:
+                    to.write(out)
             except BaseException as error:
                 log.err()
                 lose(transport, error)
-        else:
+        elif data is not None:
             lose(transport, CONNECTION_DONE)
+    if carried:
+        _send_on([each for each in carried if each[0].connected and not each[0]._aborting])
+
+
+def _send_on(carried: Sequence[tuple[Quick, bytes]]) -> None:
+    """Send what lanes have carried, to transports that had nothing to send. Whatever goes wrong is seen by `send`."""
+    sockets = [to.socket for to, _ in carried]
+    datas = [data for _, data in carried]
+    sizes: list[int] = []
+    while len(sizes) < len(sockets):
+        try:
+            sizes.extend(map(_send, sockets[len(sizes) :], datas[len(sizes) :]))
+        except OSError:
+            sizes.append(0)
+    if sizes != [*map(len, datas)]:
+        for (to, data), size in zip(carried, sizes, strict=True):
+            if size < len(data):
+                to.put_back(data[size:])
 
 
 def send(written: Iterable[Any], block: Callable[[Any], None], lose: Callable[[Any, Any], None]) -> None:

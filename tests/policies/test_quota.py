@@ -385,7 +385,7 @@ class Known:
 
 
 def joined(learnt):
-    return Joint(attempt(), learnt, lambda: None)
+    return Joint(attempt(), learnt, lambda: None, lambda: None)
 
 
 def test_a_stream_that_outgrows_its_reservation_enlarges_it(room):

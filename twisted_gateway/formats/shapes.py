@@ -23,6 +23,8 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 is_easy = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e]*").fullmatch
 _TEXT = re.compile(rb'(?:[^\x00-\x1f\\"]|\\["\\/bfnrt]|\\u(?![dD][89a-fA-F])[0-9a-fA-F]{4})*').fullmatch
 """The inside of a JSON string: without anything special, and in general; surrogates are left to the decoder."""
+EASY = bytes(byte if is_easy(bytes((byte,))) else byte ^ 1 for byte in range(256))
+"""Translates what is easy to itself: for a short text that is sooner seen than matched."""
 _OBJECT = re.compile(rb"\{[\x20-\x7e]*\}").fullmatch
 
 

@@ -57,7 +57,7 @@ class Quota:
     ) -> None:
         self._store = store
         self._clock = clock
-        self._measured: dict[QuotaTicket, Learnt] = {}
+        self._measured: dict[QuotaTicket, Joint] = {}
         self._tick: IDelayedCall | None = None
         self.now = now
         self._name = name
@@ -103,9 +103,9 @@ class Quota:
         """Hold more tokens in one bucket."""
         self._store.enlarge((ask,), hold, tokens)
 
-    def measure(self, ticket: QuotaTicket, learnt: Learnt) -> None:
+    def measure(self, ticket: QuotaTicket, joint: Joint) -> None:
         """A stream whose tokens are held has begun."""
-        self._measured[ticket] = learnt
+        self._measured[ticket] = joint
         if self._tick is None:
             self._tick = self._clock.callLater(MEASURED_SECONDS, self._look)
 
@@ -118,8 +118,9 @@ class Quota:
 
     def _look(self) -> None:
         self._tick = self._clock.callLater(MEASURED_SECONDS, self._look)
-        for ticket, learnt in self._measured.items():
-            ticket.grown(learnt)
+        for ticket, joint in self._measured.items():
+            joint.settle()
+            ticket.grown(joint.learnt)
 
     def release(self, place: _Place, tokens: int) -> None:
         """Give a place back."""
@@ -200,7 +201,7 @@ class QuotaTicket(Ticket):
         """None; but a stream whose tokens are held is measured from now on."""
         call = self._exchange.call
         if call is not None and call.stream and any(ask.limits.reserve for place in self._places for ask in place.asks):
-            self._quota.measure(self, joint.learnt)
+            self._quota.measure(self, joint)
         return ()
 
     def grown(self, learnt: Learnt) -> None:
