@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-import attrs
+from twisted_gateway.facts import frozen
 
 IP = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
-@attrs.frozen
+@frozen
 class Address:
     """A socket address. Port 0 means: any free port, chosen when the listener is bound."""
 

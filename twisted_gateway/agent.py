@@ -7,7 +7,6 @@ from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import attrs
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectingCancelledError, TimeoutError
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
@@ -18,6 +17,7 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from twisted_gateway.connection import Body, Connection, HeaderLines, Origin
+from twisted_gateway.facts import define
 from twisted_gateway.wire.http1 import Malformed, header_lines, request_line
 
 
@@ -104,7 +104,7 @@ class Pool:
             self._sweep = self._clock.callLater(oldest + self._idle_seconds - now, self._close_old)
 
 
-@attrs.define
+@define
 class _Factory(Factory):
     connection: Connection
 

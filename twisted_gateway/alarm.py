@@ -159,7 +159,10 @@ class _Board:
                     break
         finally:
             self._call = None
-            if self._places:
+            if self._given_up == len(self._places):
+                self._places.clear()
+                self._given_up = 0
+            else:
                 self._arm(self._places[0][0])
 
 

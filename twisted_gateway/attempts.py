@@ -15,6 +15,7 @@ from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.downstream import Downstream
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, over_target_limit
 from twisted_gateway.exchange import CHAT, Attempt, Exchange, Target, Ticket
+from twisted_gateway.facts import define
 from twisted_gateway.health import Health
 from twisted_gateway.hedging import Race
 from twisted_gateway.opening import Opened, Opener, Way, begun
@@ -31,7 +32,7 @@ class Skipped(AttemptFailed):
         super().__init__(problem, retryable=True)
 
 
-@attrs.define
+@define
 class Means:
     """What the attempts of all calls share. `uniform` is `random.uniform`."""
 

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import attrs
-
 from twisted_gateway.config.resources import Group, Model, Row
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
+from twisted_gateway.facts import frozen
 
 Wishes = tuple[int | None, int | None, int | None]
 _NONE = 0
 """A search that ends with "no limit"."""
 
 
-@attrs.frozen
+@frozen
 class Deadlines:
     """Seconds; None = no limit. `configured`: by model or group (`streaming.md` 4 rule 2)."""
 

@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from twisted_gateway.facts import frozen
 
 Kind = Literal["chat", "completions"]
 Step = tuple[float, bytes]  # seconds after the request, and what to write then
@@ -32,7 +33,7 @@ class BadRequest(Exception):
     """The caller's body cannot be answered; the text says why."""
 
 
-@attrs.frozen
+@frozen
 class Question:
     """What a request asks for."""
 
@@ -44,7 +45,7 @@ class Question:
     include_usage: bool
 
 
-@attrs.frozen
+@frozen
 class Answer:
     """What is said to a question, before it is put into any shape."""
 

@@ -8,11 +8,12 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from twisted_gateway.exchange import Exchange
+from twisted_gateway.facts import define
 
 RUNNING, FINISHED, CUT, REFUSED = "running", "finished", "cut", "refused"
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class _Drain:
     cancel: Callable[[], None]
     timer: IDelayedCall | None = None
@@ -24,7 +25,7 @@ class _Drain:
         self.cancel()
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Drains:
     """The drains of one process, `most` at once. `tell(state, change)` counts them for the metric."""
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from twisted_gateway.facts import frozen
+
 if TYPE_CHECKING:
     from twisted_gateway.exchange import Usage
 
@@ -17,7 +19,7 @@ _SHOWN_BYTES = 1024
 _SHORTEST_SECRET = 12
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Problem:
     """One thing that went wrong, as the caller may know it.
 

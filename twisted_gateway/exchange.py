@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import attrs
 
 from twisted_gateway.errors import Problem
-from twisted_gateway.facts import fact
+from twisted_gateway.facts import define, fact, frozen
 from twisted_gateway.wire.series import Gate
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Outcome(StrEnum):
     BROKEN = "broken"
 
 
-@attrs.frozen
+@frozen
 class Endpoint:
     """A URL of ours. `path` is also its label in logs and metrics; `dialect` is that of its errors, and the label
     `inbound_protocol`: `anthropic` on the messages routes, else `openai`.
@@ -64,7 +64,7 @@ class Headers(Protocol):
         """Lower-case name and first value of the headers that a pattern with one `*` names."""
 
 
-@attrs.define
+@define
 class Call:
     """What the caller asked, as far as the gateway must know it. `body` is what came, byte for byte.
 
@@ -86,7 +86,7 @@ class Call:
         self.body, self.extra = b"", _NOTHING
 
 
-@attrs.define
+@define
 class Usage:
     """Token counters of one attempt; 0 is unknown or none. Field-wise maximum of all reports (`streaming.md` 14.1)."""
 
@@ -136,7 +136,7 @@ class Target:
     upstream_model: str
 
 
-@attrs.define
+@define
 class Attempt:
     """One try at one target. Times are seconds on the exchange's clock (monotonic)."""
 
@@ -169,7 +169,7 @@ class Attempt:
     """Frames of the provider that say nothing and were ignored (`streaming.md` 7)."""
 
 
-@attrs.frozen
+@frozen
 class CacheUse:
     """What the cache had to do with a call: `status` is `hit`, `miss`, `bypass` or `disabled` (`operations.md` 7).
 
@@ -184,7 +184,7 @@ class CacheUse:
     saved_completion: int = 0
 
 
-@attrs.define
+@define
 class Exchange:
     """One call, from arrival to settlement. Facts only; `now`-like values are seconds on one monotonic clock."""
 
@@ -248,7 +248,7 @@ class Exchange:
         return self.attempts[-1] if self.attempts else None
 
 
-@attrs.define
+@define
 class Guarded:
     """What guardrails did with one call (`guardrails.md` 13). The lists hold what the record shows; never a text."""
 

@@ -36,6 +36,7 @@ from twisted_gateway.cors import CorsRules
 from twisted_gateway.downstream import when_left
 from twisted_gateway.errors import Problem, Refused, our_fault, quoted
 from twisted_gateway.exchange import Endpoint, Exchange
+from twisted_gateway.facts import define
 from twisted_gateway.formats.complaints import BY_DIALECT, dialect_of
 from twisted_gateway.intake import status_of
 from twisted_gateway.wire.requests import RequestHead
@@ -102,7 +103,7 @@ class CallerHeaders:
                 yield name, (self.raw(raw) or b"").decode("latin-1")
 
 
-@attrs.define
+@define
 class Condition:
     """What health answers tell (`operations.md` 2)."""
 
@@ -115,7 +116,7 @@ class Condition:
 Serve = Callable[[Exchange, IRequest], Deferred[None] | Coroutine[Any, Any, None]]
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Front:
     """The routes. `identify(headers, snapshot)` gives the caller's key or raises `Refused`."""
 

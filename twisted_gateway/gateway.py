@@ -24,6 +24,7 @@ from twisted_gateway.downstream import Downstream, HeadLines
 from twisted_gateway.drains import Drains
 from twisted_gateway.errors import AttemptFailed, Problem, Refused, our_fault
 from twisted_gateway.exchange import CHAT, Attempt, Exchange, Joint, Outcome, Policy, Target, Ticket, Usage
+from twisted_gateway.facts import define
 from twisted_gateway.formats.neutral import Prompt
 from twisted_gateway.formats.row import Format, Told
 from twisted_gateway.health import Health
@@ -41,7 +42,7 @@ _HEX = "0123456789abcdef"
 _LONGEST_SILENT_WAIT = 15.0
 
 
-@attrs.define
+@define
 class Gateway:
     """The trunk and what it needs. Policies are asked in this order; callers can see it (`policy.md` 1.2).
 

@@ -13,6 +13,7 @@ import attrs
 from twisted_gateway.config.resources import Model
 from twisted_gateway.config.routes import BackgroundCheck
 from twisted_gateway.errors import AttemptFailed
+from twisted_gateway.facts import define, frozen
 from twisted_gateway.ring import Weighted
 from twisted_gateway.turns import Turns
 
@@ -31,7 +32,7 @@ _TRANSPORT = {
 }
 
 
-@attrs.define
+@define
 class State:
     """What is known of one target. Times on the clock, in seconds; `latency` in ms."""
 
@@ -47,7 +48,7 @@ class State:
     check_reason: str | None = None
 
 
-@attrs.frozen
+@frozen
 class Report:
     """How a target stands (`operations.md` 3.2). Ages in seconds: until it is tried again, since the last check."""
 
@@ -58,7 +59,7 @@ class Report:
     check_status: int | None = None
 
 
-@attrs.define
+@define
 class Health:
     """The standing of every target: what `routing.plan` asks, and who tells it."""
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import attrs
 
+from twisted_gateway.facts import define, frozen
+
 
 class Refuse(Exception):
     """Raised by `pre_call`: the caller gets this status (400 to 599), text and code, and no provider is asked."""
@@ -32,7 +34,7 @@ class Stop(Exception):
         self.message = message
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class HookCall:
     """One call, as a hook sees it: in `pre_call` on its way in, in `during` once for each answer.
 
@@ -69,7 +71,7 @@ class HookCall:
         return self._body
 
 
-@attrs.frozen
+@frozen
 class HookRecord:
     """What became of one call: the most used fields of its usage record, and all of them in `fields`.
 

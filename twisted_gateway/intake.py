@@ -7,7 +7,6 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web import server
@@ -15,6 +14,7 @@ from twisted.web.http import NO_BODY_CODES
 from twisted.web.http_headers import Headers
 
 from twisted_gateway.errors import Problem, no_room, too_large
+from twisted_gateway.facts import define, frozen
 from twisted_gateway.wire.requests import RequestHead
 
 _PHRASES = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
@@ -25,7 +25,7 @@ def status_of(code: int) -> bytes:
     return b"%d %b" % (code, _PHRASES.get(code, b"Unknown Status"))
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Bounds:
     """Limits of the caller's side (`extensions.md` 1): bytes and seconds, 0 = none."""
 
@@ -39,7 +39,7 @@ class Bounds:
     max_connections: int = 0
 
 
-@attrs.define
+@define
 class Budget:
     """Bytes of request bodies in memory, over all calls."""
 

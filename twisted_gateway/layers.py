@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import attrs
 import msgspec
 
 from twisted_gateway.charging import estimate
 from twisted_gateway.config.limits import RateLimit, RateLimitPolicy
 from twisted_gateway.config.resources import Group, Row
 from twisted_gateway.exchange import Call, Exchange, Target
+from twisted_gateway.facts import frozen
 from twisted_gateway.stores.buckets import Ask
 
 API_KEY, MODEL, POLICY = "api_key", "model", "policy"
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Layer:
     """One limit that a call meets. `kind` is `api_key`, `model` or `policy`; only the last has a policy."""
 

@@ -26,6 +26,8 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from twisted_gateway.facts import define
+
 ATOMIC = 4096
 """Bytes that a pipe found writable takes without waiting, and without another process's bytes between them."""
 
@@ -286,7 +288,7 @@ class LineWriter:
 
 
 @implementer(ILogObserver)
-@attrs.define
+@define
 class Log:
     """All lines of the process: an observer of `twisted.logger`, and `write` for lines that come with every call.
 

@@ -17,7 +17,7 @@ from twisted_gateway.connection import HeaderLines
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.errors import AttemptFailed, Problem, ended_by, without
 from twisted_gateway.exchange import Attempt, Exchange, Target
-from twisted_gateway.facts import fact
+from twisted_gateway.facts import define, fact, frozen
 from twisted_gateway.formats.row import Format, Sent
 from twisted_gateway.roads import Road
 from twisted_gateway.upstream import Upstream
@@ -42,7 +42,7 @@ class Way:
     """An answer that needs no provider."""
 
 
-@attrs.frozen
+@frozen
 class Lead:
     """What is the same for every call that goes to one target, by its own name or by a group's."""
 
@@ -62,7 +62,7 @@ class Opened:
     way: Way
 
 
-@attrs.define
+@define
 class Opener:
     """Makes single attempts. `demo_base` is the embedded provider's root, `bridge` is `proxy.responses_bridge`."""
 

@@ -16,6 +16,7 @@ from twisted_gateway.config.snapshot import Resolution, Snapshot
 from twisted_gateway.deadlines import Deadlines
 from twisted_gateway.errors import AttemptFailed, Refused
 from twisted_gateway.exchange import Endpoint, Exchange, Target
+from twisted_gateway.facts import define
 from twisted_gateway.health import TIMED_OUT, Health
 from twisted_gateway.opening import Opener, begun
 
@@ -35,7 +36,7 @@ class _NoCaller:
         return iter(())
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class _Watch:
     """One model that is checked."""
 
@@ -52,7 +53,7 @@ class _Watch:
             self.running.cancel()
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Probes:
     """All checks of a process. `endpoint` is the chat endpoint, whose format the small calls are made in.
 

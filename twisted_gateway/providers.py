@@ -13,6 +13,7 @@ from twisted_gateway import __version__
 from twisted_gateway.config.resources import ProviderKey
 from twisted_gateway.errors import Problem, Refused, bad_request, quoted
 from twisted_gateway.exchange import Exchange, Target
+from twisted_gateway.facts import frozen
 from twisted_gateway.wire.http1 import Lines
 
 _DEFAULT_BASE = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
@@ -88,7 +89,7 @@ class AcceptLines(dict[str, Lines]):
         return made
 
 
-@attrs.frozen
+@frozen
 class Reach:
     """How to reach a provider: its dialect family, the root of its URLs, and its credential."""
 

@@ -9,10 +9,12 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from twisted_gateway.facts import define
+
 Loaded = TypeVar("Loaded")
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Reloading(Generic[Loaded]):
     """Loads when it is asked to, and once more if it was asked meanwhile: the file may have changed since it was read.
 

@@ -10,6 +10,7 @@ from twisted_gateway.config.resources import Group, Model
 from twisted_gateway.config.routes import RetryBudget, Routing
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.errors import AttemptFailed
+from twisted_gateway.facts import define, frozen
 
 _LONGEST_WISH = 5
 """Seconds: a longer Retry-After is not waited for."""
@@ -39,7 +40,7 @@ def pause(failed: AttemptFailed, retry: int, uniform: Callable[[float, float], f
     return base + uniform(0.0, _JITTER)
 
 
-@attrs.frozen
+@frozen
 class Allowance:
     """How many retries one target gets in a call; one that nobody wrote down does not cover timeouts."""
 
@@ -120,7 +121,7 @@ class Windows(dict[str, Window]):
         return window
 
 
-@attrs.define
+@define
 class RetryBudgets:
     """`upstream.retry_budget`: how many retries each target may have, in this process. `budget` None = any number."""
 
@@ -151,7 +152,7 @@ class RetryBudgets:
 _HEDGE_WINDOW = 60.0
 
 
-@attrs.define
+@define
 class HedgeRatios:
     """How many hedges each group may start for its calls of the last 60 s; the first one always."""
 

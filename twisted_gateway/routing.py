@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Protocol
 
-import attrs
-
 from twisted_gateway.config.resources import Group, Model
 from twisted_gateway.config.routes import HashSource, RouteTarget
 from twisted_gateway.config.snapshot import Resolution
 from twisted_gateway.errors import Problem, Refused, bad_request, ip_restricted, quoted
 from twisted_gateway.exchange import Exchange, Target
+from twisted_gateway.facts import frozen
 from twisted_gateway.ring import Weighted, ring
 
 TAGS = "x-aisix-routing-tags"
@@ -41,7 +40,7 @@ class Standing(Protocol):
         """The last background check failed."""
 
 
-@attrs.frozen
+@frozen
 class Candidate:
     """A target of a group with its model."""
 
@@ -146,7 +145,7 @@ def _ordered(exchange: Exchange, group: Group, candidates: list[Candidate], stan
     return found
 
 
-@attrs.frozen
+@frozen
 class Tier:
     """What a strategy puts into order: the usable targets of one priority, as written."""
 

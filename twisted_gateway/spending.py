@@ -13,12 +13,13 @@ import attrs
 
 from twisted_gateway.charging import Charge
 from twisted_gateway.config.money import Budget
+from twisted_gateway.facts import define
 
 VERSION = 1
 KINDS = ("api_key", "team", "model")
 
 
-@attrs.define
+@define
 class Row:
     """What one key, team or model has used."""
 
@@ -35,7 +36,7 @@ class Row:
         self.cost_usd += charged.cost_usd
 
 
-@attrs.define
+@define
 class Account:
     """What a budget's callers have spent in the period that began at `since`."""
 

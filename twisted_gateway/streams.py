@@ -10,6 +10,7 @@ import attrs
 from twisted_gateway.charging import so_far
 from twisted_gateway.config.resources import CallerKey
 from twisted_gateway.exchange import Exchange, Outcome, Usage
+from twisted_gateway.facts import define
 from twisted_gateway.records import milliseconds, ttft
 from twisted_gateway.relay import Relay
 from twisted_gateway.wire.sse import Frame
@@ -18,14 +19,14 @@ Empty = Callable[[Usage], list[Frame]]
 """A whole stream that says nothing, with these counters."""
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class _Stream:
     exchange: Exchange
     empty: Empty
     stopped: bool = False
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Streams:
     """Streamed calls between the choice of their targets and their end.
 

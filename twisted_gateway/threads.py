@@ -15,9 +15,10 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+
+from twisted_gateway.facts import define
 
 SWITCH_SECONDS = 0.0005
 """How long a thread that searches texts may keep the interpreter while the reactor wants it."""
@@ -29,7 +30,7 @@ def behind_the_reactor() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class _Job:
     function: Callable[..., Any] | None
     arguments: tuple[Any, ...]

@@ -8,7 +8,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-import attrs
 from OpenSSL import SSL, crypto
 from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
 from service_identity.pyopenssl import extract_patterns
@@ -22,13 +21,14 @@ from zope.interface import implementer
 from twisted_gateway.config.resources import ProviderTls
 from twisted_gateway.config.settings import Upstream, UpstreamTls
 from twisted_gateway.connection import Origin
+from twisted_gateway.facts import frozen
 
 _NO_LIMIT: Any = None
 """The agent has the deadline for connecting, TLS included."""
 
 
 @implementer(IOpenSSLTrustRoot)
-@attrs.frozen
+@frozen
 class TrustRoots:
     """The platform's trust store and some more certificates (PEM)."""
 

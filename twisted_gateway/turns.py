@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import attrs
 
+from twisted_gateway.facts import define
 from twisted_gateway.ring import Weighted
 
 _MOST_SUBSETS = 64
 
 
-@attrs.define
+@define
 class _Tier:
     """One tier of a group as configured, and the state of each part of it that calls could use."""
 
@@ -17,7 +18,7 @@ class _Tier:
     counters: dict[Weighted, list[int]] = attrs.field(factory=dict)
 
 
-@attrs.define
+@define
 class Turns:
     """The state of every tier. A tier whose configured targets or weights change begins anew."""
 

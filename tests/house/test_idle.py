@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -67,3 +68,11 @@ def test_what_belongs_to_features_that_are_off_is_not_loaded(name: str, loaded: 
 @pytest.mark.parametrize("name", [name for name in UNUSED if name.startswith("twisted_gateway.")])
 def test_our_own_are_called_so(name: str) -> None:
     assert find_spec(name) is not None
+
+
+def test_attrs_decorators_are_the_houses_own() -> None:
+    """Theirs make 6 KB more of every class (`facts`)."""
+    package = ROOT / "twisted_gateway"
+    theirs = re.compile(r"@attrs\.(define|frozen|mutable)|from attrs? import")
+    found = [file.name for file in package.rglob("*.py") if theirs.search(file.read_text())]
+    assert found == ["facts.py"]

@@ -9,6 +9,7 @@ import attrs
 from twisted_gateway.config.report import Finding, ResourcesError
 from twisted_gateway.config.resources import Model, Row
 from twisted_gateway.config.snapshot import Snapshot
+from twisted_gateway.facts import define, frozen
 from twisted_gateway.health import Health, Report
 from twisted_gateway.metrics import Metrics
 from twisted_gateway.records import rfc3339_seconds
@@ -20,7 +21,7 @@ Rejection = tuple[str, str, str, str]
 """Kind, identity, error kind and error of a refused entry."""
 
 
-@attrs.frozen
+@frozen
 class LoadFailure:
     """A load that was refused as a whole. `at` is in seconds since the epoch."""
 
@@ -30,7 +31,7 @@ class LoadFailure:
     error: str
 
 
-@attrs.define
+@define
 class ConfigState:
     """The present of the configuration. Whoever loads it tells `applied` or `failed`; the status listener asks.
 

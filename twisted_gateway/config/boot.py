@@ -30,6 +30,7 @@ from twisted_gateway.config.redis import broken as broken_redis
 from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.unavailable import SETTINGS as UNAVAILABLE
 from twisted_gateway.config.unavailable import refusal
+from twisted_gateway.facts import define
 
 ORDER = (
     "proxy.url_rewrites",
@@ -90,7 +91,7 @@ def structure(tree: object, environ: Mapping[str, str], *, source: str = "", lin
     return attrs.evolve(settings, warnings=tuple(_warnings(settings)))
 
 
-@attrs.define
+@define
 class _Places:
     """Says where a value came from: a variable, or a line of the file."""
 

@@ -6,13 +6,14 @@ from typing import Annotated
 import attrs
 
 from twisted_gateway.config.checks import Choice, Flag, Text, Whole
+from twisted_gateway.facts import frozen
 
 MOST_SECONDS = 604_800
 _ALL = "all"
 _RANKS = {"api_key": 0, "model": 1}
 
 
-@attrs.frozen(slots=True)
+@frozen
 class CachePolicy:
     """Which calls may be answered from the cache, from which one, and for how many seconds.
 

@@ -16,6 +16,8 @@ import cattrs
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, override
 
+from twisted_gateway.facts import frozen
+
 Path = tuple[str | int, ...]
 """Where in a document: keys and list indexes from the root."""
 
@@ -84,7 +86,7 @@ def text(value: Any) -> str:
     return value
 
 
-@attrs.frozen
+@frozen
 class Whole:
     """An integer from `low` to `high`, both included; `true` is not one."""
 
@@ -101,7 +103,7 @@ class Whole:
         return value
 
 
-@attrs.frozen
+@frozen
 class Number:
     """A finite number from `low` to `high`, both included, and `above` another; an integer will do."""
 
@@ -127,7 +129,7 @@ class Number:
         return number
 
 
-@attrs.frozen
+@frozen
 class Text:
     """A string that `pattern` matches wholly; `what` says in words what is expected."""
 
@@ -141,7 +143,7 @@ class Text:
         return str(value)
 
 
-@attrs.frozen
+@frozen
 class Choice:
     """One of a few strings."""
 
@@ -154,14 +156,14 @@ class Choice:
         return str(value)
 
 
-@attrs.frozen
+@frozen
 class Parsed:
     """A value with a reader of its own, such as an address or a time."""
 
     read: Callable[[Any], Any]
 
 
-@attrs.frozen
+@frozen
 class Filled:
     """Stands in `Annotated[tuple[...], Filled()]`: a list that must not be empty."""
 

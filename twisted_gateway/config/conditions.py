@@ -9,6 +9,7 @@ import attrs
 
 from twisted_gateway.config.checks import Choice, Mistyped, Path, boolean, describe, text
 from twisted_gateway.config.regexes import engine, options
+from twisted_gateway.facts import frozen
 
 DIMENSIONS = ("team", "member", "api_key", "model", "model_name", "provider")
 MODEL_DIMENSIONS = frozenset(("model", "model_name", "provider"))
@@ -29,7 +30,7 @@ Facts = Mapping[str, tuple[str, ...]]
 A dimension that it lacks is absent."""
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Leaf:
     """One comparison. A positive operator holds if any value matches, `~=` only if all differ."""
 
@@ -49,7 +50,7 @@ class Leaf:
         return any(map(self._test, values)) is not self.negate
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Group:
     """Several conditions, of which all must hold (`and`) or one (`or`)."""
 

@@ -9,9 +9,10 @@ import attrs
 
 from twisted_gateway.config.checks import Flag, NonEmpty, Number
 from twisted_gateway.config.readers import Millis, WholeSeconds
+from twisted_gateway.facts import frozen
 
 
-@attrs.frozen
+@frozen
 class ListenerTls:
     """PEM files of a listener; both are needed, and are read once at start."""
 
@@ -19,7 +20,7 @@ class ListenerTls:
     key_file: NonEmpty
 
 
-@attrs.frozen
+@frozen
 class MetricsOtlp:
     """AISIX's OTLP metrics: known, off."""
 
@@ -27,7 +28,7 @@ class MetricsOtlp:
     endpoint: NonEmpty | None = None
 
 
-@attrs.frozen
+@frozen
 class TracingOtlp:
     """AISIX's OTLP traces: known, off."""
 
@@ -36,14 +37,14 @@ class TracingOtlp:
     sample_ratio: Annotated[float, Number(low=0, high=1)] = 1.0
 
 
-@attrs.frozen
+@frozen
 class Tracing:
     """Known, off."""
 
     otlp: TracingOtlp = attrs.field(factory=TracingOtlp)
 
 
-@attrs.frozen
+@frozen
 class Admin:
     """AISIX's admin listener. Not available yet: a written section must say `enabled: false`."""
 
@@ -53,7 +54,7 @@ class Admin:
     tls: ListenerTls | None = None
 
 
-@attrs.frozen
+@frozen
 class EtcdTls:
     """Known, not available."""
 
@@ -63,7 +64,7 @@ class EtcdTls:
     domain_name: str | None = None
 
 
-@attrs.frozen
+@frozen
 class Etcd:
     """AISIX's etcd source: known, not available; a section without endpoints does nothing."""
 
@@ -77,7 +78,7 @@ class Etcd:
     tls: EtcdTls | None = None
 
 
-@attrs.frozen
+@frozen
 class Managed:
     """AISIX's managed mode: known, off."""
 

@@ -25,6 +25,7 @@ from twisted_gateway.config.resources import (
 )
 from twisted_gateway.config.schema import Refused, misfit, structured, without_nulls
 from twisted_gateway.config.spellings import DIRECT, Spellings, dangling
+from twisted_gateway.facts import define
 
 _NULL_IS_ABSENT = ("provider_keys", "api_keys")
 _KNOBS = (
@@ -34,7 +35,7 @@ _KNOBS = (
 """Keys of direct models that a group cannot use (`configuration.md` 7.2)."""
 
 
-@attrs.define
+@define
 class Entry:
     """One entry of a collection on its way to a record."""
 
@@ -50,7 +51,7 @@ class Entry:
         return Finding(message, self.kind, self.index, self.identity, line)
 
 
-@attrs.define
+@define
 class Reading:
     """The reading of one document: what was found, entry by entry, and what is wrong with it."""
 

@@ -20,6 +20,7 @@ from twisted_gateway.config.checks import Path
 from twisted_gateway.config.report import Finding, ResourcesError
 from twisted_gateway.config.settings import Settings, SettingsError
 from twisted_gateway.config.snapshot import Snapshot, build
+from twisted_gateway.facts import define
 
 LARGEST_FILE = 64 * 2**20
 DEEPEST = 64
@@ -172,7 +173,7 @@ def read_yaml(text: str) -> tuple[Any, dict[Path, int]]:
 _ABSENT: Any = object()
 
 
-@attrs.define
+@define
 class _Open:
     """A mapping or list whose end has not come: the value so far, its path, and the key waiting for its value."""
 
@@ -183,7 +184,7 @@ class _Open:
     key_line: int = 0
 
 
-@attrs.define
+@define
 class _Tree:
     """Builds a plain tree of YAML events, without recursion."""
 

@@ -13,6 +13,7 @@ import attrs
 
 from twisted_gateway.config.checks import Choice, Flag, Mistyped, NonEmpty, Parsed, Path, Whole, text, written_names
 from twisted_gateway.config.readers import read_time
+from twisted_gateway.facts import frozen
 
 INJECTED = {"injected": True}
 
@@ -28,7 +29,7 @@ def read_mode(value: Any) -> str:
     return "monitor" if text(value) == "monitor" else "block"
 
 
-@attrs.frozen
+@frozen
 class Kind:
     """One kind of guardrail: the record of its own fields, and the defaults that differ from kind to kind.
 
@@ -54,7 +55,7 @@ class Fault(ValueError):
         self.path = path
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Guardrail:
     """One guardrail: when it looks, at what, and what it may do. `own` is the record of its kind's fields.
 

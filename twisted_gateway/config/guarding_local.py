@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-import attrs
-
 from twisted_gateway.config.checks import Choice, Flag, Text, Whole
 from twisted_gateway.config.guarding import INCREMENTAL, Fault, Kind
 from twisted_gateway.config.regexes import BadRegex, parse
+from twisted_gateway.facts import frozen
 
 MOST_REGEXES = 1000
 MOST_LITERALS = 100_000
@@ -24,7 +23,7 @@ Action = Annotated[str, Choice(("mask", "block"))]
 Longest = Annotated[int, Whole(low=1, high=4096)]
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Pattern:
     """One forbidden text: a literal in any case, or a regex."""
 
@@ -32,7 +31,7 @@ class Pattern:
     value: Rule
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Keyword:
     """Kind `keyword`: any match blocks. `max_match_chars` bounds what an unbounded regex may hold back."""
 
@@ -40,7 +39,7 @@ class Keyword:
     max_match_chars: Longest | None = None
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Detector:
     """A built-in detector and what happens to what it finds."""
 
@@ -48,7 +47,7 @@ class Detector:
     action: Action | None = None
 
 
-@attrs.frozen(slots=True)
+@frozen
 class CustomPattern:
     """A detector of the operator's own; with a group in its regex, the first group alone is masked."""
 
@@ -58,7 +57,7 @@ class CustomPattern:
     replacement: Annotated[str, Text(r"(?s).{0,256}", "at most 256 characters")] | None = None
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Pii:
     """Kind `pii`. With `unmask`, what was masked in the request is put back into the answer."""
 

@@ -25,6 +25,7 @@ from twisted_gateway.config.checks import (
 )
 from twisted_gateway.config.guarding import SCAN, Guardrail, Kind
 from twisted_gateway.config.readers import LONGEST_MS
+from twisted_gateway.facts import frozen
 
 CATEGORIES = ("Hate", "Sexual", "SelfHarm", "Violence")
 """The harm categories of Azure AI Content Safety."""
@@ -95,7 +96,7 @@ Secret = Annotated[str, Text(r"[^\x00-\x1f\x7f]+", "a non-empty string without c
 Key = Annotated[str, Text(r"[!-~]+", "a key of printable ASCII characters")]
 
 
-@attrs.frozen(slots=True)
+@frozen
 class OpenaiModeration:
     """OpenAI's moderation endpoint. With thresholds only the named categories count, by their scores."""
 
@@ -107,7 +108,7 @@ class OpenaiModeration:
     output_fail_open: Flag = False
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Lakera:
     """Lakera Guard; what is looked for is the project's policy there."""
 
@@ -118,7 +119,7 @@ class Lakera:
     output_fail_open: Flag = False
 
 
-@attrs.frozen(slots=True)
+@frozen
 class PresidioEntity:
     """What to do about one type of entity; without an action the guardrail's `default_action`."""
 
@@ -126,7 +127,7 @@ class PresidioEntity:
     action: Action | None = None
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Presidio:
     """A Presidio analyzer and anonymizer of one's own. Named entities are all that is looked for; none: every one."""
 
@@ -141,7 +142,7 @@ class Presidio:
     output_fail_open: Flag = False
 
 
-@attrs.frozen(slots=True)
+@frozen
 class AzureContentSafety:
     """Prompt Shields of Azure AI Content Safety."""
 
@@ -151,7 +152,7 @@ class AzureContentSafety:
     output_fail_open: Flag = False
 
 
-@attrs.frozen(slots=True)
+@frozen
 class AzureTextModeration:
     """Harm categories and blocklists of Azure AI Content Safety; a severity that reaches its threshold blocks."""
 
@@ -170,7 +171,7 @@ class AzureTextModeration:
     output_fail_open: Flag = False
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Webhook:
     """Any HTTP service of the operator's own; `secret` signs what it is sent."""
 
@@ -181,7 +182,7 @@ class Webhook:
     output_fail_open: Flag = False
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Callable:
     """A Python object of the operator's own: `use` is a key of the boot file's `callables`, never a path to code."""
 

@@ -7,6 +7,7 @@ import attrs
 
 from twisted_gateway.config.checks import Choice, Invalid, Parsed, Text, Whole, text
 from twisted_gateway.config.readers import LONGEST_MS
+from twisted_gateway.facts import frozen
 
 BUILT_IN = ("validate_model", "guardrails", "rate_limit", "accounting")
 """The names under which our own steps are shown; they are always on and are not listed."""
@@ -22,7 +23,7 @@ def read_name(value: Any) -> str:
     return name
 
 
-@attrs.frozen
+@frozen
 class HookEntry:
     """One hook: where its code is, what it is called and made with, and what an exception of it means.
 

@@ -10,6 +10,7 @@ import attrs
 
 from twisted_gateway.config.checks import Choice, Count, Flag, Mistyped, NonEmpty, Parsed, Text, Whole, text
 from twisted_gateway.config.conditions import MODEL_DIMENSIONS, Facts, Node, leaves, read_conditions
+from twisted_gateway.facts import frozen
 
 SECOND, MINUTE, HOUR, DAY = 1, 60, 3600, 86400
 GROUPS = ("team", "member", "api_key", "model", "provider")
@@ -32,7 +33,7 @@ class Window(NamedTuple):
     limit: int
 
 
-@attrs.frozen(slots=True)
+@frozen
 class RateLimit:
     """What one bucket allows: requests, tokens, calls at a time. None: no limit; 0: nothing.
 
@@ -112,7 +113,7 @@ def read_start(value: Any) -> int:
     return read_clock(value)
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Schedule:
     """When a policy is suspended: on these days, from one minute to another; over midnight where the end is earlier."""
 
@@ -159,7 +160,7 @@ def read_groups(value: Any) -> tuple[str, ...]:
     return tuple(name for name in GROUPS if name in names)
 
 
-@attrs.frozen(slots=True)
+@frozen
 class RateLimitPolicy:
     """A limit that stands on its own: classic (`scope`) or conditional (`limits`), never both."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import attrs
 
 from twisted_gateway.config.checks import Choice, Count, NonEmpty, Number, Text, Whole
+from twisted_gateway.facts import frozen
 
 if TYPE_CHECKING:
     from twisted_gateway.config.resources import CallerKey, Model
@@ -16,7 +17,7 @@ Price = Annotated[float, Number(low=0.0)]
 """US dollars for 1,000 tokens."""
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Cost:
     """A model's prices in US dollars for 1,000 tokens. What is not written: cached input costs what input costs, and an
     hour's cache write what a write of five minutes does.
@@ -29,7 +30,7 @@ class Cost:
     cache_write_1h_per_1k: Price | None = None
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Budget:
     """How much one caller key, or a team's keys together, may spend in a period (`extensions.md` 6.2).
 
@@ -49,7 +50,7 @@ class Budget:
         return self.scope_ref == (key.id if self.scope == "api_key" else key.team_id)
 
 
-@attrs.frozen
+@frozen
 class UsageFile:
     """Where records go as JSON lines: bytes until the file is rotated, and how many older ones are kept."""
 
@@ -58,7 +59,7 @@ class UsageFile:
     backups: Count = 10
 
 
-@attrs.frozen
+@frozen
 class UsageFiles:
     """The boot section `usage`: records, and what must outlive a restart."""
 

@@ -10,12 +10,13 @@ import attrs
 
 from twisted_gateway.config.checks import Choice, Flag, Invalid, Mistyped, NonEmpty, Parsed, Path, Whole, text
 from twisted_gateway.config.resources import without_credentials
+from twisted_gateway.facts import frozen
 
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
 
 
-@attrs.frozen
+@frozen
 class RedisServer:
     """One server as its URL names it. `database` None leaves the server's own default, 0."""
 
@@ -63,7 +64,7 @@ def _urls(urls: tuple[str, ...]) -> str:
     return ", ".join(without_credentials(url) for url in urls)
 
 
-@attrs.frozen
+@frozen
 class RedisTls:
     """Trust for `rediss://`. Certificate and key of our own are a pair."""
 
@@ -73,7 +74,7 @@ class RedisTls:
     verify: Flag = True
 
 
-@attrs.frozen
+@frozen
 class RedisBlock:
     """Where a Redis is. `single` takes all from the URL; `sentinel` takes the data node's credentials from here."""
 

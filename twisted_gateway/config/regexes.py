@@ -14,7 +14,7 @@ import re
 from functools import cache, partial
 from typing import Any
 
-import attrs
+from twisted_gateway.facts import frozen
 
 MOST_MEMORY = 8 * 2**20
 """Bytes that a compiled program may take."""
@@ -36,7 +36,7 @@ class _Strange(Exception):
     """Syntax that this reader does not know."""
 
 
-@attrs.frozen
+@frozen
 class Regex:
     """A regex that was accepted. `width` is the most characters a match may have, None without an upper bound.
 
@@ -144,7 +144,7 @@ def _refuse_other_dialects(pattern: str) -> None:
         at += 1
 
 
-@attrs.frozen
+@frozen
 class _Node:
     """A piece of a regex: what matches it, what matches its proper prefixes ("" = only the empty text), its length."""
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import attrs
-
 from twisted_gateway.config.checks import one_line
+from twisted_gateway.facts import frozen
 
 
-@attrs.frozen
+@frozen
 class Finding:
     """One line of the report. `kind` is the collection, "" for the file itself; `reason` is `last_error_kind` of
     `/status/config` (`operations.md` 3.1): `non_json`, `parse_failed` or `schema_failed`.

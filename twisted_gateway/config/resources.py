@@ -35,6 +35,7 @@ from twisted_gateway.config.money import Budget, Cost
 from twisted_gateway.config.readers import Millis
 from twisted_gateway.config.readers import read_time as read_time
 from twisted_gateway.config.routes import BackgroundCheck, Cooldown, Retries, Routing, ThroughputFloor
+from twisted_gateway.facts import frozen
 
 NAMESPACE = UUID("63e50ab2-677a-54d3-8d1e-c0cb29ceae94")
 COLLECTIONS = (
@@ -104,7 +105,7 @@ Secret = Annotated[str, Text(r"[\x20-\x7e\xa0-\xff]+", "a non-empty string witho
 """What goes into a header is Latin-1: other letters would make each call fail."""
 
 
-@attrs.frozen(slots=True)
+@frozen
 class ParamConstraints:
     """Bounds that a provider puts on parameters."""
 
@@ -112,7 +113,7 @@ class ParamConstraints:
     temperature_max: Annotated[float, Number()] | None = None
 
 
-@attrs.frozen(slots=True)
+@frozen
 class RequestEdits:
     """What is changed in a request on its way to this provider. Header and body values may hold secrets."""
 
@@ -124,7 +125,7 @@ class RequestEdits:
     forward_anthropic_headers: Flag = True
 
 
-@attrs.frozen(slots=True)
+@frozen
 class ResponseQuirks:
     """How this provider's answers differ from the format's rule."""
 
@@ -134,7 +135,7 @@ class ResponseQuirks:
     error_envelope: str | None = None
 
 
-@attrs.frozen(slots=True)
+@frozen
 class ProviderTls:
     """Trust for this provider only: `ca_cert` is PEM text, added to the other roots."""
 
@@ -142,7 +143,7 @@ class ProviderTls:
     verify: Flag = True
 
 
-@attrs.frozen(slots=True)
+@frozen
 class TelemetryTags:
     """Copied into usage events, otherwise without effect."""
 
@@ -157,7 +158,7 @@ def _lowered(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.lower() for name in names))
 
 
-@attrs.frozen(slots=True)
+@frozen
 class ProviderKey:
     """A credential and an upstream root (`configuration.md` 7.1); deadlines in ms (`extensions.md` 3)."""
 
@@ -180,7 +181,7 @@ class ProviderKey:
     telemetry_tags: TelemetryTags = attrs.field(factory=TelemetryTags)
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Model:
     """A name that callers may ask for, and the one place where it is served (the direct shape; times in ms)."""
 
@@ -220,7 +221,7 @@ class Model:
         return self.allowed_cidrs is None or admitted(address, self.allowed_cidrs)
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Group:
     """A name that stands for several models (`configuration.md` 7.3; times in ms). What reads a resolved row reads
     both shapes: `id`, `display_name`, `provider`, `streaming`, `is_wildcard`, `admits`, the deadlines.
@@ -249,7 +250,7 @@ Row = Model | Group
 """What a name that callers use leads to."""
 
 
-@attrs.frozen(slots=True)
+@frozen
 class CallerKey:
     """Who may call, and what (`configuration.md` 7.5). `name` is the entry's name in the file, for operators' eyes
     only: a header template never sees it (5.4). `expires_at` is in seconds since the epoch.

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from twisted_gateway.config.checks import Invalid, Mistyped, describe, text
+from twisted_gateway.facts import frozen
 
 _VARIABLE = re.compile(r"\$(?:(\$)|\{([^}]*)\}|([0-9A-Za-z_]+))")
 _PROBES = ("", "/", "a", "/v1/a-b", "%20")
@@ -18,7 +19,7 @@ def _pattern(written: str) -> re.Pattern[str]:
     return re.compile(named)
 
 
-@attrs.frozen
+@frozen
 class UrlRewrite:
     """One rule: the first place where `match` is found in the path is replaced by the template `rewrite`."""
 

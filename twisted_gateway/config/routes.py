@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import attrs
-
 from twisted_gateway.config.checks import (
     LARGEST,
     Choice,
@@ -20,6 +18,7 @@ from twisted_gateway.config.checks import (
     Whole,
 )
 from twisted_gateway.config.readers import LONGEST_MS, WholeSeconds
+from twisted_gateway.facts import frozen
 
 STRATEGIES = ("failover", "round_robin", "consistent_hash", "least_cost", "least_latency", "least_busy")
 
@@ -28,7 +27,7 @@ Status = Annotated[int, Whole(low=100, high=599)]
 LongSeconds = Annotated[int, Whole(low=1, high=LONGEST_MS // 1000)]
 
 
-@attrs.frozen(slots=True)
+@frozen
 class ThroughputFloor:
     """How slow a stream may be: estimated tokens per second over the last `window_secs` (`extensions.md` 5)."""
 
@@ -36,7 +35,7 @@ class ThroughputFloor:
     window_secs: Annotated[float, Number(low=1, high=LONGEST_MS // 1000)] = 10.0
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Cooldown:
     """When and for how long a target that failed is left alone (`policy.md` 10.1)."""
 
@@ -49,7 +48,7 @@ class Cooldown:
     trigger_on_transport: Flag = True
 
 
-@attrs.frozen(slots=True)
+@frozen
 class BackgroundCheck:
     """A small call that is made now and then to see whether a model answers (`policy.md` 10.2)."""
 
@@ -62,7 +61,7 @@ class BackgroundCheck:
     ignore_statuses: tuple[Status, ...] = ()
 
 
-@attrs.frozen(slots=True)
+@frozen
 class RouteTarget:
     """One place of a group, by the `display_name` of its model. Higher priorities come first; weight 0 counts as 1."""
 
@@ -72,7 +71,7 @@ class RouteTarget:
     tags: tuple[str, ...] = ()
 
 
-@attrs.frozen(slots=True)
+@frozen
 class HashSource:
     """What of a call may choose its place on the ring; `name` is the header's or cookie's."""
 
@@ -80,7 +79,7 @@ class HashSource:
     name: NonEmpty | None = None
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Hedge:
     """A second target is started when the first event is later than `after_ms` (`extensions.md` 5)."""
 
@@ -91,7 +90,7 @@ class Hedge:
 ROUTING_KEY = HashSource("header", "x-aisix-routing-key")
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Routing:
     """What makes a model a group: its targets, and in which order they are tried (`policy.md` 7, 8)."""
 
@@ -106,7 +105,7 @@ class Routing:
     hedge: Hedge | None = None
 
 
-@attrs.frozen
+@frozen
 class RetryBudget:
     """How many retries one target may get: the larger of a number and a part of its calls in the window."""
 

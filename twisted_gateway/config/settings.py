@@ -46,6 +46,7 @@ from twisted_gateway.config.readers import (
 from twisted_gateway.config.redis import RedisBlock
 from twisted_gateway.config.rewrites import UrlRewrite, read_rewrite
 from twisted_gateway.config.routes import Retries, RetryBudget
+from twisted_gateway.facts import frozen
 
 METRICS_ADDRESS = Address("0.0.0.0", 9090)
 DEMO_ADDRESS = Address("127.0.0.1", 0)
@@ -58,7 +59,7 @@ class SettingsError(Exception):
         super().__init__(f"config load failed: failed to load configuration: {one_line(detail)}")
 
 
-@attrs.frozen
+@frozen
 class RealIp:
     """Whose forwarding header is believed (`policy.md` 4)."""
 
@@ -67,14 +68,14 @@ class RealIp:
     header: Annotated[str, Parsed(read_header)] = "x-forwarded-for"
 
 
-@attrs.frozen
+@frozen
 class RequestId:
     """Headers in which a caller may bring its own request id; none: always make one."""
 
     accept_headers: tuple[Annotated[str, Parsed(read_id_header)], ...] = ("x-aisix-request-id",)
 
 
-@attrs.frozen
+@frozen
 class Cors:
     """Which web pages may call (`extensions.md` 1.2). In `expose_headers` `x-ratelimit-*` means all of ours."""
 
@@ -90,7 +91,7 @@ class Cors:
     max_age_secs: Annotated[int, Whole()] = 600
 
 
-@attrs.frozen
+@frozen
 class Proxy:
     """The listener for callers (`configuration.md` 3.1, `extensions.md` 1). Bytes; 0 = no bound."""
 
@@ -113,7 +114,7 @@ class Proxy:
     thread_per_core: Flag = True
 
 
-@attrs.frozen
+@frozen
 class Downstream:
     """Patience with callers (`configuration.md` 3.6, `extensions.md` 1). Seconds; 0 = off."""
 
@@ -126,7 +127,7 @@ class Downstream:
     responses_progress_secs: Seconds = 0.0
 
 
-@attrs.frozen
+@frozen
 class UpstreamTls:
     """Trust towards providers, and our own identity; `verify: false` trusts anyone, and warns."""
 
@@ -136,7 +137,7 @@ class UpstreamTls:
     verify: Flag = True
 
 
-@attrs.frozen
+@frozen
 class Upstream:
     """Patience with providers and the pool of connections to them (`configuration.md` 3.5, `extensions.md` 3)."""
 
@@ -156,7 +157,7 @@ class Upstream:
     max_body_bytes: Annotated[int, Whole(low=1)] = 64 * 2**20
 
 
-@attrs.frozen
+@frozen
 class Prometheus:
     """The metrics and status listener: plain HTTP, no credential."""
 
@@ -165,7 +166,7 @@ class Prometheus:
     path: Annotated[str, Text(r"/[^?#\s]*", "a path that starts with /")] = "/metrics"
 
 
-@attrs.frozen
+@frozen
 class ClientTypeRule:
     """A user agent that matches `pattern` (any case, anywhere) gets the label `client`."""
 
@@ -176,7 +177,7 @@ class ClientTypeRule:
 _TTFT = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
-@attrs.frozen
+@frozen
 class MetricBuckets:
     """Histogram edges in seconds, ascending; +Inf is implied (`operations.md` 5.7)."""
 
@@ -192,7 +193,7 @@ class MetricBuckets:
     a2a_ttfb: Buckets = _TTFT
 
 
-@attrs.frozen
+@frozen
 class Metrics:
     """What is counted and where it is read."""
 
@@ -202,7 +203,7 @@ class Metrics:
     buckets: MetricBuckets = attrs.field(factory=MetricBuckets)
 
 
-@attrs.frozen
+@frozen
 class Observability:
     """Logs and metrics (`configuration.md` 3.4)."""
 
@@ -214,7 +215,7 @@ class Observability:
     tracing: Tracing = attrs.field(factory=Tracing)
 
 
-@attrs.frozen
+@frozen
 class Shutdown:
     """After SIGTERM: how long to go on accepting, then how long to wait for calls in flight (0 = no bound)."""
 
@@ -222,7 +223,7 @@ class Shutdown:
     drain_secs: WholeSeconds = 600
 
 
-@attrs.frozen
+@frozen
 class Demo:
     """The built-in demo provider (`extensions.md` 2)."""
 
@@ -236,7 +237,7 @@ CodePath = Annotated[str, Text(r"[^\W\d][\w.]*:[^\W\d][\w.]*", "package.module:a
 """Where a Python object is found. Only the boot file may say so."""
 
 
-@attrs.frozen
+@frozen
 class Cache:
     """The caches that policies choose from (`configuration.md` 3.9): one in memory, of so many bytes, and one in a
     Redis where that is given. `backend` chooses nothing.
@@ -247,7 +248,7 @@ class Cache:
     memory_max_bytes: Annotated[int, Whole(low=1)] = 64 * 2**20
 
 
-@attrs.frozen
+@frozen
 class Ratelimit:
     """Where limits are counted (`configuration.md` 3.9); `redis` is used when `backend` says so."""
 
@@ -257,7 +258,7 @@ class Ratelimit:
     store_timeout_ms: Annotated[int, Whole(low=1, high=60_000)] = 50
 
 
-@attrs.frozen
+@frozen
 class Settings:
     """Everything the process is told once, at start. `warnings` are sentences for the log."""
 

@@ -25,9 +25,10 @@ from twisted_gateway.config.resources import (
     key_hash,
     star_capture,
 )
+from twisted_gateway.facts import frozen
 
 
-@attrs.frozen
+@frozen
 class Resolution:
     """Where a requested name leads: `upstream_model` is what the provider is asked for, "" for a group."""
 
@@ -36,7 +37,7 @@ class Resolution:
     wildcard: bool
 
 
-@attrs.frozen
+@frozen
 class Snapshot:
     """The resources as they were at one moment.
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from twisted_gateway.config import guarding, limits, unavailable
 from twisted_gateway.config.checks import Path, Unknown, describe, dotted, written_names
 from twisted_gateway.config.resources import GUARDRAIL_KINDS, RECORDS, ProviderKey, cidr, derived_id, key_hash
 from twisted_gateway.config.schema import Refused, misfit, structured, worst
+from twisted_gateway.facts import define
 
 if TYPE_CHECKING:
     from twisted_gateway.config.entries import Entry
@@ -34,7 +33,7 @@ def dangling(field: str, name: str, kind: str, defined: Iterable[str]) -> str:
     return f'`{field}` references unknown {what} "{name}" (defined {what}s: {listed})'
 
 
-@attrs.define
+@define
 class Spellings:
     """Rewrites entries. `named` are all entries of the file by collection and name; `warnings` are added to."""
 

@@ -6,10 +6,10 @@ They are refused, with a message of their own: a limit or a guardrail that is ac
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
+from twisted_gateway.facts import frozen
 
 
-@attrs.frozen
+@frozen
 class Unless:
     """The row's value is harmless when it is one of these (or empty)."""
 

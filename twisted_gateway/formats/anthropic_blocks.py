@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import attrs
 
 from twisted_gateway.errors import StrayFrame
+from twisted_gateway.facts import define
 
 _MARKS = re.compile(r'[\\"{}\[\]]')
 _Object = dict[str, Any]
@@ -70,7 +71,7 @@ class Gauge:
         return True
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class _Words:
     """Text or reasoning that waits for its turn."""
 
@@ -78,7 +79,7 @@ class _Words:
     pieces: list[str]
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class _Call:
     """A tool call. `pieces` are the arguments that came before it could be opened."""
 

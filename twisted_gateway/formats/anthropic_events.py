@@ -13,6 +13,7 @@ import msgspec
 
 from twisted_gateway.errors import StrayFrame
 from twisted_gateway.exchange import Usage
+from twisted_gateway.facts import define
 from twisted_gateway.formats import anthropic_errors, bodies
 from twisted_gateway.formats.anthropic_usage import Counters
 from twisted_gateway.formats.learning import Learning
@@ -46,7 +47,7 @@ _Object = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 
 
-@attrs.define
+@define
 class _Block:
     """A block on its way. `tool` is its number among the calls, None where it is none that is shown."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 import msgspec
 
 from twisted_gateway.errors import Problem
+from twisted_gateway.facts import frozen
 from twisted_gateway.formats import openai_usage
 from twisted_gateway.wire.sse import Frame, escape_separators
 
@@ -31,7 +31,7 @@ _OWN_TYPES = ("content_filter", "hook_stopped")
 _ANTHROPIC_IN_STREAM = {**_ANTHROPIC_BY_STATUS, 504: "timeout_error", 529: "overloaded_error"}
 
 
-@attrs.frozen
+@frozen
 class Complaints:
     """One family's two ways to tell a `Problem`."""
 

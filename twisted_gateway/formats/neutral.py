@@ -13,10 +13,12 @@ from typing import Any
 
 import attrs
 
+from twisted_gateway.facts import frozen
+
 # --- A prompt
 
 
-@attrs.frozen
+@frozen
 class Text:
     """Words. `marks` are the members that ride on it (`cache_control`, `citations`)."""
 
@@ -24,7 +26,7 @@ class Text:
     marks: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@frozen
 class Image:
     """A picture: base64 `data` of `media_type`, or a `url`."""
 
@@ -34,7 +36,7 @@ class Image:
     marks: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@frozen
 class Document:
     """A file to read: base64 `data`, plain `text`, a `url`, or the provider's own `file_id`. `title` is its name."""
 
@@ -47,7 +49,7 @@ class Document:
     marks: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@frozen
 class Audio:
     """Sound in a prompt: base64 `data` in `format` (wav, mp3)."""
 
@@ -56,14 +58,14 @@ class Audio:
     marks: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@frozen
 class Refusal:
     """What the assistant said when it would not answer."""
 
     text: str
 
 
-@attrs.frozen
+@frozen
 class Thinking:
     """Reasoning of an earlier turn. `block` is Anthropic's own block, signature and all; None when it is only text."""
 
@@ -71,7 +73,7 @@ class Thinking:
     block: Mapping[str, Any] | None = None
 
 
-@attrs.frozen
+@frozen
 class ToolCall:
     """The assistant calls a tool. `arguments` is the JSON text as written, perhaps empty or broken."""
 
@@ -81,7 +83,7 @@ class ToolCall:
     marks: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@frozen
 class ToolResult:
     """What a tool gave back."""
 
@@ -93,7 +95,7 @@ class ToolResult:
     marks: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@frozen
 class Foreign:
     """A block of one dialect (`dialect`: `anthropic`, `openai_chat`, ...) that only its own kind understands."""
 
@@ -104,7 +106,7 @@ class Foreign:
 Part = Text | Image | Document | Audio | Refusal | Thinking | ToolCall | ToolResult | Foreign
 
 
-@attrs.frozen
+@frozen
 class Turn:
     """One message. `role` is system, user, assistant or tool; `plain`: its content was one string."""
 
@@ -114,7 +116,7 @@ class Turn:
     name: str | None = None
 
 
-@attrs.frozen
+@frozen
 class Tool:
     """A function that the model may call. `schema` is JSON schema, None when none was given."""
 
@@ -125,7 +127,7 @@ class Tool:
     marks: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@frozen
 class ForeignTool:
     """A tool that the provider runs itself (web search, computer use), in its dialect's own words."""
 
@@ -133,7 +135,7 @@ class ForeignTool:
     block: Mapping[str, Any]
 
 
-@attrs.frozen
+@frozen
 class ToolChoice:
     """`mode` is auto, none, required or tool (then `name` says which). `allowed` narrows the tools, None = all."""
 
@@ -142,7 +144,7 @@ class ToolChoice:
     allowed: tuple[str, ...] | None = None
 
 
-@attrs.frozen
+@frozen
 class Thought:
     """How much reasoning is asked for.
 
@@ -156,7 +158,7 @@ class Thought:
     raw: Mapping[str, Any] | None = None
 
 
-@attrs.frozen
+@frozen
 class Prompt:
     """A request, whoever wrote it. `extra` holds members that no field here knows, with their values, for targets that
     may know them; `dialect` names the format it was read from."""
@@ -186,7 +188,7 @@ class Prompt:
 # --- The events of an answer. Every event belongs to one choice (0 unless several were asked).
 
 
-@attrs.frozen
+@frozen
 class Began:
     """The answer has begun: what the provider calls it. First of all events, once."""
 
@@ -195,7 +197,7 @@ class Began:
     created: int = 0
 
 
-@attrs.frozen
+@frozen
 class Said:
     """A piece of the answer's text."""
 
@@ -203,7 +205,7 @@ class Said:
     choice: int = 0
 
 
-@attrs.frozen
+@frozen
 class Mused:
     """A piece of reasoning that may be shown."""
 
@@ -211,7 +213,7 @@ class Mused:
     choice: int = 0
 
 
-@attrs.frozen
+@frozen
 class Declined:
     """A piece of a refusal's text."""
 
@@ -219,7 +221,7 @@ class Declined:
     choice: int = 0
 
 
-@attrs.frozen
+@frozen
 class Signed:
     """A finished block of reasoning in Anthropic's own form, signature and all, to be sent back in the next turn."""
 
@@ -227,7 +229,7 @@ class Signed:
     choice: int = 0
 
 
-@attrs.frozen
+@frozen
 class Calling:
     """A tool call has begun. `index` counts the calls of the choice from 0, in order of their beginning."""
 
@@ -237,7 +239,7 @@ class Calling:
     choice: int = 0
 
 
-@attrs.frozen
+@frozen
 class Arguments:
     """A piece of a call's arguments: JSON text, cut anywhere. Pieces of several calls may take turns."""
 
@@ -246,7 +248,7 @@ class Arguments:
     choice: int = 0
 
 
-@attrs.frozen
+@frozen
 class Called:
     """A call's arguments are whole (their text is JSON, `{}` when there was none). Not every dialect can tell."""
 
@@ -254,7 +256,7 @@ class Called:
     choice: int = 0
 
 
-@attrs.frozen
+@frozen
 class Finished:
     """Why the choice ended: stop, length, tool_calls, content_filter, or the provider's own word.
 
@@ -267,12 +269,12 @@ class Finished:
     choice: int = 0
 
 
-@attrs.frozen
+@frozen
 class Counted:
     """A usage report has come: the counters themselves are the decoder's `usage`."""
 
 
-@attrs.frozen
+@frozen
 class Ended:
     """The dialect's end marker was seen: nothing more will come."""
 

@@ -9,6 +9,7 @@ import attrs
 import msgspec
 
 from twisted_gateway.errors import StrayFrame
+from twisted_gateway.facts import define
 from twisted_gateway.formats.neutral import Arguments, Called, Calling, Declined, Event, Mused, Said
 from twisted_gateway.formats.openai_decoder import AnswerDecoder, ChoiceReader
 from twisted_gateway.formats.openai_delta import MOST
@@ -91,7 +92,7 @@ class ChatChoice(ChoiceReader):
                 events.append(Said(text, self.index))
 
 
-@attrs.define
+@define
 class _Call:
     """One tool call on its way. `number` is its place in order of beginning, None before it has begun."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from twisted_gateway.facts import define
 from twisted_gateway.formats.names import full_names
 from twisted_gateway.formats.neutral import (
     Arguments,
@@ -25,14 +26,14 @@ from twisted_gateway.formats.row import Told
 _REASONS = {"stop", "length", "tool_calls", "content_filter"}
 
 
-@attrs.define
+@define
 class _Call:
     id: str
     name: str
     arguments: list[str] = attrs.field(factory=list)
 
 
-@attrs.define
+@define
 class _Choice:
     """What one choice has said. Texts are kept for a whole answer only."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from twisted_gateway.errors import StrayFrame
+from twisted_gateway.facts import define
 
 MOST = 1024
 """Choices of an answer, and tool calls of a choice: what is remembered of each must not grow without end."""
@@ -14,7 +15,7 @@ MOST = 1024
 _LONGEST_PART = 1024
 
 
-@attrs.define
+@define
 class ToolCall:
     """What was already sent of one tool call: parts that are not to be sent again, as accumulators join them."""
 
@@ -23,7 +24,7 @@ class ToolCall:
     name: str | None = None
 
 
-@attrs.define
+@define
 class Choice:
     """What one choice has shown so far; `edit` makes its next delta legal for accumulating callers."""
 

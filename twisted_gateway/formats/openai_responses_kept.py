@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from twisted_gateway.facts import define
 from twisted_gateway.formats import bodies
 
 _Object = dict[str, Any]
@@ -31,7 +32,7 @@ _PARTS = {
 _KINDS = {"output_text": "output_text", "refusal": "refusal", "reasoning_text": "reasoning_text"}
 
 
-@attrs.define
+@define
 class _Open:
     """An item that has begun: its first event, its parts by place, and the JSON texts that came for them."""
 

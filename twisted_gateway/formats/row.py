@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import attrs
-
 from twisted_gateway.config.resources import Model
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import Call, Headers, Target, Usage
-from twisted_gateway.facts import fact
+from twisted_gateway.facts import fact, frozen
 from twisted_gateway.formats.complaints import Complaints
 from twisted_gateway.formats.neutral import Event, Prompt
 from twisted_gateway.formats.slots import Texts
@@ -106,7 +104,7 @@ class Encoder(Protocol):
         """The frames of an error in mid-stream, where the dialect needs to know what was sent; None: the usual one."""
 
 
-@attrs.frozen
+@frozen
 class Told:
     """What an encoder must know of the caller: `shown` is the model's name in the answer.
 
@@ -133,7 +131,7 @@ class Sent:
     """`stream_options` was added by us (`streaming.md` 3.1)."""
 
 
-@attrs.frozen
+@frozen
 class Format:
     """A wire dialect. The same-format road uses `sent` and `passage`; the other one meets in `neutral`."""
 

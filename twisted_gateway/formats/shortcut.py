@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from twisted_gateway.facts import define
 from twisted_gateway.formats.shapes import Found, Lone, Pieces, Shape, is_usual, lone_holes, pieces, text_holes
 from twisted_gateway.wire.series import Batch
 from twisted_gateway.wire.sse import Frame, encode
@@ -48,7 +49,7 @@ class Opening(NamedTuple):
     model: str
 
 
-@attrs.define
+@define
 class Envelope:
     """What frames of a target begin with, up to their choices.
 

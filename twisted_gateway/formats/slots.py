@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import attrs
 import msgspec
 
 from twisted_gateway.errors import StrayFrame
+from twisted_gateway.facts import frozen
 from twisted_gateway.formats import bodies
 from twisted_gateway.wire.sse import Frame, escape_separators
 
@@ -79,7 +79,7 @@ class Hearing(Protocol):
         """Whether a frame whose texts have all become empty says nothing else."""
 
 
-@attrs.frozen
+@frozen
 class Texts:
     """A dialect's texts. `members` are the members of a request that hold any; `asked` finds them there."""
 

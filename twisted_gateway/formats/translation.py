@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import attrs
-
 from twisted_gateway.errors import Problem, StrayFrame, undecodable
 from twisted_gateway.exchange import Usage
+from twisted_gateway.facts import frozen
 from twisted_gateway.formats.neutral import Event, Said
 from twisted_gateway.formats.row import Decoder, Encoder
 from twisted_gateway.formats.shapes import Shape, around
@@ -17,7 +16,7 @@ from twisted_gateway.wire.sse import Frame
 _LESSONS = 8
 
 
-@attrs.frozen
+@frozen
 class Seen:
     """A `row.Learnt` of an answer that ends early: these are its counters."""
 

@@ -17,6 +17,7 @@ from twisted_gateway.call_metrics import UNKNOWN, CallLabels
 from twisted_gateway.charging import Charge, charge
 from twisted_gateway.client_types import ClientTypes
 from twisted_gateway.exchange import Attempt, Exchange, Outcome, Ticket
+from twisted_gateway.facts import define
 from twisted_gateway.metrics import Metrics
 from twisted_gateway.records import (
     HEDGE_LOST,
@@ -60,7 +61,7 @@ class AccessLog(Protocol):
         """Show lines, messages and their fields, that tell of the same moment; None is left out."""
 
 
-@attrs.define
+@define
 class Accounting:
     """The policy. Each of `records` is handed each call's record at settlement; it must neither wait nor change it.
 
@@ -105,7 +106,7 @@ class Accounting:
         )
 
 
-@attrs.define
+@define
 class AccountingTicket(Ticket):
     """What accounting knows of one call: whether its gauges are still up."""
 

@@ -18,6 +18,7 @@ from twisted_gateway.config.resources import Model
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import Exchange, Halt, Joint, Outcome, Target, Ticket, Usage
+from twisted_gateway.facts import define
 from twisted_gateway.pricing import price
 from twisted_gateway.records import rfc3339_seconds
 from twisted_gateway.spending import Spending, period_of
@@ -29,7 +30,7 @@ _UNANSWERED = frozenset({Outcome.REFUSED, Outcome.FAILED})
 _CENTS = 6
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class _Running:
     """The running calls of one budget, and what they had cost when it was asked last."""
 
@@ -39,7 +40,7 @@ class _Running:
     ending: bool = False
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Budgets:
     """The policy. `now` is seconds since the epoch, `seconds` a monotonic clock."""
 
@@ -163,7 +164,7 @@ class Budgets:
                 self.spending.answered(key.id)
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class BudgetTicket(Ticket):
     """One call's part in its budgets. `usd` is what it has cost so far."""
 

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Protocol
 
-import attrs
 import msgspec
 
 from twisted_gateway.config.caching import CachePolicy, chosen
 from twisted_gateway.exchange import CHAT, CacheUse, Call, Exchange, Headers, Joint, Outcome, Ticket
+from twisted_gateway.facts import define, frozen
 from twisted_gateway.formats.row import Learnt
 from twisted_gateway.stores.cached import Entry
 from twisted_gateway.wire.series import Gate
@@ -39,7 +39,7 @@ class Store(Protocol):
         """Keep an entry for so long, if it can be kept. Returns at once."""
 
 
-@attrs.define
+@define
 class Cache:
     """The policy. `stores` by the name that a cache policy's `backend` has."""
 
@@ -87,7 +87,7 @@ class Cache:
         return CacheTicket(status or "miss", keep)
 
 
-@attrs.frozen
+@frozen
 class Hit(Ticket):
     """The call is answered from the cache."""
 
@@ -98,7 +98,7 @@ class Hit(Ticket):
         return [(b"x-aisix-cache", b"hit"), (b"x-aisix-cache-layer", b"exact")]
 
 
-@attrs.frozen
+@frozen
 class Keeping:
     """Where a good answer is kept, under which key, for how many seconds."""
 
@@ -107,7 +107,7 @@ class Keeping:
     seconds: int
 
 
-@attrs.define
+@define
 class CacheTicket(Ticket):
     """The call goes upstream; its answer is kept when it was good to the end, if it may be."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -18,6 +17,7 @@ from twisted_gateway.config.resources import Group
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import CHAT, Exchange, Joint, Outcome, Target, Ticket
+from twisted_gateway.facts import frozen
 from twisted_gateway.formats.row import Learnt
 from twisted_gateway.layers import API_KEY, Layer, at_entry, at_target
 from twisted_gateway.stores.buckets import CONCURRENCY, TOKENS, Ask, Refusal, Store, Taken, seconds_left
@@ -137,7 +137,7 @@ class Quota:
         self._counters.rate_limited(scope, layer.kind, layer.policy.id if layer.policy is not None else "")
 
 
-@attrs.frozen(eq=False)
+@frozen(eq=False)
 class _Place:
     """What a call holds: its layers, and how they stood."""
 

@@ -11,16 +11,16 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import attrs
 from twisted.internet.defer import Deferred
 
 from twisted_gateway.config.limits import RateLimit
+from twisted_gateway.facts import frozen
 
 REQUESTS, TOKENS, CONCURRENCY = "requests", "tokens", "concurrency"
 """What was used up when a bucket refuses."""
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Ask:
     """A place for one more call in a bucket. `estimate`: tokens it may take, held where the limits say `reserve`."""
 
@@ -39,7 +39,7 @@ class Ask:
         return self.estimate if self.limits.reserve else 0
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Standing:
     """A bucket when this call was counted: requests and tokens of this minute (held ones too), calls at a time."""
 
@@ -48,7 +48,7 @@ class Standing:
     in_flight: int = 0
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Refusal:
     """The ask that was refused, by its index; `what` was used up, and is free again in `retry_after` seconds."""
 
@@ -57,7 +57,7 @@ class Refusal:
     retry_after: int | None
 
 
-@attrs.frozen(slots=True)
+@frozen
 class Taken:
     """The answer: a standing for each ask, or a refusal, with which nothing is held. `at`: epoch seconds there."""
 

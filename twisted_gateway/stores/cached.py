@@ -8,6 +8,8 @@ from heapq import heapify, heappop, heappush
 
 import attrs
 
+from twisted_gateway.facts import define, frozen
+
 MOST_ENTRIES = 10_000
 _EIGHTH = 8
 _OWN_BYTES = 400
@@ -16,7 +18,7 @@ _SPARED = 0.8
 """Of the bytes, how many entries that were asked for again may have, safe from entries that nobody asks for twice."""
 
 
-@attrs.frozen
+@frozen
 class Entry:
     """One whole answer as the caller got it, and the tokens it was charged."""
 
@@ -30,13 +32,13 @@ class Entry:
         return len(self.body) + _OWN_BYTES
 
 
-@attrs.define
+@define
 class _Held:
     entry: Entry
     until: float
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Memory:
     """At most so many entries and bytes. What has expired goes first; then the least valuable entry, which is the one
     that was not asked for since it came and is there longest, then that which was asked for the longest time ago.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from twisted_gateway.facts import define
 from twisted_gateway.stores.cached import Entry
 
 MOST_BYTES = 8 * 2**20
@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Kept).decode
 
 
-@attrs.define
+@define
 class SharedAnswers:
     """`command` is `stores.redis.Redis.command`, which never waits long. Whatever is wrong with the Redis, or with what
     is found there, is a miss.

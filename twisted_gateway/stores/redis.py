@@ -33,6 +33,7 @@ from twisted.logger import Logger
 from twisted_gateway.config.redis import SENTINEL_PORT, RedisBlock, RedisServer, server_of
 from twisted_gateway.config.settings import UpstreamTls
 from twisted_gateway.connection import Origin
+from twisted_gateway.facts import frozen
 from twisted_gateway.trust import Endpoints
 
 RETRY_SECONDS = 1.0
@@ -57,7 +58,7 @@ class RedisError(Exception):
     """The server refused this command, and is well otherwise."""
 
 
-@attrs.frozen
+@frozen
 class Script:
     """A Lua script by its SHA-1, which is what is sent."""
 

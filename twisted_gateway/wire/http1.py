@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from twisted_gateway.facts import fact
+from twisted_gateway.facts import fact, frozen
 from twisted_gateway.wire.framing import BAD_VALUE, HEADER_LINES, MAX_HEAD, TOKEN, Body, Headers, header_pairs
 from twisted_gateway.wire.framing import Malformed as Malformed
 
@@ -73,7 +73,7 @@ def request_head(method: bytes, path: bytes, headers: Sequence[tuple[bytes, byte
     return request_line(method, path) + header_lines(headers) + b"\r\n\r\n"
 
 
-@attrs.frozen
+@frozen
 class Lines:
     """Headers that many requests have in common: checked once (raises `Malformed`), and written once."""
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 import msgspec
 
+from twisted_gateway.facts import frozen
 from twisted_gateway.policies.guardrails.verdict import ALLOW, Asked, Block, Bypass, Verdict
 
 Fetch = Callable[[str, str, Sequence[tuple[str, str]], bytes, float], Awaitable[tuple[int, bytes]]]
@@ -30,7 +31,7 @@ OVERLAP = 256
 """Characters that two pieces of one text share, so that what stands on the cut is seen whole by one of them."""
 
 
-@attrs.frozen
+@frozen
 class Request:
     """What to send. No repr shows a key or a text."""
 
@@ -39,7 +40,7 @@ class Request:
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
 
 
-@attrs.frozen
+@frozen
 class Answer:
     """What came back, whatever its status."""
 
@@ -71,7 +72,7 @@ class Service(Protocol):
         """One verdict of the verdicts on all questions, in their order; none of them is a block."""
 
 
-@attrs.frozen
+@frozen
 class FailureRule:
     """What a check that failed means (`guardrails.md` 12)."""
 

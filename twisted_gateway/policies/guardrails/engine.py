@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from twisted_gateway.facts import define, frozen
 from twisted_gateway.formats.slots import REASONING, TOOL, Channel, Heard, Hearing, Slot, put, text_of, twins, written
 from twisted_gateway.policies.guardrails.arguments import leaves, masked_arguments
 from twisted_gateway.policies.guardrails.channels import Found, Scanner, Text
@@ -19,7 +20,7 @@ from twisted_gateway.policies.guardrails.masking import rewritten
 from twisted_gateway.wire.sse import Frame
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Call:
     """A tool call: nobody can run it before it is whole, so it is judged as a whole, and held until then."""
 
@@ -32,7 +33,7 @@ class Call:
     pieces: list[Piece] = attrs.field(factory=list)
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Piece:
     """A piece of a text in a frame: its slot, unless the frame was never decoded, and its place in the text."""
 
@@ -44,7 +45,7 @@ class Piece:
     """What is written instead, once that is known for a call."""
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Held:
     """A frame in the queue."""
 
@@ -358,6 +359,6 @@ class Release:
         return written(held.frame, held.document)
 
 
-@attrs.frozen
+@frozen
 class _Edits:
     edits: list[Any]

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from twisted_gateway.errors import Refused, StrayFrame
 from twisted_gateway.exchange import Call, Exchange, Ticket
+from twisted_gateway.facts import define, frozen
 from twisted_gateway.formats import bodies
 from twisted_gateway.formats.slots import Texts, text_of, twins
 from twisted_gateway.policies.guardrails import monitoring
@@ -31,7 +32,7 @@ LARGE = 256 * 1024
 _encode = msgspec.json.Encoder().encode
 
 
-@attrs.frozen(eq=False)
+@frozen(eq=False)
 class Reading:
     """A request, taken apart: the members that hold texts, who judges them, and what those look at who take notes."""
 
@@ -40,7 +41,7 @@ class Reading:
     originals: dict[Member, list[str]]
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Guarding:
     """The guardrails' look at one exchange."""
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import attrs
 from twisted.internet.defer import Deferred
 
 from twisted_gateway.config.guarding import Guardrail
+from twisted_gateway.facts import define, frozen
 from twisted_gateway.formats.slots import Channel, Slot, put, text_of
 from twisted_gateway.policies.guardrails.arguments import leaves, masked_arguments, replaced
 from twisted_gateway.policies.guardrails.matching import Matcher
@@ -30,7 +30,7 @@ Run = Callable[[Callable[[], Any]], Deferred[Any]]
 """A function's result, from a thread."""
 
 
-@attrs.frozen(eq=False)
+@frozen(eq=False)
 class Member:
     """One guardrail, ready to look: `guard` where it is checked here, else `check`."""
 
@@ -84,7 +84,7 @@ def fields(slots: Sequence[Slot]) -> list[str]:
     return found
 
 
-@attrs.define
+@define
 class Judging:
     """One look of a board at some texts. `about` makes what a remote check is asked; `token` writes other masks."""
 

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted_gateway.config.guarding import Guardrail
 from twisted_gateway.errors import Problem
 from twisted_gateway.exchange import CHAT, Exchange, Guarded, Halt, Outcome
+from twisted_gateway.facts import define
 
 INPUT, OUTPUT = "input", "output"
 
@@ -30,7 +31,7 @@ class Counters(Protocol):
         """A check of a chat could not be made and was skipped."""
 
 
-@attrs.define
+@define
 class Notes:
     """The notes on one call. `clock` gives seconds."""
 

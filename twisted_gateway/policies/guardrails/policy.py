@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from twisted_gateway.config.guarding import Guardrail
 from twisted_gateway.config.snapshot import Snapshot
 from twisted_gateway.exchange import Exchange, Ticket
+from twisted_gateway.facts import define
 from twisted_gateway.formats.row import Format
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _REMEMBERED = 4
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class Guardrails:
     """The policy. `checks` makes the check of a guardrail that asks somebody; `run` runs a function in a thread.
 

@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from twisted_gateway.facts import define
 from twisted_gateway.policies.guardrails import asking
 from twisted_gateway.policies.guardrails.asking import Answer, CheckFailed, FailureRule, Fetch, Question, Service
 from twisted_gateway.policies.guardrails.together import together
@@ -57,7 +58,7 @@ class Complaints:
         )
 
 
-@attrs.define
+@define
 class _Round:
     """The questions of one check, and what came of them so far."""
 

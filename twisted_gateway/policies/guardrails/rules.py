@@ -11,12 +11,13 @@ import attrs
 from twisted_gateway.config.guarding import Guardrail
 from twisted_gateway.config.guarding_local import CustomPattern, Keyword, Pii
 from twisted_gateway.config.regexes import Regex, compiled, parse
+from twisted_gateway.facts import frozen
 from twisted_gateway.policies.guardrails.detectors import DETECTORS
 from twisted_gateway.policies.guardrails.literals import Literals, fold
 from twisted_gateway.policies.guardrails.masking import Edit, rewritten, settled, token
 
 
-@attrs.frozen(eq=False)
+@frozen(eq=False)
 class Rule:
     """One regex and what happens to its matches: they block, or `write` gives what is put in their place.
 
@@ -67,7 +68,7 @@ Token = Callable[["Guard", str, str], str]
 """What is written in place of something: (the guardrail that found it, what it is, the text) to another text."""
 
 
-@attrs.frozen(eq=False)
+@frozen(eq=False)
 class Guard:
     """One guardrail of a local kind."""
 

@@ -9,6 +9,7 @@ import attrs
 
 from twisted_gateway.config.guarding import HOLD, Guardrail
 from twisted_gateway.exchange import Joint, Outcome, Ticket
+from twisted_gateway.facts import define
 from twisted_gateway.policies.guardrails.asking_gate import Asking
 from twisted_gateway.policies.guardrails.channels import Scanner
 from twisted_gateway.policies.guardrails.engine import Release
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from twisted_gateway.policies.guardrails.guarding import Guarding
 
 
-@attrs.define(eq=False)
+@define(eq=False)
 class GuardTicket(Ticket):
     """The guardrails' gates on the answers of one exchange."""
 

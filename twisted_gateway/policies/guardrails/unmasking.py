@@ -11,6 +11,7 @@ import attrs
 
 from twisted_gateway.config.guarding import Guardrail
 from twisted_gateway.config.regexes import Regex, compiled, parse
+from twisted_gateway.facts import define
 from twisted_gateway.policies.guardrails.channels import Scanner
 from twisted_gateway.policies.guardrails.masking import placeholder, token
 from twisted_gateway.policies.guardrails.matching import Matcher
@@ -24,7 +25,7 @@ def bracketed(texts: Iterable[str]) -> frozenset[str]:
     return frozenset(found for text in texts if "[" in text for found in _BRACKETED.findall(text))
 
 
-@attrs.define
+@define
 class Placeholders:
     """The placeholders of one call. `taken` is what the request holds already: that is not used again."""
 

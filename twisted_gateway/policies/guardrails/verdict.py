@@ -7,13 +7,15 @@ from typing import Protocol
 
 import attrs
 
+from twisted_gateway.facts import frozen
 
-@attrs.frozen
+
+@frozen
 class Allow:
     """Nothing is wrong with these texts."""
 
 
-@attrs.frozen
+@frozen
 class Block:
     """The texts must not go on. `reason` is for operators; `unavailable`: the check could not run, nor be skipped."""
 
@@ -21,7 +23,7 @@ class Block:
     unavailable: bool = False
 
 
-@attrs.frozen
+@frozen
 class Mask:
     """The texts may go on as rewritten: as many as were asked about. `counts` are hits by detector."""
 
@@ -29,7 +31,7 @@ class Mask:
     counts: Mapping[str, int] = attrs.field(factory=dict)
 
 
-@attrs.frozen
+@frozen
 class Bypass:
     """The check could not run and may be skipped; `reason` as in `guardrails.md` 12."""
 
@@ -41,7 +43,7 @@ Verdict = Allow | Block | Mask | Bypass
 ALLOW = Allow()
 
 
-@attrs.frozen
+@frozen
 class Asked:
     """What is asked about, and for whom. `hook` is `input` or `output`; `final`: the answer's last text is in it."""
 

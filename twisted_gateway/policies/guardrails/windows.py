@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import attrs
-
+from twisted_gateway.facts import frozen
 from twisted_gateway.formats.slots import REASONING, Channel, Heard, Hearing, text_of
 from twisted_gateway.policies.guardrails.arguments import leaves, replaced
 from twisted_gateway.policies.guardrails.channels import Scanner, Text
@@ -75,7 +74,7 @@ class Unchecked(Text):
         self._release(safe - self._base)
 
 
-@attrs.frozen(eq=False)
+@frozen(eq=False)
 class Question:
     """What is asked about: the ends of texts, then of each tool call its name, its arguments, the strings in them."""
 

@@ -10,9 +10,10 @@ import attrs
 from twisted.logger import Logger
 
 from twisted_gateway.errors import Problem
+from twisted_gateway.facts import define
 
 
-@attrs.define
+@define
 class Faults:
     """Exceptions and time-outs of hooks. `count(hook, method)` adds one to `aisix_hook_errors_total`."""
 

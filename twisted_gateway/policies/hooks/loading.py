@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from inspect import iscoroutinefunction
 from typing import Any
 
-import attrs
-
 from twisted_gateway.config.hooking import HookEntry
+from twisted_gateway.facts import frozen
 from twisted_gateway.hooks import HookCall, HookRecord
 from twisted_gateway.named_code import named_code
 
@@ -19,7 +18,7 @@ class BadHook(Exception):
     """A hook that cannot be had: the process must not start. The text names the entry and says why."""
 
 
-@attrs.frozen
+@frozen
 class Hook:
     """One hook, ready to be called: those of its methods that it has."""
 

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import Call, Exchange, Joint, Ticket
+from twisted_gateway.facts import define
 from twisted_gateway.formats import bodies
 from twisted_gateway.formats.row import Format
 from twisted_gateway.hooks import HookCall, HookRecord, Refuse
@@ -41,7 +42,7 @@ class Cancelled(Exception):
     """A hook was cancelled, and not by us."""
 
 
-@attrs.define
+@define
 class Hooks:
     """The policy. `recheck` lets a call pass whose model a hook has changed, or raises `Refused` as for any caller."""
 
@@ -147,7 +148,7 @@ class Hooks:
         running.addBoth(ended)
 
 
-@attrs.define
+@define
 class HooksTicket(Ticket):
     """The hooks that want to see this exchange's answers."""
 
@@ -179,7 +180,7 @@ class HooksTicket(Ticket):
             return None if hook.skip else NoGate(hook)
 
 
-@attrs.define
+@define
 class Body:
     """A request body, decoded when somebody wants to see it; that it has changed is known by what it encodes to."""
 
