@@ -20,11 +20,11 @@ from typing import Any
 from bench.inside import AT_ONCE, FRAMES, HEAD, PIECEMEAL, PLAIN, STREAM, WHOLE, Inside, chunk, request, text_frame
 from bench.run import _cpu_model
 from twisted_gateway import charging, providers, records, roads
-from twisted_gateway.connection import HeaderLines
 from twisted_gateway.exchange import Exchange, Outcome, Target
 from twisted_gateway.formats.openai_chunks import judge
 from twisted_gateway.lane import Lane
 from twisted_gateway.line import Line
+from twisted_gateway.messages import HeaderLines
 from twisted_gateway.policies.accounting import access_fields, settlement
 from twisted_gateway.wire.http1 import ResponseReader, header_lines
 from twisted_gateway.wire.requests import RequestReader

@@ -17,7 +17,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from twisted_gateway.agent import Agent, Pool
-from twisted_gateway.connection import Body, BrokenConnection, HeaderLines, Origin, first_value
+from twisted_gateway.connection import BrokenConnection, Origin
+from twisted_gateway.messages import Body, HeaderLines, first_value
 from twisted_gateway.wire.http1 import Malformed
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -16,11 +16,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
-from twisted_gateway.connection import Body
 from twisted_gateway.drains import Drains
 from twisted_gateway.errors import shutting_down
 from twisted_gateway.exchange import Outcome, Ticket
 from twisted_gateway.gateway import Gateway
+from twisted_gateway.messages import Body
 from twisted_gateway.policies.access import Authentication, ModelAccess
 from twisted_gateway.tap import FORMATS
 from twisted_gateway.upstream import Client, Upstream

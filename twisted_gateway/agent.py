@@ -16,8 +16,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from twisted_gateway.connection import Body, Connection, HeaderLines, Origin
+from twisted_gateway.connection import Connection, Origin
 from twisted_gateway.facts import define
+from twisted_gateway.messages import Body, HeaderLines
 from twisted_gateway.wire.http1 import Malformed, header_lines, request_line
 
 

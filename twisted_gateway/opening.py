@@ -13,12 +13,12 @@ from twisted_gateway.answer import Answer
 from twisted_gateway.config.resources import Group, Model
 from twisted_gateway.config.routes import ThroughputFloor
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
-from twisted_gateway.connection import HeaderLines
 from twisted_gateway.deadlines import Deadlines, deadlines
 from twisted_gateway.errors import AttemptFailed, Problem, ended_by, without
 from twisted_gateway.exchange import Attempt, Exchange, Target
 from twisted_gateway.facts import define, fact, frozen
 from twisted_gateway.formats.row import Format, Sent
+from twisted_gateway.messages import HeaderLines
 from twisted_gateway.roads import Road
 from twisted_gateway.upstream import Upstream
 

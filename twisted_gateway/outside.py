@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from twisted_gateway.agent import Agent, Pool
 from twisted_gateway.config.settings import Upstream
-from twisted_gateway.connection import Body, HeaderLines, first_value
+from twisted_gateway.messages import Body, HeaderLines, first_value
 from twisted_gateway.trust import Endpoints, tuner
 
 MOST_BYTES = 2**20

@@ -22,7 +22,6 @@ from twisted.web.iweb import IAgent, IResponse
 from twisted_gateway.alarm import Alarm
 from twisted_gateway.answer import Answer, ErrorBody, Limits, cause_of, detail_of
 from twisted_gateway.config.resources import ProviderKey
-from twisted_gateway.connection import Body, HeaderLines, first_value
 from twisted_gateway.deadlines import Deadlines
 from twisted_gateway.errors import (
     AttemptFailed,
@@ -34,6 +33,7 @@ from twisted_gateway.errors import (
 )
 from twisted_gateway.exchange import Attempt, Call
 from twisted_gateway.formats.row import Format, Sent
+from twisted_gateway.messages import Body, HeaderLines, first_value
 from twisted_gateway.wire.series import WholeBody
 from twisted_gateway.wire.sse import Reader
 

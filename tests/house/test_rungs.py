@@ -52,6 +52,7 @@ MOTION = (
     "relay",
     "agent",
     "connection",
+    "messages",
     "sockets",
     "intake",
     "listener",

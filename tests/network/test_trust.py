@@ -25,7 +25,7 @@ from twisted_gateway.agent import Agent, Pool
 from twisted_gateway.answer import cause_of, detail_of
 from twisted_gateway.config.resources import ProviderTls
 from twisted_gateway.config.settings import UpstreamTls
-from twisted_gateway.connection import Body
+from twisted_gateway.messages import Body
 from twisted_gateway.trust import Endpoints
 
 NOW = datetime.datetime.now(datetime.UTC)
