@@ -618,6 +618,24 @@ def test_deadlines(twins, road, wait):
     assert found.carried or road not in HASTY
 
 
+@pytest.mark.parametrize("road", HASTY)
+def test_what_a_lane_carried_before_a_sweep_was_delivered(twins, road):
+    """Nobody looks at the stream but the sweep for callers who take nothing."""
+
+    def life(twin):
+        note, twin.note = twin.note, lambda: None
+        for read in answer(twin, [" a"] * 12)[:10]:
+            twin.give(read)
+        twin.out.dataBuffer, twin.out.offset, twin.out._tempDataLen = b"x", 0, 0
+        twin.full()
+        twin.wait(16)
+        assert twin.caller.taken
+        twin.note = note
+        twin.leave()
+
+    assert twins(road, life).carried > 4
+
+
 def test_a_silence_behind_a_lane_rings_at_its_second(twins):
     def life(twin):
         reads = answer(twin, [" a"] * 12)

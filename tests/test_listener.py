@@ -566,15 +566,24 @@ def test_what_a_lane_carries_counts_for_whether_the_caller_takes_it(clock, resou
     house = site(resource, clock, front(), send_stall_timeout_secs=60.0)
     one = Talk(house).send(post(b"/wait"))
     one.wire.dataBuffer, one.wire.offset, one.wire._tempDataLen = b"x" * 1000, 0, 0
-    one.channel.written = 5000
-
-    class Lane:
-        def settle(self):
-            one.channel.written += carried
-
-    one.channel.lane = Lane()
-    run(clock, 120)  # as much is pending as before
+    one.channel.written, one.channel.lane = 5000, SimpleNamespace(written=0)
+    for _ in range(120):  # as much is pending as before
+        one.channel.lane.written += carried
+        clock.advance(1)
     assert one.wire.aborting is not bool(carried)
+
+
+def test_what_was_carried_before_the_caller_took_all_is_not_taken_again(clock, resource):
+    house = site(resource, clock, front(), send_stall_timeout_secs=60.0)
+    one = Talk(house).send(post(b"/wait"))
+    one.channel.lane = SimpleNamespace(written=5000)
+    run(clock, 15)
+    one.channel.lane.written += 1000
+    one.wire.dataBuffer, one.wire.offset, one.wire._tempDataLen = b"x" * 1000, 0, 0
+    run(clock, 59)
+    assert not one.wire.aborting
+    run(clock, 1)
+    assert one.wire.aborting
 
 
 # One connection after another
