@@ -618,20 +618,32 @@ def test_deadlines(twins, road, wait):
     assert found.carried or road not in HASTY
 
 
-@pytest.mark.parametrize("road", HASTY)
-def test_what_a_lane_carried_before_a_sweep_was_delivered(twins, road):
-    """Nobody looks at the stream but the sweep for callers who take nothing."""
+def sweep(twin):
+    """The caller takes nothing, and is looked after."""
+    twin.out.dataBuffer, twin.out.offset, twin.out._tempDataLen = b"x", 0, 0
+    twin.full()
+    twin.wait(16)
+    twin.trace.append(twin.caller.taken)
 
+
+BEHIND = {
+    "nothing": lambda twin: None,
+    "a sweep": sweep,
+    "half a frame": lambda twin: twin.give(chunk(twin.says([" x"])[2][:-9])),
+}
+
+
+@pytest.mark.parametrize("end", [Twin.leave, Twin.stop, Twin.shut])
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("road", HASTY)
+def test_what_a_lane_carried_is_counted_though_nobody_looked_at_the_stream(twins, road, behind, end):
     def life(twin):
         note, twin.note = twin.note, lambda: None
         for read in answer(twin, [" a"] * 12)[:10]:
             twin.give(read)
-        twin.out.dataBuffer, twin.out.offset, twin.out._tempDataLen = b"x", 0, 0
-        twin.full()
-        twin.wait(16)
-        assert twin.caller.taken
+        BEHIND[behind](twin)
         twin.note = note
-        twin.leave()
+        end(twin)
 
     assert twins(road, life).carried > 4
 
