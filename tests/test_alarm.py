@@ -184,3 +184,29 @@ def test_one_that_is_silent_is_forgotten_before_its_time(clock):
     second.set(0.0625)
     run(clock, 5, 0.0625)
     assert rung == [(0, 1), (1, 1.0625)]
+
+
+def test_one_whose_ring_fails_is_alone_in_that(clock):
+    rung = []
+    Alarm(clock, lambda: 1 // 0).set(1)
+    second = Alarm(clock, lambda: rung.append(clock.seconds()))
+    second.set(1)
+    with pytest.raises(ZeroDivisionError):
+        clock.advance(1)
+    clock.advance(0)
+    assert rung == [1]
+
+
+def test_places_that_were_given_up_are_counted_off_when_their_time_comes(clock):
+    """Else a count that is too high would clear away those that are waited for."""
+    rung = []
+    gone, rings, waits, last = (Alarm(clock, lambda n=n: rung.append((n, clock.seconds()))) for n in range(4))
+    gone.set(1)
+    rings.set(1)
+    gone.stop()
+    clock.advance(1)
+    waits.set(5)
+    last.set(6)
+    last.stop()
+    run(clock, 8, 1)
+    assert rung == [(1, 1), (2, 6)]

@@ -258,6 +258,27 @@ def test_the_largest_chunk_and_one_more(way):
     assert not check(shape, chunk(filled(shape, b"x" * (room + 1))))
 
 
+@pytest.mark.parametrize("name", BODIES)
+def test_a_frame_of_any_length_without_its_size(name):
+    shape = SHAPES[name]
+    for size in range(1, 2100):
+        assert not check(shape, chunk(filled(shape, b"x" * size)).partition(b"\r\n")[2])
+        assert not check(shape, b"\r\n" + filled(shape, b"x" * size) + b"\r\n")
+
+
+def test_the_callers_connection_knows_a_lane_while_it_is_open():
+    road = Road(SHAPES["chat"])
+    assert road.way.lane is road.lane
+    data = chunk(filled(SHAPES["chat"], b"hello"))
+    road.lane.read(data)
+    assert (road.way.written, road.lane.written) == (0, len(road.way.data[0]))
+    road.lane.close()
+    assert (road.way.written, road.lane.written, road.way.lane) == (len(road.way.data[0]), 0, None)
+    other = road.way.lane = Lane(road.way, road.exchange, road.learnt, lambda: 0.0)
+    road.lane.close()
+    assert road.way.lane is other, "it is closed once"
+
+
 def test_a_closed_lane_carries_nothing():
     shape = SHAPES["chat"]
     data = chunk(filled(shape, b"hello"))

@@ -618,6 +618,36 @@ def test_deadlines(twins, road, wait):
     assert found.carried or road not in HASTY
 
 
+def sweep(twin):
+    """The caller takes nothing, and is looked after."""
+    twin.out.dataBuffer, twin.out.offset, twin.out._tempDataLen = b"x", 0, 0
+    twin.full()
+    twin.wait(16)
+    twin.trace.append(twin.caller.taken)
+
+
+BEHIND = {
+    "nothing": lambda twin: None,
+    "a sweep": sweep,
+    "half a frame": lambda twin: twin.give(chunk(twin.says([" x"])[2][:-9])),
+}
+
+
+@pytest.mark.parametrize("end", [Twin.leave, Twin.stop, Twin.shut])
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("road", HASTY)
+def test_what_a_lane_carried_is_counted_though_nobody_looked_at_the_stream(twins, road, behind, end):
+    def life(twin):
+        note, twin.note = twin.note, lambda: None
+        for read in answer(twin, [" a"] * 12)[:10]:
+            twin.give(read)
+        BEHIND[behind](twin)
+        twin.note = note
+        end(twin)
+
+    assert twins(road, life).carried > 4
+
+
 def test_a_silence_behind_a_lane_rings_at_its_second(twins):
     def life(twin):
         reads = answer(twin, [" a"] * 12)

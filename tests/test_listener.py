@@ -561,20 +561,45 @@ def test_a_sweep_ends_with_the_connections(clock, resource):
     assert clock.getDelayedCalls() == []
 
 
+def test_one_that_leaves_in_the_midst_of_a_sweep_is_not_cut(clock, resource):
+    house = site(resource, clock, front(), send_stall_timeout_secs=60.0)
+    talks = [Talk(house).send(post(b"/wait")) for _ in range(300)]
+    for one in talks:
+        one.wire.dataBuffer, one.wire.offset, one.wire._tempDataLen = b"x", 0, 0
+        one.channel.written = 1
+    _cancel(house._stall_call)
+    clock.advance(60)
+    house._sweep_stalled()
+    left, *others = [one for one in talks if one.channel in house._unswept]
+    left.leave()
+    clock.advance(0)
+    assert all(one.wire.aborting for one in others)
+    assert not left.wire.aborting
+
+
 @pytest.mark.parametrize("carried", [0, 5])
 def test_what_a_lane_carries_counts_for_whether_the_caller_takes_it(clock, resource, carried):
     house = site(resource, clock, front(), send_stall_timeout_secs=60.0)
     one = Talk(house).send(post(b"/wait"))
     one.wire.dataBuffer, one.wire.offset, one.wire._tempDataLen = b"x" * 1000, 0, 0
-    one.channel.written = 5000
-
-    class Lane:
-        def settle(self):
-            one.channel.written += carried
-
-    one.channel.lane = Lane()
-    run(clock, 120)  # as much is pending as before
+    one.channel.written, one.channel.lane = 5000, SimpleNamespace(written=0)
+    for _ in range(120):  # as much is pending as before
+        one.channel.lane.written += carried
+        clock.advance(1)
     assert one.wire.aborting is not bool(carried)
+
+
+def test_what_was_carried_before_the_caller_took_all_is_not_taken_again(clock, resource):
+    house = site(resource, clock, front(), send_stall_timeout_secs=60.0)
+    one = Talk(house).send(post(b"/wait"))
+    one.channel.lane = SimpleNamespace(written=5000)
+    run(clock, 15)
+    one.channel.lane.written += 1000
+    one.wire.dataBuffer, one.wire.offset, one.wire._tempDataLen = b"x" * 1000, 0, 0
+    run(clock, 59)
+    assert not one.wire.aborting
+    run(clock, 1)
+    assert one.wire.aborting
 
 
 # One connection after another

@@ -4,11 +4,14 @@ import json
 import socket
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 
 import pytest
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 
+from twisted_gateway import reactor as module
 from twisted_gateway.reactor import FlushingReactor
 from twisted_gateway.sockets import QuickServer
 
@@ -129,3 +132,109 @@ def test_what_a_closed_one_wrote_is_not_waited_for(reactor):
         reactor.iterate(0)
         reactor.iterate(0)
     assert (reactor.written, reactor.getWriters(), transport.connected) == ([], [], 0)
+
+
+# Waiting
+
+ONE, OTHER = (7, 1), (8, 1)
+
+
+class Waiting:
+    """A reactor's wait at second 100. `script` has, for each question to the kernel, how long it takes, what there is
+    to do, and what becomes of it if a lane is asked.
+    """
+
+    def __init__(self, reactor, monkeypatch, *script):
+        self.reactor, self.script, self.waits, self.asked = reactor, list(script), [], []
+        self.clock = Clock()
+        self.clock.advance(100)
+        monkeypatch.setattr(reactor, "_poller", self)
+        monkeypatch.setattr(reactor, "seconds", self.clock.seconds, raising=False)
+        monkeypatch.setattr(module, "pass_on", self.pass_on)
+
+    def poll(self, wait, _most):
+        self.waits.append(wait)
+        seconds, events, self.passed = self.script.pop(0)
+        self.clock.advance(seconds)
+        if events is None:
+            raise InterruptedError
+        return events
+
+    def pass_on(self, event, _selectables, _lose):
+        self.asked.append(event)
+        return self.passed
+
+    def until(self, at):
+        return self.reactor._wait(at)
+
+
+def test_chunks_are_passed_on_while_there_is_nothing_else_and_it_is_not_time(reactor, monkeypatch):
+    scene = Waiting(reactor, monkeypatch, *[(1, [ONE], True)] * 3)
+    assert scene.until(103) == []
+    assert scene.waits == [3, 2, 1], "never longer than until then"
+    assert scene.asked == [ONE] * 3
+
+
+@pytest.mark.parametrize(
+    ("events", "passed", "found", "asked"),
+    [
+        ([ONE], None, [ONE], [ONE]),
+        ([ONE], False, [], [ONE]),
+        ([ONE, OTHER], True, [ONE, OTHER], []),
+        ([], True, [], []),
+        (None, True, [], []),
+    ],
+)
+def test_whatever_is_no_chunk_ends_the_wait(reactor, monkeypatch, events, passed, found, asked):
+    """A protocol may have been told of it, or something written: there is more to do in this turn."""
+    scene = Waiting(reactor, monkeypatch, (1, [ONE], True), (1, events, passed))
+    assert scene.until(200) == found
+    assert scene.waits == [100, 99]
+    assert scene.asked == [ONE, *asked]
+    if events is not None:
+        assert reactor.unhurried is (events == [ONE])
+
+
+@pytest.mark.parametrize("at", [-inf, 99.0, 100.0])
+def test_who_may_not_wait_passes_one_chunk_on_at_most(reactor, monkeypatch, at):
+    scene = Waiting(reactor, monkeypatch, (0, [ONE], True))
+    assert scene.until(at) == []
+    assert scene.waits == [0]
+
+
+def turned(reactor, monkeypatch, prepare):
+    """How long a turn that `prepare` has come before waits, at most."""
+    scene = Waiting(reactor, monkeypatch, (0, [], None))
+    waits = []
+
+    def wait(until):
+        waits.append(until - scene.clock.seconds())
+        reactor._started = False
+        return []
+
+    monkeypatch.setattr(reactor, "_wait", wait)
+    reactor._started = reactor.running = True
+    reactor._justStopped = False
+    prepare(scene)
+    try:
+        reactor._turns()
+    finally:
+        reactor.running = False
+    return waits
+
+
+def test_a_turn_waits_for_the_next_timer(reactor, monkeypatch):
+    assert turned(reactor, monkeypatch, lambda _: reactor.callLater(5, lambda: None)) == [5]
+    for call in reactor.getDelayedCalls():
+        call.cancel()
+
+
+def test_a_turn_without_timers_is_not_endless(reactor, monkeypatch):
+    assert turned(reactor, monkeypatch, lambda _: None) == [3600]
+
+
+def test_a_turn_that_is_not_running_does_not_wait(reactor, monkeypatch):
+    def prepare(_):
+        reactor.running = False
+
+    assert turned(reactor, monkeypatch, prepare) == [-inf]

@@ -290,6 +290,7 @@ def test_what_a_lane_carries_goes_before_what_is_written_later(takes, alone):
         turn["b"].protocol.then = lambda: c.write(b" later")
         turn.arrives(a=b"mine", b=b"1")
     assert skt.sent == b"out"[: max(0, takes)]
+    assert c._tempDataLen == len(b"out later") - len(skt.sent)
     skt.takes = [-EPIPE] if takes == -EPIPE else []
     turn.ends()
     if takes == -EPIPE:

@@ -31,19 +31,20 @@ class Way(Protocol):
     written: int
     transport: Any
     lane: Lane | None
-    """What carries chunks past it: they are not in `written` before it is settled."""
+    """What carries chunks past it: they are in its own `written` before it is settled."""
 
 
 class Lane:
     """What carries the usual chunks of one answer while it is open. `relay` opens and closes it.
 
     `to` is the transport it leads to; `at` is when it last carried a chunk, in seconds of `now`; `vain` is how many
-    times in a row it was opened for nothing. What it has carried is added up when somebody asks (`settle`).
+    times in a row it was opened for nothing. What it has carried is added up when `relay` asks (`settle`), who alone
+    does; `written` is what the way has not counted yet.
     """
 
     __slots__ = (
         "_bytes", "_exchange", "_frames", "_heard", "_learnt", "_middle", "_middle_out", "_now", "_opened", "_shape",
-        "_text_bytes", "_way", "_written", "at", "to", "vain",
+        "_text_bytes", "_way", "at", "to", "vain", "written",
     )  # fmt: skip
 
     def __init__(self, way: Way, exchange: Exchange, learnt: Any, now: Callable[[], float]) -> None:
@@ -56,7 +57,7 @@ class Lane:
         self._shape: tuple[Any, ...] | None = None
         self._middle = self._middle_out = b""
         self.at = self._opened = -inf
-        self._frames = self._bytes = self._written = self._text_bytes = 0
+        self._frames = self._bytes = self.written = self._text_bytes = 0
         self.vain = -1
 
     def open(self, shape: Shape) -> None:
@@ -87,12 +88,12 @@ class Lane:
         exchange, text_bytes = self._exchange, self._text_bytes
         exchange.frames += self._frames
         exchange.bytes += self._bytes
-        self._way.written += self._written
+        self._way.written += self.written
         if self._heard is None:
             self._learnt.text_bytes += text_bytes
         elif text_bytes:
             self._heard(text_bytes)
-        self._frames = self._bytes = self._written = self._text_bytes = 0
+        self._frames = self._bytes = self.written = self._text_bytes = 0
         return text_bytes
 
     def carry(self, data: bytes) -> bytes | None:
@@ -118,7 +119,7 @@ class Lane:
         self.at = self._now()
         self._frames += 1
         self._bytes += frame
-        self._written += len(data)
+        self.written += len(data)
         self._text_bytes += told
         return data
 

@@ -439,10 +439,8 @@ class Site(server.Site):
         some, self._unswept = unswept[-_SWEPT:], unswept[:-_SWEPT]
         self._stall_call = self.clock.callLater(0 if self._unswept else min(stall / 4, 15.0), self._sweep_stalled)
         for channel in some:
-            unsent = channel.unsent()
-            if unsent and channel.lane is not None:
-                channel.lane.settle()
-            taken = channel.written - unsent
+            unsent, lane = channel.unsent(), channel.lane
+            taken = channel.written - unsent + (0 if lane is None else lane.written)
             if not unsent or taken > channel.taken:
                 channel.taken = taken
                 channel.taken_at = now

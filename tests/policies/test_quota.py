@@ -384,8 +384,17 @@ class Known:
         self.usage, self.text_bytes = Usage(), 0
 
 
-def joined(learnt):
-    return Joint(attempt(), learnt, lambda: None, lambda: None)
+def joined(learnt, settle=lambda: None):
+    return Joint(attempt(), learnt, lambda: None, settle)
+
+
+def test_what_came_by_another_way_is_counted_before_it_is_measured(room):
+    ticket = room.admit(reserving(most=90))
+    learnt = Known()
+    ticket.gates(joined(learnt, lambda: setattr(learnt, "text_bytes", 361)))
+    room.clock.advance(MEASURED_SECONDS)
+    assert room.store.standing("ck-1").tokens == 300
+    ticket.settle(Outcome.REFUSED)
 
 
 def test_a_stream_that_outgrows_its_reservation_enlarges_it(room):
