@@ -4,7 +4,8 @@ Twisted's own asks the kernel, for every write, to tell when the socket is writa
 of the six system calls of a forwarded chunk. Here a transport with something to send is noted, all noted ones send
 when the turn is over, and only one that could not send everything is registered. No protocol notices.
 
-Its TCP transports are those of `sockets`. Timers are looked at once a turn, and only touched when one is due.
+Its TCP transports are those of `sockets`. Timers are looked at once a turn, and only touched when one is due; a turn
+that is nothing but a lane's chunk is over with that.
 """
 
 from __future__ import annotations

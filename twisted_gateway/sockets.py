@@ -1,9 +1,10 @@
 """TCP transports of `reactor`: Twisted's own, but what is read and written goes the short way where nothing is special.
 
 Most of what a chunk costs is code that the processor has not seen since the chunk before, because the kernel's came
-between. So the work of a turn is sorted: first all sockets are read, then protocols are given what came (`receive`),
-and what they write is sent when the turn is over (`send`); and steps that have nothing to do are left out. TLS,
-half-closed connections and whatever else is rare takes Twisted's way, which works on the same attributes.
+between. So the work of a turn is sorted: first sockets are read, then protocols are given what came (`receive`), then
+what lanes have carried is sent, and what protocols write when the turn is over (`send`); and steps that have nothing to
+do are left out, above all where one chunk is all there is to do (`pass_on`). TLS, half-closed connections and whatever
+else is rare takes Twisted's way, which works on the same attributes.
 """
 
 from __future__ import annotations
