@@ -602,6 +602,19 @@ def test_what_was_carried_before_the_caller_took_all_is_not_taken_again(clock, r
     assert one.wire.aborting
 
 
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r"])
+def test_a_header_of_an_answer_cannot_break_its_line(talk, resource, end):
+    one = talk().send(post(b"/wait"))
+    request = resource.waiting[0]
+    request.put([(b"X-Good", b"a  b"), (b"X-Odd", b"1" + end + b"X-Other:  2")])
+    request.put([(b"X-Last", b"3")])
+    request.write(b"ok")
+    request.finish()
+    headers = one.answer().headers
+    assert (headers["x-good"], headers["x-odd"], headers["x-last"]) == ("a  b", "1 X-Other: 2", "3")
+    assert "x-other" not in headers
+
+
 # One connection after another
 
 
