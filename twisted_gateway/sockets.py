@@ -237,7 +237,7 @@ def pass_on(
     if event != EPOLLIN or transport.__class__ is not QuickClient or transport.lane is None or not transport.reading:
         return None
     try:
-        data = transport.socket.recv(_MOST_READ)
+        data = _recv(transport.socket, _MOST_READ)
     except OSError as error:
         if error.errno != EAGAIN:
             lose(transport, CONNECTION_LOST)
@@ -253,7 +253,7 @@ def pass_on(
         _hand_out((transport,), (data,), lose)
         return False
     try:
-        sent = to.socket.send(out)
+        sent = _send(to.socket, out)
     except OSError:
         sent = 0
     if sent < len(out):

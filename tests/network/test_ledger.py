@@ -33,7 +33,7 @@ from tests.doubles.provider import (
     sse_chat,
 )
 from tests.doubles.waiting import Gate
-from twisted_gateway import listener
+from twisted_gateway import listener, sockets
 from twisted_gateway.errors import shutting_down
 
 from .house import KEY, Running, until
@@ -170,7 +170,13 @@ class Ledger:
         monkeypatch.setattr(Connection, "send", counted)
 
     def _count_socket(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        connect = listener.Channel.makeConnection
+        """What is written to transports, and what lanes send past them."""
+        connect, send, by_socket = listener.Channel.makeConnection, sockets._send, {}
+
+        def sending(skt: Any, data: bytes) -> int:
+            if skt in by_socket:
+                by_socket[skt].received(data)
+            return send(skt, data)
 
         def connected(channel: Any, transport: Any) -> None:
             handed, write = self.handed.setdefault(channel, Caller("", 0)), transport.write
@@ -180,9 +186,11 @@ class Ledger:
                 write(data)
 
             transport.write = counted
+            by_socket[transport.socket] = handed
             connect(channel, transport)
 
         monkeypatch.setattr(listener.Channel, "makeConnection", connected)
+        monkeypatch.setattr(sockets, "_send", sending)
 
     def _note_leaving(self) -> None:
         front = self.running.house.front
