@@ -236,7 +236,7 @@ METRICS = {
     "ttft": Metric(ttft),
     "abort": Metric(abort, rounds=3),
     "memory": Metric(memory, direct=False, rounds=1, fresh=True),
-    "slow": Metric(slow, direct=False, rounds=1, fresh=True),
+    "slow": Metric(slow, direct=False, rounds=3, fresh=True),
     "stall": Metric(stall, rounds=1, fresh=True),
 }
 
