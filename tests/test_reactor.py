@@ -1,14 +1,17 @@
 """To a program our reactor is Twisted's (`reactors.py` has the scenes), but for how often the kernel is called."""
 
+import gc
 import json
 import socket
 import subprocess
 import sys
+import weakref
 from math import inf
 from pathlib import Path
 
 import pytest
-from twisted.internet.protocol import Protocol
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.internet.task import Clock
 
 from twisted_gateway import reactor as module
@@ -238,3 +241,68 @@ def test_a_turn_that_is_not_running_does_not_wait(reactor, monkeypatch):
         reactor.running = False
 
     assert turned(reactor, monkeypatch, prepare) == [-inf]
+
+
+@pytest.mark.parametrize("end", ["abortConnection", "loseConnection", "the peer closes"])
+def test_a_connection_to_a_provider_that_is_over_is_freed_at_once(reactor, end):
+    """Each abandoned call ends one: the collector, which hardly ever looks, is not to be needed for that."""
+    callers, over = [], []
+
+    class Caller(Protocol):
+        def connectionLost(self, reason=None):
+            over.append(reason)
+
+    class Server(Protocol):
+        def connectionMade(self):
+            callers.append(self)
+
+    port = reactor.listenTCP(0, Factory.forProtocol(Server), interface="127.0.0.1")
+    made = []
+    connecting = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port).connect(Factory.forProtocol(Caller))
+    connecting.addCallback(made.append)
+    while not (made and callers):
+        reactor.iterate(1)
+    kept = [weakref.ref(made[0]), weakref.ref(made[0].transport), weakref.ref(made[0].transport.connector)]
+    gc.collect()
+    gc.disable()
+    try:
+        if end == "the peer closes":
+            callers[0].transport.loseConnection()
+        else:
+            getattr(made[0].transport, end)()
+        made.clear()
+        del connecting
+        while not over:
+            reactor.iterate(1)
+        over.clear()
+        reactor.iterate(0)
+        assert [each() for each in kept] == [None, None, None]
+    finally:
+        gc.enable()
+        port.stopListening()
+        reactor.iterate(0)
+
+
+def test_a_client_that_connects_again_keeps_its_new_transport(reactor):
+    lost = []
+
+    class Again(ClientFactory):
+        protocol, noisy = Protocol, False
+
+        def clientConnectionLost(self, connector, reason):
+            lost.append(connector.transport)
+            if len(lost) == 1:
+                connector.connect()
+
+    port = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+    connector = reactor.connectTCP("127.0.0.1", port.getHost().port, Again())
+    for times in (1, 2):
+        while connector.state != "connected":
+            reactor.iterate(1)
+        connector.transport.abortConnection()
+        while len(lost) < times:
+            reactor.iterate(1)
+    assert lost[0] is not lost[1]
+    assert connector.transport is None
+    port.stopListening()
+    reactor.iterate(0)

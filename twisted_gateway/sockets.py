@@ -16,6 +16,7 @@ from select import EPOLLIN
 from socket import socket
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.endpoints import _WrappingFactory
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.tcp import Client, Connector, Port, Server
 from twisted.python import log
@@ -182,6 +183,14 @@ class QuickServer(Quick, Server):
 class QuickClient(Quick, Client):
     """A connection to a provider."""
 
+    def connectionLost(self, reason: Any) -> None:
+        """It is closed: it and its connector let go of each other, which nobody but the collector would do."""
+        super().connectionLost(reason)
+        connector = self.connector
+        del self.connector  # as Twisted does where it could not connect
+        if connector.transport is self:  # not where it connects again
+            connector.transport = None
+
 
 _QUICK = (QuickServer, QuickClient)
 
@@ -197,6 +206,12 @@ class QuickConnector(Connector):
 
     def _makeTransport(self) -> Client:
         return QuickClient(self.host, self.port, self.bindAddress, self, self.reactor)
+
+    def connectionLost(self, reason: Any) -> None:
+        """The connection is closed. An endpoint's factory, which connects once, is let go of in the same way."""
+        super().connectionLost(reason)
+        if isinstance(self.factory, _WrappingFactory):
+            self.factory._connector = None
 
 
 def receive(
