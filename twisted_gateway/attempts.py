@@ -140,6 +140,7 @@ class Attempts:
 
     def _failed(self, failed: AttemptFailed) -> None:
         """Decide what follows; raises `failed` when nothing may."""
+        failed.let_go()
         self._last, self._pause = failed, 0.0
         if self.downstream.gone:
             raise CancelledError

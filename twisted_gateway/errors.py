@@ -78,6 +78,10 @@ class AttemptFailed(Exception):
         self.retryable = retryable
         self.retry_after = retry_after
 
+    def let_go(self) -> None:
+        """Forget where it was raised, which nobody asks: those frames hold what holds it, till the collector looks."""
+        self.__traceback__ = self.__context__ = None
+
 
 class StrayFrame(Exception):
     """A frame that this dialect cannot carry: broken JSON or an event over the size limit (`upstream_decode_error`)."""

@@ -133,6 +133,7 @@ class Gateway:
             outcome = Outcome.REFUSED
             downstream.complain(refusal.problem)
         except AttemptFailed as failed:
+            failed.let_go()
             outcome = getattr(failed, "outcome", Outcome.FAILED)
             downstream.complain(failed.problem, getattr(failed, "frames", None))
         except (CancelledError, GeneratorExit):

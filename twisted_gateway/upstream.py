@@ -107,8 +107,7 @@ class Upstream:
         except AttemptFailed:
             raise
         except BaseException:
-            failure = Failure()
-            problem = timer.problem or self._problem(failure)
+            problem = timer.problem or self._problem(Failure())
             if problem is None:
                 raise
             raise AttemptFailed(problem, retryable=True) from None
