@@ -186,9 +186,8 @@ class QuickClient(Quick, Client):
     def connectionLost(self, reason: Any) -> None:
         """It is closed: it and its connector let go of each other, which nobody but the collector would do."""
         super().connectionLost(reason)
-        connector = self.connector
-        del self.connector  # as Twisted does where it could not connect
-        if connector.transport is self:  # not where it connects again
+        connector = self.__dict__.pop("connector", None)  # Twisted deletes it, too, where it could not connect
+        if connector is not None and connector.transport is self:  # else it connects again
             connector.transport = None
 
 
