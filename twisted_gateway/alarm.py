@@ -150,8 +150,7 @@ class _Board:
         now = clock.seconds()
         self._comes = -inf  # nobody else asks for a call meanwhile
         try:
-            while self._places and self._places[0][0] <= now + _AHEAD:
-                place = self._places[0]
+            while self._places and ((place := self._places[0])[2] is None or place[0] <= now + _AHEAD):
                 if place[2] is None:
                     self.drop()
                     self._given_up -= 1
@@ -159,10 +158,7 @@ class _Board:
                     break
         finally:
             self._call = None
-            if self._given_up == len(self._places):
-                self._places.clear()
-                self._given_up = 0
-            else:
+            if self._places:
                 self._arm(self._places[0][0])
 
 
