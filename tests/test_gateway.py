@@ -1,7 +1,6 @@
 """The whole house in memory: front, trunk, formats and upstream between two `RequestTraversalAgent`s and a clock."""
 
 import json
-import random
 from collections import Counter
 from hashlib import sha256
 
@@ -157,7 +156,7 @@ class House:
             settings=boot,
             clock=self.clock,
             now=lambda: NOW,
-            choose=random.Random(1).choices,
+            choose=lambda letters, k: (letters * k)[:k],
             heartbeat_seconds=heartbeat,
             demo_base=lambda: None,
             drains=Drains(self.clock, 2, lambda state, change: self.drains.update({state: change})),

@@ -104,7 +104,7 @@ def settled(frames, family, caller, stream, prices):
     asked = caller.read_call(json.dumps(body).encode(), JSON)
     formats = {"openai_chat": openai_chat.FORMAT, "anthropic": anthropic.FORMAT}
     way = road(caller, formats, asked, Target(served, "up"), family, False)
-    passage = way.passage("gpt", 1.0, "x" * 24, lambda: "0" * 32)
+    passage = way.passage("gpt", 1.0, lambda: "x" * 24, lambda: "0" * 32)
     passage.received(frames)
     assert passage.complete
     tried = attempt(served, usage=passage.usage)

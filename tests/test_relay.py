@@ -4,6 +4,7 @@ import itertools
 import json
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from twisted_gateway.exchange import Outcome
@@ -63,12 +64,12 @@ class Downstream:
 def test_a_caller_who_is_full_after_the_first_write_stops_the_reading():
     clock, answer, downstream = Clock(), Answer(), Downstream()
     made = exchange()
-    passage = openai_chat.FORMAT.passage(call(), made.attempts[0].target, "gpt", 1.0, "x" * 24)
+    passage = openai_chat.FORMAT.passage(call(), made.attempts[0].target, "gpt", 1.0, lambda: "x" * 24)
     relay = Relay(made, attempt(), answer, passage, no_gates, downstream, clock, Waits(5.0))
-    relay.start([])
+    running = Deferred.fromCoroutine(relay.run([]))
     assert not answer.reading
     clock.advance(60)
-    assert not relay.done.called, "and its silence does not count"
+    assert not running.called, "and its silence does not count"
     downstream.paused = False
     relay.resume()
     assert answer.reading
@@ -152,7 +153,7 @@ class Translated:
         waits = Waits(**waits)
         self.relay = Relay(made, attempt(), self.provider, self.passage, no_gates, self.caller, self.clock, waits)
         self.outcomes = []
-        self.relay.start([]).addCallback(self.outcomes.append)
+        Deferred.fromCoroutine(self.relay.run([])).addCallback(self.outcomes.append)
 
     def says(self, delta, reason=None, **more):
         self.provider.send({"id": "c1", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more})

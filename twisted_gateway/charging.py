@@ -75,13 +75,13 @@ def charge(exchange: Exchange, outcome: Outcome) -> Charge:
         prompt,
         completion,
         total,
-        cache_read=usage.cache_read if counters else 0,
-        cache_write=usage.cache_write if counters else 0,
-        reasoning=usage.reasoning if reported else 0,
-        source=source,
-        completion_reported=usage.completion if usage.final else 0,
-        completion_delivered=estimate(exchange.delivered_bytes),
-        cache_write_1h=usage.cache_write_1h if counters else 0,
+        usage.cache_read if counters else 0,
+        usage.cache_write if counters else 0,
+        usage.reasoning if reported else 0,
+        source,
+        usage.completion if usage.final else 0,
+        estimate(exchange.delivered_bytes),
+        usage.cache_write_1h if counters else 0,
     )
     prices = attempt.target.model.cost
     return charged if prices is None else charged._replace(cost_usd=price(prices, charged))

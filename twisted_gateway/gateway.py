@@ -7,7 +7,7 @@ ticket is settled exactly once, whatever happens.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -59,8 +59,8 @@ class Gateway:
     clock: IReactorTime
     now: Callable[[], float]
     """Seconds since the epoch."""
-    choose: Callable[..., Iterable[str]]
-    """As `random.choices`."""
+    choose: Callable[[str, int], str]
+    """As many random ones of these letters."""
     heartbeat_seconds: float
     demo_base: Callable[[], str | None]
     drains: Drains | None = None
@@ -229,11 +229,14 @@ class Gateway:
         target = last.target if last is not None else attempts.targets[0]
         shown = routing.shown_name(call.model, resolution) or target.upstream_model
         prompt = Prompt(format.name, (), stream=True)
-        told = Told(call, prompt, target, shown, self.now(), "".join(self.choose(_LETTERS, k=24)), self._hex)
+        told = Told(call, prompt, target, shown, self.now(), self._letters(), self._hex)
         return roads.empty(format, told, usage)
 
+    def _letters(self) -> str:
+        return self.choose(_LETTERS, 24)
+
     def _hex(self) -> str:
-        return "".join(self.choose(_HEX, k=32))
+        return self.choose(_HEX, 32)
 
     async def _relay(
         self, exchange: Exchange, attempts: Attempts, downstream: Downstream, tickets: Sequence[Ticket]
@@ -251,7 +254,7 @@ class Gateway:
                 headers = self._good_headers(exchange, opened, tickets)
                 del opened  # and with it what was sent
                 self.running.add(relay)
-                return await relay.start(headers)
+                return await relay.run(headers)
             except AttemptFailed as failed:
                 attempts.broke(attempt, failed)
             except Exception:
@@ -271,7 +274,7 @@ class Gateway:
         relay = Relay(exchange, attempt, Kept(body), Verbatim(body), gates, downstream, self.clock, Waits())
         self.running.add(relay)
         try:
-            return await relay.start(self._answer_headers(exchange, None, tickets))
+            return await relay.run(self._answer_headers(exchange, None, tickets))
         finally:
             self.running.discard(relay)
 
@@ -280,7 +283,7 @@ class Gateway:
         assert call is not None
         assert resolution is not None
         shown = routing.shown_name(call.model, resolution)
-        passage = way.road.passage(shown, self.now(), "".join(self.choose(_LETTERS, k=24)), self._hex)
+        passage = way.road.passage(shown, self.now(), self._letters, self._hex)
         gates, waits = partial(_gates, tickets), Waits(way.wait.silence, self.progress_seconds, way.floor)
         return Relay(exchange, opened.attempt, opened.answer, passage, gates, downstream, self.clock, waits)
 

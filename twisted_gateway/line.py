@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twisted_gateway.formats.row import Passage
-from twisted_gateway.wire.series import Batch, Gate, Series, WholeBody
+from twisted_gateway.wire.series import NOTHING, Batch, Gate, Series, WholeBody
 from twisted_gateway.wire.sse import Frame, Reader, TooLong, encode
 
 _MOST_MISSES = 5
@@ -141,7 +141,7 @@ class Line:
     def ending(self, frames: list[Frame]) -> Batch:
         """The last frames of an answer that is stopped early: behind everything that gates have held."""
         if self._mute:
-            return Batch(b"", 0, 0)
+            return NOTHING
         if self.gates is not None:
             frames = [*self.gates.received(frames), *self.gates.stopped(True)]
         return _batch(frames, 0)
@@ -150,10 +150,10 @@ class Line:
         """The last frames of an answer that is over. Gates may still hold some: then come back with `frames`."""
         made = self._passage.stopped(clean)
         if self._mute:
-            return Batch(b"", 0, 0)
+            return NOTHING
         if self.gates is not None:
             made = [*self.gates.received(made), *self.gates.stopped(clean)]
-        batch = _batch(made, 0)
+        batch = _batch(made, 0) if made else NOTHING
         if isinstance(self._reader, Reader) and self._reader.in_overrun:  # what follows must not become a part of it
             return Batch(b"\n\n" + batch.data, batch.frames, batch.events)
         return batch

@@ -95,7 +95,7 @@ def ttft(exchange: Exchange) -> float | None:
 
 def milliseconds(seconds: float) -> float:
     """Seconds as milliseconds with one decimal, never negative."""
-    return round(seconds * 1000, 1) if seconds > 0 else 0.0
+    return int(seconds * 10_000 + 0.5) / 10 if seconds > 0 else 0.0  # `round` takes three times as long
 
 
 def ended_at(exchange: Exchange) -> float:

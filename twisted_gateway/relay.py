@@ -34,12 +34,11 @@ from twisted_gateway.floor import Floor
 from twisted_gateway.formats.row import Learnt, Passage
 from twisted_gateway.lane import Lane
 from twisted_gateway.line import Line
-from twisted_gateway.wire.series import Batch, Gate
+from twisted_gateway.wire.series import NOTHING, Batch, Gate
 from twisted_gateway.wire.sse import Frame, TooLong, encode
 
 _TRIES = 8
 """How often a lane is opened for frames none of which is like the one before."""
-_NOTHING = Batch(b"", 0, 0)
 
 P = ParamSpec("P")
 _log = Logger()
@@ -84,7 +83,7 @@ def _safely(step: Callable[Concatenate[Relay, P], None]) -> Callable[Concatenate
 
 
 class Relay:
-    """One answer on its way. `done` fires with the outcome, or fails as `Unbound`; cancelling it cuts the provider.
+    """One answer on its way. `run` gives the outcome, or fails as `Unbound`; cancelling it cuts the provider.
 
     All the frames of one read go through the line synchronously and leave in one write.
     """
@@ -92,8 +91,8 @@ class Relay:
     __slots__ = (
         "_alarm", "_alarms", "_answer", "_attempt", "_clock", "_delivered", "_downstream", "_every",
         "_exchange", "_finishing", "_floor", "_full", "_hasty", "_headers", "_lane", "_line", "_over", "_passage",
-        "_patience", "_plain", "_progress", "_rule", "_shows", "_silence", "_slow", "_stopping", "_stream", "_whole",
-        "done",
+        "_patience", "_plain", "_progress", "_result", "_rule", "_shows", "_silence", "_slow", "_stopping", "_stream",
+        "_waiter", "_whole",
     )  # fmt: skip
 
     def __init__(
@@ -107,7 +106,8 @@ class Relay:
         clock: IReactorTime,
         waits: Waits,
     ) -> None:
-        self.done: Deferred[Outcome] = Deferred(lambda _: self._abandoned())
+        self._waiter: Deferred[Outcome] | None = None
+        self._result: Outcome | Unbound | None = None
         self._exchange = exchange
         self._attempt = attempt
         self._answer = answer
@@ -144,23 +144,35 @@ class Relay:
         self._whole: bytes | None = None
         self._headers: HeadLines = []
 
-    def start(self, headers: HeadLines) -> Deferred[Outcome]:
-        """Commit, and let the frames flow."""
+    async def run(self, headers: HeadLines) -> Outcome:
+        """Commit, let the frames flow, and give the outcome once it is over. Raises `Unbound`."""
+        self._begin(headers)
+        result, self._result = self._result, None
+        if result is None:
+            self._waiter = Deferred(lambda _: self._abandoned())
+            return await self._waiter
+        if isinstance(result, Unbound):
+            raise result
+        return result
+
+    def _begin(self, headers: HeadLines) -> None:
         self._headers = headers
         if self._stream and not self._exchange.late_head:
             self._downstream.commit(headers)
         if self._rule is not None and self._slow is not None:
             self._floor = Floor(self._rule, self._clock.seconds())
             self._slow.set(self._rule.window_secs)
-        self._downstream.join(self)
+        if self._stream:
+            self._downstream.join(self)
         self._answer.join(self)
+        if not self._stream and not self._over:  # only gates can still hold an answer that is whole
+            self._downstream.join(self)
         if self._alarm is not None and not (self._over or self._finishing or self._full or self._downstream.paused):
             self._wait(self._alarm)
         if self._stream and not self._over and not self._exchange.late_head:
             self._downstream.flush_head()
         if self._downstream.paused and not self._over:  # joining goes on reading
             self._answer.pause()
-        return self.done
 
     @property
     def exchange(self) -> Exchange:
@@ -209,7 +221,7 @@ class Relay:
         if self._over or self._finishing:
             return
         if self._passage.complete:
-            self._finish(_NOTHING)
+            self._finish(NOTHING)
         else:
             self._broken(problem or broken_off())
 
@@ -217,7 +229,7 @@ class Relay:
         """What frames and the bytes behind them become, in one write; what is before a bad one is still told."""
         if self._over:
             return
-        line, passage, batch = self._line, self._passage, _NOTHING
+        line, passage, batch = self._line, self._passage, NOTHING
         try:
             if frames and not passage.ended and passage.failure is None:
                 batch = line.frames(frames)
@@ -460,7 +472,7 @@ class Relay:
     def _silent(self) -> None:
         if self._passage.complete:  # the answer is whole, only its end marker did not come (section 10)
             self._answer.cut()
-            self._finish(_NOTHING)
+            self._finish(NOTHING)
             return
         self._broken(timed_out("silence_timeout", self._silence * 1000))
 
@@ -500,11 +512,15 @@ class Relay:
         problem = attempt.problem
         attempt.ended_by = str(outcome) if problem is None else ended_by(problem)
         self._downstream.join(None)
-        if not self.done.called:
-            self.done.callback(outcome) if unbound is None else self.done.errback(unbound)
+        if self._waiter is None:
+            self._result = unbound or outcome
+        elif not self._waiter.called:
+            self._waiter.callback(outcome) if unbound is None else self._waiter.errback(unbound)
 
 
 def _joined(first: Batch, second: Batch) -> Batch:
-    if first is _NOTHING:
+    if first is NOTHING:
         return second
+    if second is NOTHING:
+        return first
     return Batch(first.data + second.data, first.frames + second.frames, first.events + second.events)

@@ -13,7 +13,7 @@ from twisted_gateway.errors import Problem, Refused
 from twisted_gateway.exchange import Call, Target, Usage
 from twisted_gateway.facts import fact
 from twisted_gateway.formats.neutral import Began, Prompt
-from twisted_gateway.formats.row import Decoder, Format, Passage, Sent, Told
+from twisted_gateway.formats.row import Decoder, Format, Letters, Passage, Sent, Told
 from twisted_gateway.formats.translation import Seen, Translation
 from twisted_gateway.wire.sse import Frame
 
@@ -38,14 +38,14 @@ class Road:
         assert self.speaks.body is not None
         return self.speaks.body(attrs.evolve(self.prompt, count=ask_usage), self.target)
 
-    def passage(self, shown: str | None, now: float, letters: str, fresh: Callable[[], str]) -> Passage:
+    def passage(self, shown: str | None, now: float, letters: Letters, fresh: Callable[[], str]) -> Passage:
         """The tube for the answer. `shown` None keeps the provider's model name."""
         if self.prompt is None:
             return self.format.passage(self.call, self.target, shown, now, letters)
         assert self.format.encoder is not None
         name = shown or self.target.upstream_model
         prompt = attrs.evolve(self.prompt, turns=())  # no encoder's business, and long
-        told = Told(self.call, prompt, self.target, name, now, letters, fresh)
+        told = Told(self.call, prompt, self.target, name, now, letters(), fresh)
         return Translation(self._decoder(), self.format.encoder(told))
 
     def _decoder(self) -> Decoder:

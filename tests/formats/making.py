@@ -39,7 +39,7 @@ def chunks_tube(
     usage_shown: bool = True, shown: str | None = "gpt", habits: Habits | None = None, **response: Any
 ) -> Chunks:
     """The tube of a streamed answer; without `habits` it is the first one of its target."""
-    return Chunks(chat_call(usage_shown), target(**response), shown, NOW, LETTERS, habits)
+    return Chunks(chat_call(usage_shown), target(**response), shown, NOW, lambda: LETTERS, habits)
 
 
 def framed(*chunks: Any) -> list[Frame]:

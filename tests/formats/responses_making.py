@@ -45,7 +45,7 @@ def target(provider: str = "openai", **request: Any) -> Target:
 
 def native(stream: bool = True) -> Any:
     """The tube of an answer of OpenAI's own."""
-    return passage(responses_call(stream), target(), "gpt", NOW, LETTERS)
+    return passage(responses_call(stream), target(), "gpt", NOW, lambda: LETTERS)
 
 
 def relayed(pieces: Iterable[bytes]) -> tuple[bytes, Events]:

@@ -43,7 +43,7 @@ def through(passage, pieces):
 def test_native_bytes_are_the_providers_own(recording):
     own = recording.body.replace(b"\r\n", b"\n")
     for pieces in cuts(recording.body, 1):
-        passage = anthropic.passage(call(stream=True), place(), "alias", NOW, LETTERS)
+        passage = anthropic.passage(call(stream=True), place(), "alias", NOW, lambda: LETTERS)
         out = through(passage, pieces)
         assert passage.failure is None
         assert passage.complete
@@ -58,7 +58,7 @@ def test_native_bytes_are_the_providers_own(recording):
 
 @each_recording("anthropic-messages", "json")
 def test_native_whole_answers(recording):
-    passage = anthropic.passage(call(), place(), "alias", NOW, LETTERS)
+    passage = anthropic.passage(call(), place(), "alias", NOW, lambda: LETTERS)
     (frame,) = passage.received([Frame(recording.body, b"", recording.body)])
     given, told = json.loads(recording.body), json.loads(frame.data)
     assert told == {**given, "model": "alias"}

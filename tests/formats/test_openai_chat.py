@@ -62,7 +62,7 @@ def test_first_events(data, stream, verdict):
 
 def whole(answer, shown="gpt"):
     data = answer if isinstance(answer, bytes) else dumps(answer)
-    tube = passage(chat_call(stream=False), target(), shown, NOW, LETTERS)
+    tube = passage(chat_call(stream=False), target(), shown, NOW, lambda: LETTERS)
     (frame,) = tube.received([Frame(data, b"", data)])
     assert tube.stopped(True) == []
     assert tube.complete
@@ -181,7 +181,7 @@ def test_the_row():
         b":\n\n",
         b":\n\n",
     )
-    assert passage(chat_call(), target(), "gpt", NOW, LETTERS).held == 0
+    assert passage(chat_call(), target(), "gpt", NOW, lambda: LETTERS).held == 0
 
 
 # Recordings

@@ -38,7 +38,7 @@ def asked(stream=True, **members):
 
 def tube(stream=True, usage=True, shown="gpt"):
     """The tube of an answer."""
-    return passage(asked(stream, stream_options={"include_usage": usage}), target(), shown, NOW, LETTERS)
+    return passage(asked(stream, stream_options={"include_usage": usage}), target(), shown, NOW, lambda: LETTERS)
 
 
 def through(*chunks, **more):

@@ -356,7 +356,7 @@ def test_nothing_follows_the_end():
 
 
 def through(body: bytes) -> tuple[bytes, Any]:
-    tube = passage(responses_call(stream=False), target(), "gpt", NOW, LETTERS)
+    tube = passage(responses_call(stream=False), target(), "gpt", NOW, lambda: LETTERS)
     out = b"".join(map(encode, tube.received([Frame(body, b"", body)])))
     assert tube.stopped(True) == []
     return out, tube

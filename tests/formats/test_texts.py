@@ -37,7 +37,7 @@ ITEMS = [
     ],
 )
 def test_as_the_passages_count(format, stream, answer):
-    passage = format.FORMAT.passage(call(stream=stream), Target(model(), "gpt-4o"), None, 0.0, "x" * 24)
+    passage = format.FORMAT.passage(call(stream=stream), Target(model(), "gpt-4o"), None, 0.0, lambda: "x" * 24)
     passage.received([Frame(dumps(answer))])
     assert text_bytes(answer) == passage.text_bytes
 

@@ -22,7 +22,7 @@ from twisted_gateway.formats.anthropic_texts import TEXTS
 from twisted_gateway.formats.anthropic_usage import written as written_usage
 from twisted_gateway.formats.anthropic_writer import encoder, estimate
 from twisted_gateway.formats.complaints import ANTHROPIC, Complaints, anthropic_frame
-from twisted_gateway.formats.row import Format, Passage, Sent
+from twisted_gateway.formats.row import Format, Letters, Passage, Sent
 from twisted_gateway.wire.sse import Frame
 
 _NULL = msgspec.Raw(b"null")
@@ -168,12 +168,12 @@ def _judged(call: Call, frame: Frame) -> dict[str, Any] | Problem | bool:
     return answer if problem is None else anthropic_errors.before_commit(problem)
 
 
-def passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:
+def passage(call: Call, target: Target, shown: str | None, now: float, letters: Letters) -> Passage:
     """The tube for one native answer, streamed or whole."""
     return Events(shown) if call.stream else Whole(shown)
 
 
-def count_passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:
+def count_passage(call: Call, target: Target, shown: str | None, now: float, letters: Letters) -> Passage:
     """The tube for a count."""
     return Count()
 

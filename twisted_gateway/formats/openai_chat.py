@@ -17,8 +17,8 @@ from twisted_gateway.formats.openai_chat_request import body
 from twisted_gateway.formats.openai_chat_texts import TEXTS
 from twisted_gateway.formats.openai_chunks import DONE as DONE
 from twisted_gateway.formats.openai_chunks import ChunkTube, WholeTube, habits_of, judge, loads
-from twisted_gateway.formats.openai_delta import Choice
-from twisted_gateway.formats.row import Format, Passage, Sent
+from twisted_gateway.formats.openai_delta import Choice, measured
+from twisted_gateway.formats.row import Format, Letters, Passage, Sent
 from twisted_gateway.wire.sse import Frame
 
 _encode = msgspec.json.Encoder().encode
@@ -109,10 +109,10 @@ class Whole(WholeTube):
 
     def measured(self, choice: dict[str, Any]) -> int:
         """See `WholeTube`."""
-        return Choice().measured(choice.get("message"))
+        return measured(choice.get("message"))
 
 
-def passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:
+def passage(call: Call, target: Target, shown: str | None, now: float, letters: Letters) -> Passage:
     """The tube for one answer, streamed or whole."""
     if not call.stream:
         return Whole(shown)

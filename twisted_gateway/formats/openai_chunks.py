@@ -13,10 +13,11 @@ import msgspec
 from twisted_gateway.errors import Problem, StrayFrame, undecodable
 from twisted_gateway.exchange import Call, Target, Usage
 from twisted_gateway.formats import openai_errors
-from twisted_gateway.formats.bodies import first_object, read
+from twisted_gateway.formats.bodies import first_object, inner_members, read
 from twisted_gateway.formats.learning import Learning
 from twisted_gateway.formats.openai_delta import MOST
 from twisted_gateway.formats.openai_usage import read_usage, usage_object
+from twisted_gateway.formats.row import Letters
 from twisted_gateway.formats.shapes import Shape
 from twisted_gateway.formats.shortcut import Habits, Shortcuts, habits
 from twisted_gateway.wire.series import Batch
@@ -39,6 +40,9 @@ def judge(call: Call, frame: Frame) -> Problem | bool:
     """Whether a first event begins the answer, is noise, or is an error (`streaming.md` 7 and 11.2)."""
     data = frame.data.strip()
     if call.stream and data == b"[DONE]":
+        return True
+    found = None if call.stream else inner_members(data)
+    if found is not None and "choices" in found and "error" not in found:
         return True
     answer = first_object(data, call.stream)
     if not isinstance(answer, dict):
@@ -92,14 +96,15 @@ class ChunkTube(Learning):
         target: Target,
         shown: str | None,
         now: float,
-        letters: str,
+        letters: Letters,
         habits: Habits | None = None,
     ) -> None:
         self.usage = Usage()
         self._usage_shown = call.usage_shown
         self._usage_told = False
         self._shown = shown
-        self._id = self.prefix + letters
+        self._id: str | None = None
+        self._letters = letters
         self._created = 0
         self._now = int(now)
         self._choices: dict[int, ChoiceState] = {}
@@ -108,6 +113,12 @@ class ChunkTube(Learning):
         self._unopened = True
         self._stamped: Any = None
         self._stamp = (b"", b"")
+
+    def _own_id(self) -> str:
+        """The answer's id; one of ours where the provider gave none."""
+        if self._id is None:
+            self._id = self.prefix + self._letters()
+        return self._id
 
     def new_choice(self, begun: bool = False) -> ChoiceState:
         """The state of a choice that is seen for the first time; `begun`: of one that has had its first entry."""
@@ -189,7 +200,7 @@ class ChunkTube(Learning):
         if not self._choices:
             return None
         model = self.provider_model if self._shown is None else self._shown
-        envelope = {"id": self._id, "object": self.kind, "created": self._created, "model": model or ""}
+        envelope = {"id": self._own_id(), "object": self.kind, "created": self._created, "model": model or ""}
         tail: dict[str, Any] = {"usage": None} if self._usage_shown else {}
         chunks = [
             {**envelope, "choices": [{"index": index, **self.nothing, "finish_reason": "stop"}], **tail}
@@ -277,7 +288,7 @@ class ChunkTube(Learning):
             if self.provider_request_id is None:
                 self.provider_request_id = given
         else:
-            chunk["id"] = self._id
+            chunk["id"] = self._own_id()
             changed = True
         if chunk.get("object") != self.kind:
             chunk["object"] = self.kind

@@ -16,7 +16,7 @@ from twisted_gateway.formats.openai_chunks import DONE, ChunkTube, WholeTube, ha
 from twisted_gateway.formats.openai_completions_chat import CompletionsEncoder, prompt
 from twisted_gateway.formats.openai_completions_texts import TEXTS
 from twisted_gateway.formats.openai_decoder import AnswerDecoder, ChoiceReader
-from twisted_gateway.formats.row import Format, Passage, Sent
+from twisted_gateway.formats.row import Format, Letters, Passage, Sent
 from twisted_gateway.wire.sse import Frame
 
 _TOKEN_BYTES = 4
@@ -120,7 +120,7 @@ class Whole(WholeTube):
         return bodies.size(choice.get("text"))
 
 
-def passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:
+def passage(call: Call, target: Target, shown: str | None, now: float, letters: Letters) -> Passage:
     """The tube for one answer, streamed or whole."""
     if not call.stream:
         return Whole(shown)

@@ -62,7 +62,7 @@ class Choice:
         if isinstance(calls, list):
             for call in calls:
                 changed = self._edit_tool(call) or changed
-        self.text_bytes = self.measured(delta)
+        self.text_bytes = measured(delta)
         return changed
 
     def silent(self, choice: dict[str, Any]) -> bool:
@@ -72,25 +72,6 @@ class Choice:
         return not any(value for name, value in choice["delta"].items() if name != "role") and not (
             choice["delta"].get("role")
         )
-
-    def measured(self, delta: Any) -> int:
-        """UTF-8 bytes of all text in a delta or message."""
-        if not isinstance(delta, dict):
-            return 0
-        total = 0
-        for name, value in delta.items():
-            if name in _TEXTS:
-                total += _size(value)
-        if "tool_calls" not in delta and "function_call" not in delta:
-            return total
-        calls = delta.get("tool_calls")
-        functions = (
-            [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-        )
-        for function in (*functions, delta.get("function_call")):
-            if isinstance(function, dict):
-                total += _size(function.get("name")) + _size(function.get("arguments"))
-        return total
 
     def _edit_role(self, delta: dict[str, Any]) -> bool:
         if not self._begun:
@@ -167,6 +148,26 @@ def _move_reasoning(delta: dict[str, Any], name: str) -> bool:
 
 
 _TEXTS = frozenset(("content", "reasoning_content", "reasoning", "refusal"))
+
+
+def measured(delta: Any) -> int:
+    """UTF-8 bytes of all text in a delta or message."""
+    if not isinstance(delta, dict):
+        return 0
+    total = 0
+    for name, value in delta.items():
+        if name in _TEXTS:
+            total += _size(value)
+    if "tool_calls" not in delta and "function_call" not in delta:
+        return total
+    calls = delta.get("tool_calls")
+    functions = (
+        [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    )
+    for function in (*functions, delta.get("function_call")):
+        if isinstance(function, dict):
+            total += _size(function.get("name")) + _size(function.get("arguments"))
+    return total
 
 
 def _size(text: Any) -> int:

@@ -20,7 +20,7 @@ from twisted_gateway.formats.openai_responses_kept import Kept
 from twisted_gateway.formats.openai_responses_prompt import prompt
 from twisted_gateway.formats.openai_responses_texts import TEXTS
 from twisted_gateway.formats.openai_responses_unfold import unfolded
-from twisted_gateway.formats.row import Format, Passage, Sent
+from twisted_gateway.formats.row import Format, Letters, Passage, Sent
 from twisted_gateway.wire.sse import Frame, escape_separators
 
 _NULL = msgspec.Raw(b"null")
@@ -325,7 +325,7 @@ def _measured(value: Any) -> int:
     return inner + sum(bodies.size(value.get(name)) for name in ("text", "refusal", "arguments", "input"))
 
 
-def passage(call: Call, target: Target, shown: str | None, now: float, letters: str) -> Passage:
+def passage(call: Call, target: Target, shown: str | None, now: float, letters: Letters) -> Passage:
     """The tube for one answer, streamed or whole. The model's name stays the provider's (`streaming.md` 19.2)."""
     return Events() if call.stream else Whole()
 

@@ -15,6 +15,9 @@ from twisted_gateway.formats.slots import Texts
 from twisted_gateway.wire.series import Tube
 from twisted_gateway.wire.sse import Frame
 
+Letters = Callable[[], str]
+"""Gives 24 random letters and digits."""
+
 
 class Learnt(Protocol):
     """What is learnt of an answer on its way; the relay reads it."""
@@ -143,7 +146,7 @@ class Format:
     """Body and headers to a Call; raises `errors.Refused`."""
     sent: Callable[[Call, Target, bool], Sent]
     """(call, target, may ask for usage): the request of an attempt in this same dialect."""
-    passage: Callable[[Call, Target, str | None, float, str], Passage]
+    passage: Callable[[Call, Target, str | None, float, Letters], Passage]
     """(call, target, name to show or None to keep the provider's, epoch seconds, random letters)."""
     judge: Callable[[Call, Frame], Problem | bool]
     """The first data event: a Problem, False when it is only noise, True when the answer has begun."""

@@ -18,6 +18,7 @@ from twisted_gateway.wire.framing import Malformed as Malformed
 _MOST_HEADS = 100
 _FRAMING = (b"connection", b"content-length", b"transfer-encoding")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+_GOOD = b"HTTP/1.1 200 OK"
 _NAME = re.compile(TOKEN)
 
 
@@ -228,10 +229,15 @@ def _one_length(said: bytes) -> int:
 def _parse_head(data: bytes) -> Head:
     lines = data.split(b"\r\n")
     first = lines.pop(0)
-    match = _STATUS_LINE.fullmatch(first)
+    minor, status, phrase = (1, 200, b"OK") if first == _GOOD else _parse_status(first)
+    if HEADER_LINES.fullmatch(data, len(first)) is None:
+        raise Malformed("an invalid header line")
+    return Head(minor, status, phrase, header_pairs(lines))
+
+
+def _parse_status(line: bytes) -> tuple[int, int, bytes]:
+    match = _STATUS_LINE.fullmatch(line)
     if match is None:
         raise Malformed("an invalid status line")
     minor, status, phrase = match.groups()
-    if HEADER_LINES.fullmatch(data, len(first)) is None:
-        raise Malformed("an invalid header line")
-    return Head(int(minor), int(status), phrase or b"", header_pairs(lines))
+    return int(minor), int(status), phrase or b""

@@ -23,6 +23,9 @@ class Batch:
     used: int = 0
 
 
+NOTHING = Batch(b"", 0, 0)
+
+
 class Tube(Protocol):
     """One stage of the line. Synchronous; keeps its per-exchange state in itself and has no say over its rate."""
 

@@ -57,7 +57,7 @@ def through(format, body, cuts, *entries):
         release = Release(made, format.texts.hearing(), holds=False, cap=2**30, open=False)
         gates = [Incremental(release, (), (), Notes())]
     call = Call("gpt", True, b"{}", extra={})
-    line = Line(Reader(), format.passage(call, Target(model(), "up"), "gpt", 5.0, "x" * 24), gates)
+    line = Line(Reader(), format.passage(call, Target(model(), "up"), "gpt", 5.0, lambda: "x" * 24), gates)
     out = b""
     for piece in pieces(body, cuts):
         out += line.read(piece).data
