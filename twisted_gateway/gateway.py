@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 
-from twisted_gateway import roads, routing
+from twisted_gateway import roads, routing, steps
 from twisted_gateway.attempts import Attempts, Means
 from twisted_gateway.config.settings import Upstream as UpstreamSettings
 from twisted_gateway.config.snapshot import Snapshot
@@ -94,7 +94,7 @@ class Gateway:
 
     def serve(self, exchange: Exchange, request: IRequest) -> Deferred[None]:
         """Answer one call. Never fails; to be cancelled when the caller leaves."""
-        running = Deferred.fromCoroutine(self._serve(exchange, request))
+        running = steps.run(self._serve(exchange, request))
         if not running.called:
             self._calls[id(exchange)] = running
         return running

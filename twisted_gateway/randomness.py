@@ -11,14 +11,24 @@ from functools import lru_cache
 from random import Random
 
 _OWN = Random()
-os.register_at_fork(after_in_child=_OWN.seed)
 _bits = _OWN.getrandbits
 
 _VARIANT = {digit: "89ab"[value & 3] for value, digit in enumerate("0123456789abcdef")}
 
 
+_AT_ONCE = 64
+_ids: list[str] = []
+
+
 def new_id() -> str:
-    """A UUID of version 4, made without the class."""
+    """A UUID of version 4. They are made some at a time, not each by a call that waits for it."""
+    if not _ids:
+        _ids.extend([_uuid() for _ in range(_AT_ONCE)])
+    return _ids.pop()
+
+
+def _uuid() -> str:
+    """A UUID, made without the class."""
     digits = _bits(128).to_bytes(16, "big").hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
@@ -26,6 +36,15 @@ def new_id() -> str:
 def choose(letters: str, k: int) -> str:
     """`k` random ones of at most 256 letters."""
     return _bits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
+
+
+def _begin_anew() -> None:
+    """A child of this process must not give the same names."""
+    _OWN.seed()
+    _ids.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 @lru_cache

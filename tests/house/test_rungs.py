@@ -44,7 +44,7 @@ KNOWLEDGE = (
     "named_code", "randomness",
     "config",
 )
-JUDGEMENT = ("policies", "logs", "alarm", "pulse", "layers", "stores", "health")
+JUDGEMENT = ("policies", "logs", "alarm", "pulse", "steps", "layers", "stores", "health")
 MOTION = (
     "upstream",
     "answer",

@@ -1,0 +1,156 @@
+"""Running a coroutine from one Deferred to the next: results, failures, cancelling, contexts; as Twisted's own does."""
+
+import gc
+import weakref
+from contextvars import ContextVar
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+
+from twisted_gateway import steps
+
+OWN = "ours"
+TWISTED = "Twisted's"
+RUN = {OWN: steps.run, TWISTED: Deferred.fromCoroutine}
+
+
+@pytest.fixture(params=[OWN, TWISTED])
+def run(request):
+    return RUN[request.param]
+
+
+def ended(running):
+    """What it ended with, in a list; nothing yet."""
+    found = []
+    running.addBoth(found.append)
+    return found
+
+
+def test_one_that_never_waits_is_over_at_once(run):
+    async def call():
+        seen.append("ran")
+
+    seen = []
+    assert (ended(run(call())), seen) == ([None], ["ran"])
+
+
+def test_results_and_failures_come_to_where_they_are_awaited(run):
+    async def call():
+        seen.append(await first)
+        try:
+            await second
+        except ValueError as error:
+            seen.append(str(error))
+        seen.append(await third)
+
+    seen, first, second, third = [], Deferred(), Deferred(), Deferred()
+    third.callback("there already")
+    end = ended(run(call()))
+    first.callback("came")
+    assert (seen, end) == (["came"], [])
+    second.errback(ValueError("failed"))
+    assert (seen, end) == (["came", "failed", "there already"], [None])
+
+
+def test_what_is_not_caught_is_its_end(run):
+    async def call():
+        await waiting
+        raise KeyError("lost")
+
+    waiting = Deferred()
+    (end,) = [ended(run(call()))]
+    waiting.callback(None)
+    assert end[0].check(KeyError)
+
+
+def test_a_deferred_that_is_waited_for_twice_is_let_go(run):
+    async def call():
+        seen.append(await waiting)
+
+    seen, waiting = [], Deferred()
+    run(call())
+    waiting.callback("one")
+    after = []
+    waiting.addCallback(after.append)
+    assert (seen, after) == (["one"], [None]), "its result is the coroutine's"
+
+
+@pytest.mark.parametrize("caught", [True, False])
+def test_cancelled_it_cancels_what_is_awaited(run, caught):
+    async def call():
+        try:
+            await waiting
+        except CancelledError:
+            seen.append("told")
+            if not caught:
+                raise
+
+    seen, cancelled = [], []
+    waiting = Deferred(cancelled.append)
+    running = run(call())
+    end = ended(running)
+    running.cancel()
+    assert (seen, cancelled) == (["told"], [waiting])
+    assert end == [None] if caught else end[0].check(CancelledError)
+
+
+def test_one_that_goes_on_waiting_is_cancelled_for_whoever_asked():
+    async def call():
+        try:
+            await first
+        finally:
+            seen.append(await second)
+
+    seen, first, second = [], Deferred(), Deferred()
+    running = steps.run(call())
+    end = ended(running)
+    running.cancel()
+    assert end[0].check(CancelledError)
+    assert seen == []
+    second.callback("cleaned up")
+    assert seen == ["cleaned up"]
+
+
+def test_each_has_a_context_of_its_own(run):
+    name = ContextVar("name", default="nobody")
+
+    async def call(own, waiting):
+        name.set(own)
+        await waiting
+        seen.append(name.get())
+
+    seen, first, second = [], Deferred(), Deferred()
+    run(call("first", first))
+    run(call("second", second))
+    assert name.get() == "nobody"
+    first.callback(None)
+    second.callback(None)
+    assert seen == ["first", "second"]
+
+
+@pytest.mark.parametrize("end", ["callback", "cancel", "errback"])
+def test_nothing_is_left_for_the_collector(end):
+    class Held:
+        pass
+
+    async def call(held, waiting):
+        try:
+            await waiting
+        except (CancelledError, ValueError) as error:
+            error.__traceback__ = None
+
+    gc.collect()
+    gc.disable()
+    try:
+        waiting, held = Deferred(), Held()
+        running, seen = steps.run(call(held, waiting)), weakref.ref(held)
+        del held
+        assert seen() is not None
+        if end == "cancel":
+            running.cancel()
+        else:
+            getattr(waiting, end)(*([ValueError()] if end == "errback" else [None]))
+        del waiting, running
+        assert seen() is None
+    finally:
+        gc.enable()
