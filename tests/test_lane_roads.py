@@ -215,7 +215,7 @@ class Twin(Inside):
         resources.write_text(yaml.safe_dump(RESOURCES))
         settings = structure({**BOOT, "resources_file": str(resources)}, {})
         shortcut.habits.cache_clear()
-        randomness._OWN.seed(1)
+        randomness.seed(1)
         self.reactor = Reactor()
         self.lines = Book()
         self.house = House(settings, self.reactor, Log(self.lines), alone=False)

@@ -38,13 +38,13 @@ def choose(letters: str, k: int) -> str:
     return _bits(8 * k).to_bytes(k, "big").translate(_alphabet(letters)).decode("ascii")
 
 
-def _begin_anew() -> None:
-    """A child of this process must not give the same names."""
-    _OWN.seed()
+def seed(value: int | None = None) -> None:
+    """Begin anew: with names that nobody has had, or for a test with those that follow from a value."""
+    _OWN.seed(value)
     _ids.clear()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=seed)
 
 
 @lru_cache
