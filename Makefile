@@ -31,7 +31,7 @@ bench: .venv/installed
 	PYTHON=$(BIN)/python bench/run budget
 
 bench-peers: .venv/installed bench/out/peers/litellm/installed
-	PYTHON=$(BIN)/python bench/run --peers --metrics stream,plain,saturate,burst,ttft,memory $(ARGS)
+	PYTHON=$(BIN)/python bench/run --peers $(ARGS)
 
 bench/out/peers/litellm/installed:
 	$(PYTHON) -m venv --clear bench/out/peers/litellm

@@ -171,6 +171,11 @@ def memory(lab: Lab, target: Target) -> Figures:
     return {"kb": (during - before) / many, "base": before / 1024}
 
 
+def ready(lab: Lab, target: Target) -> Figures:
+    """From the start of its process until its first good answer."""
+    return {"seconds": target.ready_in}
+
+
 def slow(lab: Lab, target: Target) -> Figures:
     """As many streams as descriptors allow, a chunk a second each, in a process not used before but for its warm-up."""
     lab.mock.set(n=600, d=1_000_000)
@@ -222,20 +227,22 @@ class Metric:
     rounds: int | None = None  # at most
     fresh: bool = False  # needs a new process
     only: str = ""  # the one target that can do it
+    peers: bool = False  # can be asked of other gateways: what more than one of them can take cannot
 
 
 METRICS = {
     "paced": Metric(paced, direct=False),
     "crossed": Metric(crossed, direct=False, only="gateway"),
     "lone": Metric(lone, direct=False),
-    "burst": Metric(burst, direct=False),
-    "stream": Metric(stream, direct=False),
+    "burst": Metric(burst, direct=False, peers=True),
+    "stream": Metric(stream, direct=False, peers=True),
     "drip": Metric(drip, direct=False),
-    "plain": Metric(plain),
-    "saturate": Metric(saturate),
-    "ttft": Metric(ttft),
+    "plain": Metric(plain, peers=True),
+    "saturate": Metric(saturate, peers=True),
+    "ttft": Metric(ttft, peers=True),
     "abort": Metric(abort, rounds=3),
-    "memory": Metric(memory, direct=False, rounds=1, fresh=True),
+    "ready": Metric(ready, direct=False, rounds=3, fresh=True, peers=True),
+    "memory": Metric(memory, direct=False, rounds=1, fresh=True, peers=True),
     "slow": Metric(slow, direct=False, rounds=3, fresh=True),
     "stall": Metric(stall, rounds=1, fresh=True),
 }

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bench import targets, tools
-from bench.measure import METRICS, QUICK, Lab, Plan, one
+from bench.measure import METRICS, QUICK, Lab, Metric, Plan, one
 from bench.table import Results, render
 
 
@@ -127,6 +127,13 @@ def _tell(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
+def asked(metric: Metric, target: targets.Target) -> bool:
+    """Whether this is measured on that target."""
+    if target.name in targets.PEERS:
+        return metric.peers
+    return (metric.direct or bool(target.command)) and metric.only in ("", target.name)
+
+
 def measure(lab: Lab, chosen: Sequence[targets.Target], metrics: Sequence[str]) -> Results:
     """All of it, target after target within each round."""
     results = Results()
@@ -139,7 +146,7 @@ def measure(lab: Lab, chosen: Sequence[targets.Target], metrics: Sequence[str]) 
         for turn in range(rounds):
             _tell(f"{name} {turn + 1}/{rounds}")
             for target in chosen:
-                if (metric.direct or target.command) and metric.only in ("", target.name):
+                if asked(metric, target):
                     lab.mock.set()
                     results.add(target.name, name, one(lab, metric, target))
     _tell("")

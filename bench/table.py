@@ -43,6 +43,7 @@ ROWS = (
     Row("abort", "p50", "caller's close until the provider sees it, p50", "ms"),
     Row("abort", "p99", "caller's close until the provider sees it, p99", "ms"),
     Row("abort", "seen", "closes the provider saw within 0.5 s", "%", ratio=False),
+    Row("ready", "seconds", "start of the process until its first good answer", "s", ratio=False),
     Row("memory", "base", "memory with no stream open", "MB"),
     Row("memory", "kb", "memory per open stream, at {streams}", "KB"),
     Row("slow", "us", "CPU per chunk at {slow} streams, a chunk a second each", "µs"),

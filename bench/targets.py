@@ -86,6 +86,8 @@ class Target:
     patience: float = 20
     """Seconds it may take to start."""
     down: str = ""
+    ready_in: float = 0.0
+    """Seconds from the start of the process until its first good answer."""
 
     @property
     def url(self) -> str:
@@ -124,6 +126,7 @@ class Target:
         if self.deaths >= LIVES:
             self.down = f"died {LIVES} times{self._last_words()}"
             raise Failed(self.down)
+        began = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
@@ -139,6 +142,7 @@ class Target:
             self.down = str(failure)
             self.stop()
             raise
+        self.ready_in = time.monotonic() - began
         finish(self.load(cores.client, "-c", 64, "-n", 800, "-x", 20, "-o", 10))
 
     def _wait(self, core: int) -> None:
@@ -149,7 +153,7 @@ class Target:
             found = finish(self.load(core, "-n", 1, "-c", 1, "-o", 3, "-x", 20))
             if found["ok"] == 1:
                 return
-            time.sleep(0.1)
+            time.sleep(0.01)
         last = f"(last: {found['e']}, {found['statuses']})"
         raise Failed(f"gave no good answer in {self.patience:.0f} s {last}{self._last_words()}")
 

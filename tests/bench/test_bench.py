@@ -5,8 +5,10 @@ import sys
 import pytest
 
 from bench import check, tools
-from bench.run import options
+from bench.measure import METRICS
+from bench.run import asked, options
 from bench.table import ROWS, Results, number, render
+from bench.targets import Target
 
 FACTS = {"date": "today", "streams": "1,000"}
 ALL = ("direct", "nginx", "gateway")
@@ -86,6 +88,15 @@ def test_number(value: float, text: str) -> None:
 
 def test_every_row_belongs_to_a_measurement_that_exists() -> None:
     assert {row.metric for row in ROWS} == set(options([]).metrics)
+
+
+def test_peers_are_asked_only_what_they_can_take() -> None:
+    peer, gateway, direct = Target("litellm", 1, ["it"]), Target("gateway", 2, ["it"]), Target("direct", 3)
+    told = {name: [asked(METRICS[name], target) for target in (direct, gateway, peer)] for name in METRICS}
+    assert told["plain"] == [True, True, True]
+    assert told["ready"] == [False, True, True]
+    assert told["slow"] == [False, True, False]
+    assert told["crossed"] == [False, True, False]
 
 
 def test_options_choose_in_a_fixed_order() -> None:
