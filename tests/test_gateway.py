@@ -490,6 +490,56 @@ def test_whole_answers_that_are_none(house, body):
     house.settled("failed")
 
 
+_WRONG_NUMBER = b'{"choices":[{"index":0,"message":{"content":"ho"}}],"x":%b}'
+
+
+@pytest.mark.parametrize("wrong", [b"1e999", b"-1e400", b"1" * 5000])
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_whole_answer_with_a_number_that_cannot_be_read_is_none(house, wrong, in_time):
+    ask = house.ask()
+    request = house.provider.requests[0]
+    if not in_time:
+        request.write(b"  ")
+        house.flush()
+    request.write(_WRONG_NUMBER % wrong)
+    house.end(request)
+    assert (ask.response.code, ask.json["error"]["type"]) == (502, "upstream_decode_error")
+    made = house.settled("failed")
+    assert made.attempts[0].first_event is None, "no provider's success"
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"\xed\xa0\x80", b"\\ud800"])
+def test_a_whole_answer_with_a_member_that_has_a_broken_name(house, name):
+    ask = house.ask()
+    request = house.provider.requests[0]
+    request.write(dumps(WHOLE).replace(b"{", b'{"%b":1,' % name, 1))
+    house.end(request)
+    assert ask.response.code == 200
+    assert ask.json["choices"] == WHOLE["choices"]
+    house.settled("complete")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("split", [True, False])
+def test_a_dialect_that_cannot_judge_an_answer_fails_the_attempt(house, stream, split):
+    def judge(call, frame):
+        raise KeyError("a fault of ours")
+
+    house.gateway.formats = {**FORMATS, "openai_chat": attrs.evolve(FORMATS["openai_chat"], judge=judge)}
+    house.gateway.means.opener.formats = house.gateway.formats
+    ask = house.ask(stream=stream)
+    request = house.provider.requests[0]
+    if stream:
+        request.setHeader("content-type", "text/event-stream")
+    if split:
+        request.write(b"\n")
+        house.flush()
+    request.write(sse(ROLE) if stream else dumps(WHOLE))
+    house.end(request)
+    assert (ask.response.code, ask.json["error"]["type"]) == (500, "internal_error")
+    house.settled("failed")
+
+
 def test_a_compressed_answer(house):
     ask, request = house.stream()
     request.setHeader("content-encoding", "gzip")

@@ -94,21 +94,89 @@ def test_cancelled_it_cancels_what_is_awaited(run, caught):
     assert end == [None] if caught else end[0].check(CancelledError)
 
 
-def test_one_that_goes_on_waiting_is_cancelled_for_whoever_asked():
+def test_one_that_goes_on_waiting_can_be_cancelled_again(run):
     async def call():
         try:
             await first
         finally:
-            seen.append(await second)
+            try:
+                await second
+            finally:
+                seen.append(await third)
 
-    seen, first, second = [], Deferred(), Deferred()
-    running = steps.run(call())
+    seen, (first, second, third) = [], (Deferred(), Deferred(), Deferred())
+    running = run(call())
     end = ended(running)
     running.cancel()
-    assert end[0].check(CancelledError)
-    assert seen == []
-    second.callback("cleaned up")
+    assert first.called
+    running.cancel()
+    assert second.called
+    assert (seen, end) == ([], [])
+    third.callback("cleaned up")
     assert seen == ["cleaned up"]
+    assert end[0].check(CancelledError)
+
+
+def test_it_may_cancel_itself(run):
+    async def call():
+        await first
+        running.cancel()
+        seen.append(await second)
+
+    seen, first, second = [], Deferred(), Deferred()
+    running = run(call())
+    end = ended(running)
+    first.callback(None)
+    second.callback("came")
+    assert (seen, end) == (["came"], [None])
+
+
+def test_cancelled_when_it_is_over_it_cancels_what_its_callbacks_wait_for(run):
+    async def call():
+        await waiting
+
+    waiting, later = Deferred(), Deferred()
+    running = run(call()).addCallback(lambda _: later)
+    end = ended(running)
+    waiting.callback(None)
+    running.cancel()
+    assert end[0].check(CancelledError)
+
+
+def test_what_awaits_no_deferred_is_told_by_what_it_awaits(run):
+    class Other:
+        def __await__(self):
+            answer = yield self
+            seen.append(answer is self)
+
+    class Wrong:
+        def __await__(self):
+            yield self
+            raise RuntimeError("not here")
+
+    async def call():
+        await Other()
+        await Wrong()
+
+    seen = []
+    assert ended(run(call()))[0].check(RuntimeError)
+    assert seen == [True]
+
+
+def test_many_that_fire_while_they_are_waited_for_need_no_deep_stack(run):
+    async def call():
+        for _ in range(5000):
+            paused = Deferred()
+            paused.pause()
+            paused.callback(None)
+            waiting.append(paused)
+            await paused
+
+    waiting = []
+    end = ended(run(call()))
+    while not end:
+        waiting.pop().unpause()
+    assert end == [None]
 
 
 def test_each_has_a_context_of_its_own(run):

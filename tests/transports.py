@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import socket
 import sys
 import weakref
@@ -61,6 +62,20 @@ async def says_and_closes(side: str) -> Any:
     heard = await hears(peer)
     await speaker.saw("lost")
     return heard, speaker.record()
+
+
+@scene
+async def closes_though_another_process_holds_the_socket(side: str) -> Any:
+    """As a child does that was forked while it was open: the peer is told all the same."""
+    speaker = Speaker()
+    peer = await pair(side, speaker)
+    held = os.dup(speaker.transport.fileno())
+    try:
+        speaker.transport.write(b"all")
+        speaker.transport.loseConnection()
+        return await hears(peer), await speaker.saw("lost")
+    finally:
+        os.close(held)
 
 
 @scene

@@ -8,6 +8,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionRefusedError, DNSLookupError
 from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http import PotentialDataLoss
@@ -20,6 +21,7 @@ from twisted_gateway.errors import (
     Problem,
     StrayFrame,
     broken_off,
+    our_fault,
     transport_error,
     undecodable,
 )
@@ -31,6 +33,7 @@ from twisted_gateway.wire.sse import Frame, Reader, TooLong
 
 _ERROR_BODY = 65_536
 _LEFTOVER_SECONDS = 1.0
+_log = Logger()
 _WHOLE = (ResponseDone, PotentialDataLoss)
 """How the transfer of a body ends that is not broken off, as far as framing tells."""
 
@@ -156,6 +159,8 @@ class Answer:
             frames = [] if problem is not None and isinstance(self._reader, WholeBody) else self._last_frames()
         except StrayFrame as stray:
             frames, problem = [], undecodable(str(stray))
+        except Exception as error:
+            frames, problem = [], _ours(error)
         self._end(problem, frames)
 
     # For whoever asked
@@ -251,7 +256,7 @@ class Answer:
     def _first(self, frames: list[Frame], data: bytes = b"", at: int = 0) -> None:
         """What the first data event is decides about the attempt. Of `data` what is behind `at` is still unread."""
         for position, frame in enumerate(frames):
-            verdict = self._format.judge(self._call, frame)
+            verdict = self._judged(frame)
             if verdict is True:
                 self._frames = frames[position:]
                 self._unread = data[at:]
@@ -263,6 +268,13 @@ class Answer:
                 self._refuse(verdict)
                 return
 
+    def _judged(self, frame: Frame) -> Problem | bool:
+        """What the dialect says of a first event."""
+        try:
+            return self._format.judge(self._call, frame)
+        except Exception as error:
+            return _ours(error)
+
     def _last_frames(self) -> list[Frame]:
         """What the end of the transfer makes of the bytes that were kept."""
         reader = self._reader
@@ -270,7 +282,7 @@ class Answer:
             return []
         frames = reader.ended()
         if isinstance(reader, WholeBody):
-            if frames and self._call.stream and self._format.judge(self._call, frames[0]) is True:
+            if frames and self._call.stream and self._judged(frames[0]) is True:
                 return self._format.unfolded(frames[0].data)
             return frames
         return [frame for frame in frames if _whole(frame.data)]
@@ -357,6 +369,12 @@ def _whole(data: bytes) -> bool:
     except (msgspec.DecodeError, RecursionError):
         return False
     return data[:1] in (b"{", b"[")
+
+
+def _ours(error: Exception) -> Problem:
+    """A dialect of ours has failed: that must fail the attempt, or its call would wait for ever."""
+    _log.failure("an answer could not be read")
+    return our_fault(repr(error))
 
 
 def _broken_by(reason: Failure) -> Problem | None:

@@ -21,10 +21,14 @@ _ids: list[str] = []
 
 
 def new_id() -> str:
-    """A UUID of version 4. They are made some at a time, not each by a call that waits for it."""
-    if not _ids:
-        _ids.extend([_uuid() for _ in range(_AT_ONCE)])
-    return _ids.pop()
+    """A UUID of version 4. They are made some at a time, not each by a call that waits for it; in any thread."""
+    try:
+        return _ids.pop()
+    except IndexError:
+        made = [_uuid() for _ in range(_AT_ONCE)]
+    first = made.pop()
+    _ids.extend(made)
+    return first
 
 
 def _uuid() -> str:

@@ -47,8 +47,6 @@ class Quick:
         "protocol", "reactor", "reading", "socket", "streamingProducer",
     )  # fmt: skip
 
-    _shouldShutdown = False
-    """Before it is closed: no other process holds the socket, so closing it is enough."""
     socket: Any
     protocol: Any
     reactor: Any

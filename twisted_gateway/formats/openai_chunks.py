@@ -13,7 +13,7 @@ import msgspec
 from twisted_gateway.errors import Problem, StrayFrame, undecodable
 from twisted_gateway.exchange import Call, Target, Usage
 from twisted_gateway.formats import openai_errors
-from twisted_gateway.formats.bodies import first_object, inner_members, read
+from twisted_gateway.formats.bodies import first_object, read
 from twisted_gateway.formats.learning import Learning
 from twisted_gateway.formats.openai_delta import MOST
 from twisted_gateway.formats.openai_usage import read_usage, usage_object
@@ -40,9 +40,6 @@ def judge(call: Call, frame: Frame) -> Problem | bool:
     """Whether a first event begins the answer, is noise, or is an error (`streaming.md` 7 and 11.2)."""
     data = frame.data.strip()
     if call.stream and data == b"[DONE]":
-        return True
-    found = None if call.stream else inner_members(data)
-    if found is not None and "choices" in found and "error" not in found:
         return True
     answer = first_object(data, call.stream)
     if not isinstance(answer, dict):
