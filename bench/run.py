@@ -135,23 +135,33 @@ def asked(metric: Metric, target: targets.Target) -> bool:
 
 
 def measure(lab: Lab, chosen: Sequence[targets.Target], metrics: Sequence[str]) -> Results:
-    """All of it, target after target within each round."""
+    """All of it, target after target within each round. Peers come behind the others: one that idles is not idle."""
     results = Results()
     lab.mock.set()
+    usual = [target for target in chosen if target.name not in targets.PEERS]
+    peers = [target for target in chosen if target.name in targets.PEERS]
     for target in chosen:
         _inspect(lab, target, results)
+        if target in peers:
+            target.stop()
     for name in metrics:
-        metric = METRICS[name]
-        rounds = min(lab.plan.rounds, metric.rounds or lab.plan.rounds)
-        for turn in range(rounds):
-            _tell(f"{name} {turn + 1}/{rounds}")
-            for target in chosen:
-                if asked(metric, target):
-                    lab.mock.set()
-                    results.add(target.name, name, one(lab, metric, target))
+        for some in (usual, peers):
+            _rounds(lab, name, [target for target in some if asked(METRICS[name], target)], results)
+        for target in peers:
+            target.stop()
     _tell("")
     results.remarks += [f"{target.name} died {target.deaths} times by itself" for target in chosen if target.deaths]
     return results
+
+
+def _rounds(lab: Lab, name: str, chosen: Sequence[targets.Target], results: Results) -> None:
+    metric = METRICS[name]
+    rounds = min(lab.plan.rounds, metric.rounds or lab.plan.rounds)
+    for turn in range(rounds):
+        _tell(f"{name} {turn + 1}/{rounds}")
+        for target in chosen:
+            lab.mock.set()
+            results.add(target.name, name, one(lab, metric, target))
 
 
 def _dump(file: Path, results: Results, facts: dict[str, str], plan: Plan) -> None:
