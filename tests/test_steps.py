@@ -58,12 +58,12 @@ def test_what_is_not_caught_is_its_end(run):
         raise KeyError("lost")
 
     waiting = Deferred()
-    (end,) = [ended(run(call()))]
+    end = ended(run(call()))
     waiting.callback(None)
     assert end[0].check(KeyError)
 
 
-def test_a_deferred_that_is_waited_for_twice_is_let_go(run):
+def test_the_coroutine_takes_the_result_of_what_it_awaits(run):
     async def call():
         seen.append(await waiting)
 

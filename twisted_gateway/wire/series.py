@@ -24,6 +24,7 @@ class Batch:
 
 
 NOTHING = Batch(b"", 0, 0)
+"""No bytes of no event. It is known by being this very one, and then need not be joined to another."""
 
 
 class Tube(Protocol):
